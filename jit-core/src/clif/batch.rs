@@ -1,0 +1,444 @@
+//! Compiles and links a few items of a module together.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::entity::EntityRef;
+use cranelift_codegen::{Context, ir};
+use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
+use jit_linker::arch::Architecture;
+use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
+use jit_linker::link::{Allocated, Prepared};
+use jit_linker::memory::SegmentKind;
+use jit_linker::{LinkError, SymbolName, link};
+use rustc_hash::FxHashMap;
+
+use super::layer::{BATCH, Item, ModuleUnits};
+use super::libcall;
+use super::module::{ADDRESS_OF, Body, CompiledBody, DATA, FUNCTION, alignment, module_reloc};
+use super::reloc::edge_kind;
+use crate::error::{Cause, SymbolFailure};
+use crate::platform::tls;
+use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
+use crate::sync::{Arc, lock};
+
+/// Takes the next items of a module and links them.
+pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
+    let items: Vec<_> = {
+        let mut bodies = lock(&module.bodies);
+        bodies.scheduled -= 1;
+        let count = bodies.waiting.len().min(BATCH);
+        bodies.waiting.drain(..count).collect()
+    };
+    if items.is_empty() {
+        return;
+    }
+    let mut batch = Batch::new(session, module);
+    let start = Instant::now();
+    batch.compile(items);
+    let compiled = Instant::now();
+    let counters = &module.layer.counters;
+    counters.compile_nanoseconds.fetch_add((compiled - start).as_nanos() as u64, Ordering::Relaxed);
+    batch.link();
+    counters.link_nanoseconds.fetch_add(compiled.elapsed().as_nanos() as u64, Ordering::Relaxed);
+}
+
+/// A symbol the batch defines, and who has to answer for it.
+struct Own {
+    /// `None` once it has failed.
+    responsibility: Option<MaterializationResponsibility>,
+    symbol: SymbolId,
+    graph_symbol: GraphSymbol,
+    /// The thread-local variable whose descriptor the symbol is.
+    variable: Option<(Box<tls::Variable>, GraphSymbol)>,
+}
+
+struct Batch {
+    session: ExecutionSession,
+    module: Arc<ModuleUnits>,
+    architecture: Architecture,
+    graph: LinkGraph,
+    /// The graph's symbol for each reference, by namespace and index.
+    references: FxHashMap<(u32, u32), GraphSymbol>,
+    /// What each external refers to, in the order of their tags.
+    externals: Vec<External>,
+    own: Vec<Own>,
+}
+
+struct External {
+    symbol: GraphSymbol,
+    name: SymbolName,
+    namespace: u32,
+    index: u32,
+}
+
+/// Why an item can't be part of the graph.
+type Refused = Arc<Cause>;
+
+fn refused(message: impl ToString) -> Refused {
+    Arc::new(Cause::Compilation { message: message.to_string() })
+}
+
+impl Batch {
+    fn new(session: &ExecutionSession, module: &Arc<ModuleUnits>) -> Self {
+        let architecture = session.executor().architecture();
+        Self {
+            session: session.clone(),
+            module: Arc::clone(module),
+            architecture,
+            graph: LinkGraph::new(&*module.name, architecture),
+            references: FxHashMap::default(),
+            externals: Vec::new(),
+            own: Vec::new(),
+        }
+    }
+
+    fn compile(&mut self, items: Vec<(Item, MaterializationResponsibility)>) {
+        let layer = Arc::clone(&self.module.layer);
+        let pooled = lock(&layer.contexts).pop();
+        // A panic of Cranelift's loses the context, which may be in any state then.
+        let mut context = pooled.unwrap_or_else(|| Box::new(Context::new()));
+        for (item, responsibility) in items {
+            // Gone already: its tracker was removed.
+            let Some(symbol) = responsibility.symbols().first().map(|symbol| symbol.id) else { continue };
+            let added = match item {
+                Item::Function(index) => self.add_function(&mut context, index),
+                Item::Data(index) => self.add_data(index),
+            };
+            match added {
+                Ok((graph_symbol, variable)) => {
+                    let responsibility = Some(responsibility);
+                    self.own.push(Own { responsibility, symbol, graph_symbol, variable });
+                }
+                Err(cause) => responsibility.fail_with(&cause),
+            }
+        }
+        lock(&layer.contexts).push(context);
+    }
+
+    fn add_function(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+    ) -> Result<(GraphSymbol, Option<(Box<tls::Variable>, GraphSymbol)>), Refused> {
+        let body = lock(&self.module.bodies).functions[index as usize].take();
+        let module = Arc::clone(&self.module);
+        let block = match body {
+            Some(Body::Clif(func)) => self.add_clif(context, index, *func)?,
+            Some(Body::Compiled(CompiledBody { bytes, relocs, align })) => {
+                let relocs = &module.machine_code.relocs[relocs];
+                self.add_code(index, &module.machine_code.bytes[bytes], align, relocs)?
+            }
+            None => return Err(refused("the function was materialized before")),
+        };
+        module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
+        Ok((self.define(FUNCTION, index, block), None))
+    }
+
+    fn add_clif(&mut self, context: &mut Context, index: u32, func: ir::Function) -> Result<BlockId, Refused> {
+        let layer = Arc::clone(&self.module.layer);
+        context.clear();
+        context.func = func;
+        let isa = &*layer.isa;
+        if let Err(error) = context.compile(isa, &mut ControlPlane::default()) {
+            // Cranelift's report has a line an error.
+            let lines: Vec<_> = error.inner.to_string().lines().map(str::trim).map(str::to_owned).collect();
+            return Err(refused(lines.join("; ")));
+        }
+        let Some(code) = context.compiled_code() else { return Err(refused("no code was generated")) };
+        let align = alignment(isa, code.buffer.alignment);
+        let relocs = code
+            .buffer
+            .relocs()
+            .iter()
+            .map(|reloc| module_reloc(reloc, &context.func, FuncId::new(index as usize)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(refused)?;
+        self.add_code(index, code.code_buffer(), align, &relocs)
+    }
+
+    fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {
+        self.check_references(relocs)?;
+        self.module.layer.counters.code_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let block = self.graph.add_block(SegmentKind::Code, bytes, align).map_err(refused)?;
+        self.add_edges(block, (FUNCTION, index), relocs)?;
+        Ok(block)
+    }
+
+    /// Refuses what would leave a half-made block in the graph.
+    fn check_references(&self, relocs: &[ModuleReloc]) -> Result<(), Refused> {
+        for reloc in relocs {
+            edge_kind(self.architecture, reloc.kind).map_err(refused)?;
+            match &reloc.name {
+                ModuleRelocTarget::User { namespace, index } => {
+                    let count = match *namespace {
+                        FUNCTION | ADDRESS_OF => self.module.functions.len(),
+                        DATA => self.module.data.len(),
+                        _ => 0,
+                    };
+                    if *index as usize >= count {
+                        return Err(refused(format!("refers to the undeclared name u{namespace}:{index}")));
+                    }
+                }
+                ModuleRelocTarget::LibCall(call) => {
+                    if libcall::address(*call).is_none() {
+                        return Err(refused(format!("needs the library function {call}, which Orcane does not have")));
+                    }
+                }
+                ModuleRelocTarget::KnownSymbol(symbol) => {
+                    return Err(refused(format!("refers to {symbol}, which only object files have")));
+                }
+                ModuleRelocTarget::FunctionOffset(..) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn add_edges(&mut self, block: BlockId, own: (u32, u32), relocs: &[ModuleReloc]) -> Result<(), Refused> {
+        for reloc in relocs {
+            let Some(kind) = edge_kind(self.architecture, reloc.kind).map_err(refused)? else { continue };
+            let mut addend = reloc.addend;
+            let target = match &reloc.name {
+                ModuleRelocTarget::User { namespace, index } => self.reference(*namespace, *index),
+                ModuleRelocTarget::LibCall(call) => self.graph.absolute(libcall::address(*call).unwrap_or_default()),
+                ModuleRelocTarget::FunctionOffset(_, offset) => {
+                    addend += i64::from(*offset);
+                    self.reference(own.0, own.1)
+                }
+                ModuleRelocTarget::KnownSymbol(_) => continue,
+            };
+            self.graph.add_edge(Edge { block, offset: reloc.offset, kind, target, addend }).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    fn add_data(&mut self, index: u32) -> Result<(GraphSymbol, Option<(Box<tls::Variable>, GraphSymbol)>), Refused> {
+        let Some(description) = lock(&self.module.bodies).data[index as usize].take() else {
+            return Err(refused("the data object was materialized before"));
+        };
+        let (writable, tls) = {
+            let entry = &self.module.data[index as usize];
+            (entry.writable, entry.tls)
+        };
+        let pointer = self.module.layer.isa.pointer_type().bytes();
+        let relocs: Vec<_> = description.all_relocs(cranelift_codegen::binemit::Reloc::Abs8).collect();
+        self.check_references(&relocs)?;
+        let align = description.align.unwrap_or(u64::from(pointer) * 2);
+        // The initial image of a thread-local variable is only read; so is a constant.
+        let kind = if writable && !tls { SegmentKind::Data } else { SegmentKind::ReadOnly };
+        let block = self.add_contents(kind, &description, align)?;
+        self.add_edges(block, (DATA, index), &relocs)?;
+        self.module.layer.counters.data_bytes.fetch_add(description.init.size() as u64, Ordering::Relaxed);
+        if !tls {
+            return Ok((self.define(DATA, index, block), None));
+        }
+        let variable = tls::Variable::new(description.init.size(), align as usize).map_err(refused)?;
+        let image = self.graph.define(None, block, 0, 0);
+        let descriptor = tls::descriptor(&variable);
+        let block = self.graph.add_block(SegmentKind::Data, &descriptor, 16).map_err(refused)?;
+        Ok((self.define(DATA, index, block), Some((variable, image))))
+    }
+
+    fn add_contents(&mut self, kind: SegmentKind, data: &DataDescription, align: u64) -> Result<BlockId, Refused> {
+        match &data.init {
+            Init::Bytes { contents } => self.graph.add_block(kind, contents, align),
+            init => self.graph.add_zero_block(kind, init.size() as u64, align),
+        }
+        .map_err(refused)
+    }
+
+    /// The graph's symbol for a function or data object of the module.
+    fn reference(&mut self, namespace: u32, index: u32) -> GraphSymbol {
+        let Self { graph, references, externals, module, .. } = self;
+        *references.entry((namespace, index)).or_insert_with(|| {
+            let name = match namespace {
+                DATA => module.data[index as usize].name.clone(),
+                _ => module.functions[index as usize].name.clone(),
+            };
+            let symbol = graph.external(name.clone(), 0);
+            externals.push(External { symbol, name, namespace, index });
+            symbol
+        })
+    }
+
+    /// Defines an item. References to it that stand in the graph already now lead to it, unless
+    /// it is redirectable: then they go by another name.
+    fn define(&mut self, namespace: u32, index: u32, block: BlockId) -> GraphSymbol {
+        let tag = self.own.len() as u32;
+        let name = match namespace {
+            DATA => self.module.data[index as usize].name.clone(),
+            _ => self.module.functions[index as usize].name.clone(),
+        };
+        if self.module.is_redirectable(namespace, index) {
+            return self.graph.define(Some(name), block, 0, tag);
+        }
+        let symbol = self.reference(namespace, index);
+        self.graph.define_external(symbol, block, 0, tag);
+        if namespace == FUNCTION
+            && let Some(address) = self.references.get(&(ADDRESS_OF, index)).copied()
+        {
+            self.graph.define_external(address, block, 0, tag);
+        }
+        symbol
+    }
+
+    fn link(self) {
+        let Self { session, module, graph, externals, own, .. } = self;
+        if own.is_empty() {
+            return;
+        }
+        let mut linking = Linking { session, module, own };
+        let prepared = match link::prepare(graph) {
+            Ok(prepared) => prepared,
+            Err(error) => return linking.fail_all(error),
+        };
+        if let Err(cause) = linking.charge(&prepared) {
+            return linking.fail_all_with(&cause);
+        }
+        let allocated = match prepared.allocate(linking.session.executor().memory()) {
+            Ok(allocated) => allocated,
+            Err(error) => return linking.fail_all(error),
+        };
+        let definitions: Vec<_> =
+            linking.own.iter().map(|own| (own.symbol, SymbolDef::at(allocated.address(own.graph_symbol)))).collect();
+        linking.publish(&definitions);
+        let externals: Vec<_> =
+            externals.into_iter().filter(|external| allocated.is_external(external.symbol)).collect();
+        if externals.is_empty() {
+            return linking.finish(allocated, &[]);
+        }
+        let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
+        let names = externals.iter().map(|external| external.name.clone()).collect();
+        let (session, order) = (linking.session.clone(), first.link_order());
+        session.lookup_resolved(&order, names, move |answers| linking.externals_known(allocated, externals, answers));
+    }
+}
+
+/// A batch whose graph is on its way through the linker.
+struct Linking {
+    session: ExecutionSession,
+    module: Arc<ModuleUnits>,
+    own: Vec<Own>,
+}
+
+impl Linking {
+    fn fail_all(self, error: LinkError) {
+        self.fail_all_with(&Arc::new(Cause::Link(error)));
+    }
+
+    fn fail_all_with(self, cause: &Arc<Cause>) {
+        for responsibility in self.own.into_iter().filter_map(|own| own.responsibility) {
+            responsibility.fail_with(cause);
+        }
+    }
+
+    fn charge(&self, prepared: &Prepared) -> Result<(), Arc<Cause>> {
+        let sizes = prepared.request().map(|segment| segment.size as u64);
+        let first = self.own.iter().find_map(|own| own.responsibility.as_ref());
+        first.map_or(Ok(()), |first| first.charge(sizes.iter().sum())).map_err(|error| Arc::new(error.into()))
+    }
+
+    /// Publishes the addresses, of each symbol alone if not of all: one may have been removed.
+    fn publish(&mut self, definitions: &[(SymbolId, SymbolDef)]) {
+        if self.session.resolve(definitions).is_ok() {
+            return;
+        }
+        for (own, definition) in self.own.iter_mut().zip(definitions) {
+            if let Err(error) = self.session.resolve(std::slice::from_ref(definition))
+                && let Some(responsibility) = own.responsibility.take()
+            {
+                responsibility.fail(error.into());
+            }
+        }
+    }
+
+    fn externals_known(
+        mut self,
+        mut allocated: Allocated,
+        externals: Vec<External>,
+        answers: Vec<Result<FoundSymbol, SymbolFailure>>,
+    ) {
+        let start = Instant::now();
+        let module = Arc::clone(&self.module);
+        let mut found = Vec::with_capacity(answers.len());
+        for (external, answer) in externals.iter().zip(answers) {
+            match self.check(external, answer) {
+                Ok(symbol) => {
+                    let slot = symbol.definition.slot.filter(|_| external.namespace == FUNCTION);
+                    allocated.resolve(external.symbol, symbol.definition.address, slot);
+                    found.push((external.symbol, symbol.id));
+                }
+                Err(cause) => self.exclude(&mut allocated, external.symbol, &cause),
+            }
+        }
+        self.finish(allocated, &found);
+        module.layer.counters.link_nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether what was found is what the module declared.
+    fn check(
+        &self,
+        external: &External,
+        answer: Result<FoundSymbol, SymbolFailure>,
+    ) -> Result<FoundSymbol, Arc<Cause>> {
+        let found = answer.map_err(|SymbolFailure { name, dylib, cause }| match &*cause {
+            Cause::Dependency { .. } => cause,
+            _ => Arc::new(Cause::Dependency { name, dylib, cause }),
+        })?;
+        let declared = match external.namespace {
+            DATA => None,
+            _ => self.module.functions[external.index as usize].signature.as_ref(),
+        };
+        match (declared, &found.signature) {
+            (Some(declared), Some(defined)) if declared != defined => {
+                let (declared, defined) = (declared.clone(), defined.clone());
+                let cause = Cause::Signature { user: self.module.name.to_string(), declared, defined };
+                let name = external.name.clone();
+                Err(Arc::new(Cause::Dependency { name, dylib: String::new(), cause: Arc::new(cause) }))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Fails what needs a symbol that can't be had, and keeps the rest.
+    fn exclude(&mut self, allocated: &mut Allocated, symbol: GraphSymbol, cause: &Arc<Cause>) {
+        for lost in allocated.exclude(&[symbol]) {
+            let tag = allocated.graph().symbol(lost).tag;
+            if let Some(responsibility) = self.own.get_mut(tag as usize).and_then(|own| own.responsibility.take()) {
+                responsibility.fail_with(cause);
+            }
+        }
+    }
+
+    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
+        if self.own.iter().all(|own| own.responsibility.is_none()) {
+            return;
+        }
+        let ids: FxHashMap<GraphSymbol, SymbolId> =
+            found.iter().copied().chain(self.own.iter().map(|own| (own.graph_symbol, own.symbol))).collect();
+        let dependences: Vec<_> = allocated
+            .dependences()
+            .into_iter()
+            .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
+            .collect();
+        for own in &mut self.own {
+            if let Some((variable, image)) = own.variable.take() {
+                variable.set_image(allocated.address(image));
+                let held = own.responsibility.as_ref().map_or(Ok(()), |owner| owner.hold(variable));
+                if let Err(error) = held
+                    && let Some(responsibility) = own.responsibility.take()
+                {
+                    responsibility.fail(error.into());
+                }
+            }
+        }
+        let code = match allocated.fix_up().and_then(link::Fixed::finalize) {
+            Ok(code) => Arc::new(code),
+            Err(error) => return self.fail_all(error),
+        };
+        let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();
+        // What failed with a dependence has told whoever waited for it.
+        _ = self.session.emit(responsibilities, Some(&code), &dependences);
+    }
+}

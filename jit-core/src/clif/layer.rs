@@ -1,0 +1,397 @@
+//! `ClifLayer`: turns the contents of a `ClifModule` into materialization units.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cranelift_codegen::Context;
+use cranelift_codegen::entity::EntityRef;
+use cranelift_codegen::ir::{self, GlobalValueData, InstructionData};
+use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
+use cranelift_module::{DataDescription, DataId, FuncId, Linkage, ModuleReloc, ModuleRelocTarget};
+use jit_linker::SymbolName;
+use rustc_hash::FxHashMap;
+use smallvec::smallvec;
+
+use super::batch;
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode};
+use super::signature::describe;
+use crate::error::Error;
+use crate::session::{
+    ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
+    SymbolFlags, UnitDefinition,
+};
+use crate::sync::{Arc, Mutex, lock};
+
+/// How many functions are compiled and linked together, at most: what a link costs once is shared
+/// by that many.
+pub(crate) const BATCH: usize = 32;
+
+/// Compiles and links CLIF, a function at a time, when it is looked up.
+#[derive(Clone)]
+pub struct ClifLayer {
+    pub(crate) shared: Arc<LayerShared>,
+}
+
+pub(crate) struct LayerShared {
+    pub(crate) isa: OwnedTargetIsa,
+    /// Contexts between two batches: they keep their buffers.
+    pub(crate) contexts: Mutex<Vec<Box<Context>>>,
+    modules: AtomicU64,
+    pub(crate) counters: Counters,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) functions: AtomicU64,
+    pub(crate) code_bytes: AtomicU64,
+    pub(crate) data_bytes: AtomicU64,
+    pub(crate) compile_nanoseconds: AtomicU64,
+    pub(crate) link_nanoseconds: AtomicU64,
+}
+
+/// What a layer has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompileStatistics {
+    /// Functions compiled or taken over as machine code.
+    pub functions: u64,
+    /// Bytes of their code.
+    pub code_bytes: u64,
+    /// Bytes of data objects and of the tables of the linker.
+    pub data_bytes: u64,
+    /// Time in Cranelift, over all threads.
+    pub compile_time: Duration,
+    /// Time in the linker, over all threads; waiting for other units is not counted.
+    pub link_time: Duration,
+}
+
+impl ClifLayer {
+    /// A layer that compiles for `isa`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not generate position-independent code, which is what separately compiled
+    /// units need.
+    pub fn new(isa: OwnedTargetIsa) -> Result<Self, Error> {
+        if !isa.flags().is_pic() {
+            return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
+        }
+        let shared =
+            LayerShared { isa, contexts: Mutex::default(), modules: AtomicU64::new(0), counters: Counters::default() };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The instruction set that modules have to be made for.
+    #[must_use]
+    pub fn isa(&self) -> &OwnedTargetIsa {
+        &self.shared.isa
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn statistics(&self) -> CompileStatistics {
+        let counters = &self.shared.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CompileStatistics {
+            functions: load(&counters.functions),
+            code_bytes: load(&counters.code_bytes),
+            data_bytes: load(&counters.data_bytes),
+            compile_time: Duration::from_nanos(load(&counters.compile_nanoseconds)),
+            link_time: Duration::from_nanos(load(&counters.link_nanoseconds)),
+        }
+    }
+
+    /// Defines what the module defines, all or nothing. Nothing is compiled yet.
+    ///
+    /// # Errors
+    ///
+    /// When the module is for another target, declares a function or data object that it should
+    /// define and does not, or defines a symbol that the dylib has.
+    pub fn add(&self, tracker: &ResourceTracker, module: ClifModule) -> Result<(), Error> {
+        self.add_named(tracker, module, |name| name)
+    }
+
+    /// As [`add`](Self::add). `body_name` says under which name the body of a redirectable
+    /// function is defined; the module refers to it by its own name.
+    pub(crate) fn add_named(
+        &self,
+        tracker: &ResourceTracker,
+        module: ClifModule,
+        body_name: impl Fn(SymbolName) -> SymbolName,
+    ) -> Result<(), Error> {
+        self.check_target(&module)?;
+        let session = tracker.session();
+        let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
+        let names = Names::new(session, &module, number)?;
+        let ClifModule { name, functions, mut data, machine_code, declarations, .. } = module;
+        let mut items = Vec::with_capacity(functions.len() + data.len());
+        for (index, body) in functions.iter().enumerate() {
+            if body.is_none() {
+                continue;
+            }
+            let id = FuncId::new(index);
+            let linkage = declarations.get_function_decl(id).linkage;
+            let entry = &names.functions[index];
+            let own_name = if entry.redirectable { body_name(entry.name.clone()) } else { entry.name.clone() };
+            let flags = SymbolFlags { callable: true, ..flags(linkage) };
+            items.push((Item::Function(index as u32), own_name, flags, entry.signature.clone()));
+        }
+        for (index, description) in data.iter().enumerate() {
+            if description.is_some() {
+                let linkage = declarations.get_data_decl(DataId::new(index)).linkage;
+                items.push((Item::Data(index as u32), names.data[index].name.clone(), flags(linkage), None));
+            }
+        }
+        data.resize_with(names.data.len(), || None);
+        let bodies =
+            Bodies { scanned: vec![false; functions.len()], functions, data, waiting: VecDeque::new(), scheduled: 0 };
+        let units = Arc::new(ModuleUnits {
+            layer: Arc::clone(&self.shared),
+            name,
+            functions: names.functions,
+            data: names.data,
+            machine_code,
+            bodies: Mutex::new(bodies),
+        });
+        let definitions = items.into_iter().map(|(item, name, flags, signature)| UnitDefinition {
+            symbols: smallvec![SymbolDeclaration { name, flags, signature }],
+            unit: Box::new(ClifUnit { module: Arc::clone(&units), item }),
+            name: Arc::clone(&units.name),
+        });
+        tracker.define(definitions.collect())
+    }
+
+    fn check_target(&self, module: &ClifModule) -> Result<(), Error> {
+        let (ours, theirs) = (&self.shared.isa, &module.isa);
+        let same = Arc::ptr_eq(ours, theirs)
+            || ours.triple() == theirs.triple()
+                && ours.flags().to_string() == theirs.flags().to_string()
+                && settings(&**ours).eq(settings(&**theirs));
+        if same {
+            return Ok(());
+        }
+        Err(Error::ForeignModule { module: theirs.triple().to_string(), session: ours.triple().to_string() })
+    }
+}
+
+/// The settings that belong to one instruction set.
+fn settings(isa: &dyn TargetIsa) -> impl Iterator<Item = (&'static str, String)> {
+    isa.isa_flags().into_iter().map(|setting| (setting.name, setting.value_string()))
+}
+
+fn flags(linkage: Linkage) -> SymbolFlags {
+    SymbolFlags {
+        weak: linkage == Linkage::Preemptible,
+        exported: matches!(linkage, Linkage::Export | Linkage::Preemptible),
+        callable: false,
+    }
+}
+
+/// A declared function, as the module refers to it.
+pub(crate) struct FunctionEntry {
+    pub(crate) name: SymbolName,
+    pub(crate) signature: Option<SymbolName>,
+    /// Whether its definition here goes by another name: calls go through a slot.
+    pub(crate) redirectable: bool,
+}
+
+/// A declared data object.
+pub(crate) struct DataEntry {
+    pub(crate) name: SymbolName,
+    pub(crate) writable: bool,
+    pub(crate) tls: bool,
+}
+
+/// The session's names of what a module declares.
+struct Names {
+    functions: Vec<FunctionEntry>,
+    data: Vec<DataEntry>,
+}
+
+impl Names {
+    /// Names for all declarations; `number` makes those unique that only the module knows.
+    fn new(session: &ExecutionSession, module: &ClifModule, number: u64) -> Result<Self, Error> {
+        let undefined = |name: &str, linkage: Linkage| {
+            Err(Error::Module(format!("'{name}' is declared in {} as {linkage:?} and not defined", module.name)))
+        };
+        let mut signatures: FxHashMap<&ir::Signature, SymbolName> = FxHashMap::default();
+        let mut functions = Vec::with_capacity(module.function_count);
+        for (id, declaration) in module.declarations.get_functions() {
+            let linkage = declaration.linkage;
+            let defined = module.functions.get(id.index()).is_some_and(Option::is_some);
+            if !defined && linkage.requires_definition() {
+                return undefined(&declaration.linkage_name(id), linkage);
+            }
+            let name = match (&declaration.name, linkage) {
+                (Some(name), Linkage::Local) => session.intern(&format!("{name}.{number}.{}", module.name)),
+                (Some(name), _) => session.intern(name),
+                (None, _) => session.intern(&format!(".function{}.{number}.{}", id.index(), module.name)),
+            };
+            let signature = signatures
+                .entry(&declaration.signature)
+                .or_insert_with(|| session.intern(&describe(&declaration.signature)))
+                .clone();
+            let redirectable = module.redirectable && linkage == Linkage::Export;
+            functions.push(FunctionEntry { name, signature: Some(signature), redirectable });
+        }
+        let mut data = Vec::new();
+        for (id, declaration) in module.declarations.get_data_objects() {
+            let linkage = declaration.linkage;
+            let defined = module.data.get(id.index()).is_some_and(Option::is_some);
+            if !defined && linkage.requires_definition() {
+                return undefined(&declaration.linkage_name(id), linkage);
+            }
+            let name = match (&declaration.name, linkage) {
+                (Some(name), Linkage::Local) => session.intern(&format!("{name}.{number}.{}", module.name)),
+                (Some(name), _) => session.intern(name),
+                (None, _) => session.intern(&format!(".data{}.{number}.{}", id.index(), module.name)),
+            };
+            data.push(DataEntry { name, writable: declaration.writable, tls: declaration.tls });
+        }
+        Ok(Self { functions, data })
+    }
+}
+
+/// A function or data object of a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Item {
+    Function(u32),
+    Data(u32),
+}
+
+/// What the units of one module share.
+pub(crate) struct ModuleUnits {
+    pub(crate) layer: Arc<LayerShared>,
+    pub(crate) name: Arc<str>,
+    pub(crate) functions: Vec<FunctionEntry>,
+    pub(crate) data: Vec<DataEntry>,
+    pub(crate) machine_code: MachineCode,
+    pub(crate) bodies: Mutex<Bodies>,
+}
+
+pub(crate) struct Bodies {
+    pub(crate) functions: Vec<Option<Body>>,
+    pub(crate) data: Vec<Option<DataDescription>>,
+    /// Functions whose references have been followed.
+    scanned: Vec<bool>,
+    /// What is to be compiled and linked.
+    pub(crate) waiting: VecDeque<(Item, MaterializationResponsibility)>,
+    /// Batches that the dispatcher has been asked for and that have not begun.
+    pub(crate) scheduled: usize,
+}
+
+/// One function or data object.
+struct ClifUnit {
+    module: Arc<ModuleUnits>,
+    item: Item,
+}
+
+impl MaterializationUnit for ClifUnit {
+    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+        let session = responsibility.session().clone();
+        let dylib = responsibility.dylib();
+        let needed;
+        let schedule;
+        {
+            let mut bodies = lock(&self.module.bodies);
+            needed = match self.item {
+                Item::Function(index) => self.module.follow(&mut bodies, index),
+                Item::Data(_) => Vec::new(),
+            };
+            bodies.waiting.push_back((self.item, responsibility));
+            schedule = bodies.scheduled * BATCH < bodies.waiting.len();
+            bodies.scheduled += usize::from(schedule);
+        }
+        // What the function calls is wanted as well: starting it now lets it be compiled in the
+        // same batch, or beside it.
+        if let Ok(dylib) = dylib
+            && !needed.is_empty()
+        {
+            dylib.demand(&needed);
+        }
+        if schedule {
+            let module = self.module;
+            let for_batch = session.clone();
+            session.run(Box::new(move || batch::run(&for_batch, &module)));
+        }
+    }
+
+    fn discard(&mut self, _: &SymbolName) {
+        let mut bodies = lock(&self.module.bodies);
+        match self.item {
+            Item::Function(index) => bodies.functions[index as usize] = None,
+            Item::Data(index) => bodies.data[index as usize] = None,
+        }
+    }
+}
+
+impl ModuleUnits {
+    /// Whether references to an item go by another name than its definition.
+    pub(crate) fn is_redirectable(&self, namespace: u32, index: u32) -> bool {
+        namespace == FUNCTION && self.functions[index as usize].redirectable
+    }
+
+    /// The names of what a function leads to within the module and that was not followed before.
+    fn follow(&self, bodies: &mut Bodies, function: u32) -> Vec<SymbolName> {
+        let mut needed = Vec::new();
+        let mut work = vec![function];
+        while let Some(index) = work.pop() {
+            if std::mem::replace(&mut bodies.scanned[index as usize], true) {
+                continue;
+            }
+            let Some(body) = &bodies.functions[index as usize] else { continue };
+            let scanned = &bodies.scanned;
+            let called_directly = |index: u32| {
+                bodies.functions.get(index as usize).is_some_and(Option::is_some)
+                    && !self.functions[index as usize].redirectable
+            };
+            let mut see = |namespace, index: u32| match namespace {
+                FUNCTION | ADDRESS_OF if called_directly(index) && !scanned[index as usize] => {
+                    needed.push(self.functions[index as usize].name.clone());
+                    work.push(index);
+                }
+                DATA if (index as usize) < self.data.len() => needed.push(self.data[index as usize].name.clone()),
+                _ => {}
+            };
+            match body {
+                Body::Clif(func) => references(func, &mut see),
+                Body::Compiled(compiled) => {
+                    for ModuleReloc { name, .. } in &self.machine_code.relocs[compiled.relocs.clone()] {
+                        if let ModuleRelocTarget::User { namespace, index } = name {
+                            see(*namespace, *index);
+                        }
+                    }
+                }
+            }
+        }
+        needed
+    }
+}
+
+/// Every function that `func` calls or takes the address of, and the data it declares.
+fn references(func: &ir::Function, see: &mut impl FnMut(u32, u32)) {
+    let names = func.params.user_named_funcs();
+    let mut see_name = |name: &ir::ExternalName| {
+        if let ir::ExternalName::User(name) = name
+            && let Some(name) = names.get(*name)
+        {
+            see(name.namespace, name.index);
+        }
+    };
+    for block in func.layout.blocks() {
+        for inst in func.layout.block_insts(block) {
+            if let InstructionData::Call { func_ref, .. }
+            | InstructionData::TryCall { func_ref, .. }
+            | InstructionData::FuncAddr { func_ref, .. } = func.dfg.insts[inst]
+            {
+                see_name(&func.dfg.ext_funcs[func_ref].name);
+            }
+        }
+    }
+    for value in func.global_values.values() {
+        if let GlobalValueData::Symbol { name, .. } = value {
+            see_name(name);
+        }
+    }
+}

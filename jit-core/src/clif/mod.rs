@@ -1,0 +1,12 @@
+//! CLIF in the session: the only place that knows Cranelift's compiler.
+
+mod batch;
+mod layer;
+mod libcall;
+mod module;
+mod reloc;
+mod signature;
+
+pub use layer::{ClifLayer, CompileStatistics};
+pub use module::{ClifModule, CompileAt};
+pub(crate) use signature::describe;

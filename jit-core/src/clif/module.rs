@@ -1,0 +1,292 @@
+//! `ClifModule`: functions and data as CLIF, behind Cranelift's `Module` trait.
+
+use std::sync::Arc;
+
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::entity::EntityRef;
+use cranelift_codegen::ir::{self, InstructionData, Opcode, UserExternalName};
+use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
+use cranelift_codegen::{CodegenError, Context, FinalizedMachReloc, FinalizedRelocTarget};
+use cranelift_module::{
+    DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc, ModuleResult,
+};
+
+/// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
+/// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
+/// called through its slot but known by its stub's address.
+pub(crate) const FUNCTION: u32 = 0;
+pub(crate) const DATA: u32 = 1;
+pub(crate) const ADDRESS_OF: u32 = 2;
+
+/// When a module's functions are compiled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CompileAt {
+    /// When they are looked up, on the session's compile threads. The module keeps their CLIF.
+    #[default]
+    Lookup,
+    /// When they are defined, as `JITModule` does: errors come from `define_function`, the
+    /// context holds the compiled code afterwards, and the module keeps only machine code.
+    Definition,
+}
+
+/// Functions and data that are added to a dylib together.
+///
+/// It implements [`cranelift_module::Module`] whole: a frontend written for `JITModule` or
+/// `ObjectModule` moves over by changing the type. Each function and each data object becomes a
+/// materialization unit of its own: what is not needed is neither compiled nor linked.
+pub struct ClifModule {
+    pub(crate) name: Arc<str>,
+    pub(crate) isa: OwnedTargetIsa,
+    pub(crate) declarations: ModuleDeclarations,
+    pub(crate) function_count: usize,
+    data_count: usize,
+    pub(crate) functions: Vec<Option<Body>>,
+    pub(crate) data: Vec<Option<DataDescription>>,
+    pub(crate) machine_code: MachineCode,
+    pub(crate) redirectable: bool,
+    compile_at: CompileAt,
+}
+
+/// What a function was defined with.
+pub(crate) enum Body {
+    Clif(Box<ir::Function>),
+    Compiled(CompiledBody),
+}
+
+/// The bytes and relocations of functions that were compiled at definition.
+#[derive(Default)]
+pub(crate) struct MachineCode {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) relocs: Vec<ModuleReloc>,
+}
+
+/// A compiled function's part of [`MachineCode`].
+pub(crate) struct CompiledBody {
+    pub(crate) bytes: std::ops::Range<usize>,
+    pub(crate) relocs: std::ops::Range<usize>,
+    pub(crate) align: u64,
+}
+
+impl MachineCode {
+    fn add(&mut self, bytes: &[u8], relocs: impl IntoIterator<Item = ModuleReloc>, align: u64) -> Body {
+        let (first_byte, first_reloc) = (self.bytes.len(), self.relocs.len());
+        self.bytes.extend_from_slice(bytes);
+        self.relocs.extend(relocs);
+        let (bytes, relocs) = (first_byte..self.bytes.len(), first_reloc..self.relocs.len());
+        Body::Compiled(CompiledBody { bytes, relocs, align })
+    }
+}
+
+impl ClifModule {
+    /// An empty module for `isa`, which must generate position-independent code. The name is for
+    /// errors.
+    #[must_use]
+    pub fn new(name: &str, isa: OwnedTargetIsa, compile_at: CompileAt) -> Self {
+        Self {
+            name: Arc::from(name),
+            isa,
+            declarations: ModuleDeclarations::default(),
+            function_count: 0,
+            data_count: 0,
+            functions: Vec::new(),
+            data: Vec::new(),
+            machine_code: MachineCode::default(),
+            redirectable: false,
+            compile_at,
+        }
+    }
+
+    /// Makes the exported functions redirectable: a later module may define them again. They are
+    /// called through a slot, by each other too. To be said before anything is defined.
+    #[must_use]
+    pub fn redirectable(mut self) -> Self {
+        self.redirectable = true;
+        self
+    }
+
+    /// Whether a function is called directly: its definition here is final.
+    fn is_final(&self, function: FuncId) -> bool {
+        let linkage = self.declarations.get_function_decl(function).linkage;
+        linkage.is_final() && !(self.redirectable && linkage == Linkage::Export)
+    }
+
+    fn place_function(&mut self, id: FuncId) -> ModuleResult<()> {
+        let index = id.index();
+        if index >= self.function_count {
+            return Err(ModuleError::Undeclared(format!("{id}")));
+        }
+        let declaration = self.declarations.get_function_decl(id);
+        if !declaration.linkage.is_definable() {
+            return Err(ModuleError::InvalidImportDefinition(declaration.linkage_name(id).into_owned()));
+        }
+        if self.functions.len() <= index {
+            self.functions.resize_with(index + 1, || None);
+        }
+        if self.functions[index].is_some() {
+            return Err(ModuleError::DuplicateDefinition(declaration.linkage_name(id).into_owned()));
+        }
+        Ok(())
+    }
+
+    /// Sets how a function refers to others: a call to a final function is near and direct, any
+    /// other goes through the linker's tables, and an address that is taken is told from a call.
+    fn bind(&self, func: &mut ir::Function) -> Result<(), String> {
+        let mut taken = Vec::new();
+        for block in func.layout.blocks() {
+            for inst in func.layout.block_insts(block) {
+                if let InstructionData::FuncAddr { func_ref, .. } = func.dfg.insts[inst] {
+                    taken.push((inst, func_ref));
+                }
+            }
+        }
+        for data in func.stencil.dfg.ext_funcs.values_mut() {
+            let ir::ExternalName::User(name) = data.name else { continue };
+            let Some(name) = func.params.user_named_funcs().get(name) else {
+                return Err(format!("refers to the undeclared name {name}"));
+            };
+            if name.namespace != FUNCTION {
+                continue;
+            }
+            let id = self.known_function(name.index)?;
+            if data.colocated && !self.is_final(id) {
+                data.colocated = false;
+            }
+        }
+        for (inst, func_ref) in taken {
+            let data = func.dfg.ext_funcs[func_ref].clone();
+            if data.colocated {
+                continue;
+            }
+            let ir::ExternalName::User(name) = data.name else { continue };
+            let UserExternalName { namespace: FUNCTION, index } = func.params.user_named_funcs()[name] else {
+                continue;
+            };
+            let name = func.declare_imported_user_function(UserExternalName { namespace: ADDRESS_OF, index });
+            let func_ref = func.import_function(ir::ExtFuncData { name: ir::ExternalName::user(name), ..data });
+            func.dfg.insts[inst] = InstructionData::FuncAddr { opcode: Opcode::FuncAddr, func_ref };
+        }
+        Ok(())
+    }
+
+    fn known_function(&self, index: u32) -> Result<FuncId, String> {
+        if (index as usize) < self.function_count {
+            Ok(FuncId::from_u32(index))
+        } else {
+            Err(format!("refers to the undeclared function {index}"))
+        }
+    }
+}
+
+impl Module for ClifModule {
+    fn isa(&self) -> &dyn TargetIsa {
+        &*self.isa
+    }
+
+    fn declarations(&self) -> &ModuleDeclarations {
+        &self.declarations
+    }
+
+    fn declare_function(&mut self, name: &str, linkage: Linkage, signature: &ir::Signature) -> ModuleResult<FuncId> {
+        let (id, _) = self.declarations.declare_function(name, linkage, signature)?;
+        self.function_count = self.function_count.max(id.index() + 1);
+        Ok(id)
+    }
+
+    fn declare_anonymous_function(&mut self, signature: &ir::Signature) -> ModuleResult<FuncId> {
+        let id = self.declarations.declare_anonymous_function(signature)?;
+        self.function_count = self.function_count.max(id.index() + 1);
+        Ok(id)
+    }
+
+    fn declare_data(&mut self, name: &str, linkage: Linkage, writable: bool, tls: bool) -> ModuleResult<DataId> {
+        let (id, _) = self.declarations.declare_data(name, linkage, writable, tls)?;
+        self.data_count = self.data_count.max(id.index() + 1);
+        Ok(id)
+    }
+
+    fn declare_anonymous_data(&mut self, writable: bool, tls: bool) -> ModuleResult<DataId> {
+        let id = self.declarations.declare_anonymous_data(writable, tls)?;
+        self.data_count = self.data_count.max(id.index() + 1);
+        Ok(id)
+    }
+
+    fn define_function_with_control_plane(
+        &mut self,
+        id: FuncId,
+        ctx: &mut Context,
+        ctrl_plane: &mut ControlPlane,
+    ) -> ModuleResult<()> {
+        self.place_function(id)?;
+        let declared = &self.declarations.get_function_decl(id).signature;
+        if ctx.func.signature != *declared {
+            let name = self.declarations.get_function_decl(id).linkage_name(id).into_owned();
+            return Err(ModuleError::IncompatibleSignature(name, declared.clone(), ctx.func.signature.clone()));
+        }
+        self.bind(&mut ctx.func).map_err(|message| ModuleError::Compilation(CodegenError::Unsupported(message)))?;
+        let body = match self.compile_at {
+            CompileAt::Lookup => Body::Clif(Box::new(ctx.func.clone())),
+            CompileAt::Definition => {
+                ctx.compile(&*self.isa, ctrl_plane).map_err(|error| ModuleError::Compilation(error.inner))?;
+                let Some(code) = ctx.compiled_code() else {
+                    return Err(ModuleError::Compilation(CodegenError::Unsupported("no code was generated".into())));
+                };
+                let align = alignment(&*self.isa, code.buffer.alignment);
+                let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
+                self.machine_code.add(code.code_buffer(), relocs.collect::<ModuleResult<Vec<_>>>()?, align)
+            }
+        };
+        self.functions[id.index()] = Some(body);
+        Ok(())
+    }
+
+    fn define_function_bytes(
+        &mut self,
+        id: FuncId,
+        alignment: u64,
+        bytes: &[u8],
+        relocs: &[ModuleReloc],
+    ) -> ModuleResult<()> {
+        self.place_function(id)?;
+        let align = alignment.max(self.isa.symbol_alignment());
+        let body = self.machine_code.add(bytes, relocs.iter().cloned(), align);
+        self.functions[id.index()] = Some(body);
+        Ok(())
+    }
+
+    fn define_data(&mut self, id: DataId, data: &DataDescription) -> ModuleResult<()> {
+        let index = id.index();
+        if index >= self.data_count {
+            return Err(ModuleError::Undeclared(format!("{id}")));
+        }
+        let declaration = self.declarations.get_data_decl(id);
+        let name = || declaration.linkage_name(id).into_owned();
+        if !declaration.linkage.is_definable() {
+            return Err(ModuleError::InvalidImportDefinition(name()));
+        }
+        if data.init == Init::Uninitialized {
+            return Err(ModuleError::Undeclared(format!("{}: its contents were never given", name())));
+        }
+        if self.data.get(index).is_some_and(Option::is_some) {
+            return Err(ModuleError::DuplicateDefinition(name()));
+        }
+        if self.data.len() <= index {
+            self.data.resize_with(index + 1, || None);
+        }
+        self.data[index] = Some(data.clone());
+        Ok(())
+    }
+}
+
+/// The alignment of a function's code.
+pub(crate) fn alignment(isa: &dyn TargetIsa, code: u32) -> u64 {
+    u64::from(code.max(isa.function_alignment().minimum)).max(isa.symbol_alignment())
+}
+
+/// A relocation in terms of the module's declarations.
+pub(crate) fn module_reloc(reloc: &FinalizedMachReloc, func: &ir::Function, id: FuncId) -> ModuleResult<ModuleReloc> {
+    if let FinalizedRelocTarget::ExternalName(ir::ExternalName::TestCase(name)) = &reloc.target {
+        let message = format!("refers to the test case name {name}");
+        return Err(ModuleError::Compilation(CodegenError::Unsupported(message)));
+    }
+    Ok(ModuleReloc::from_mach_reloc(reloc, func, id))
+}

@@ -1,0 +1,427 @@
+//! `Jit`: a session, a layer that compiles CLIF, and the dylibs a program starts with.
+
+use std::fmt;
+
+use cranelift_codegen::ir::{self, InstBuilder};
+use cranelift_codegen::isa::{self, CallConv, OwnedTargetIsa};
+use cranelift_codegen::settings::{self, Configurable, SetError};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use cranelift_module::{Linkage, Module};
+use jit_linker::SymbolName;
+use jit_linker::arch::Architecture;
+use jit_linker::memory::{MemoryManager, MemoryStatistics};
+use target_lexicon::Triple;
+
+use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe};
+use crate::error::{Cause, Error};
+use crate::function::{FnPointer, HostClosure, JitFn};
+use crate::redirect::Redirections;
+use crate::session::{
+    AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
+    ProcessSymbols, ResourceTracker, SearchOrder, SymbolDef, SymbolFilter, SymbolFlags, TaskDispatcher,
+    ThreadPoolDispatcher,
+};
+use crate::sync::Arc;
+
+/// How hard Cranelift tries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OptLevel {
+    /// Compile fast.
+    None,
+    /// Generate fast code; compiling takes about a third longer.
+    #[default]
+    Speed,
+}
+
+/// Which symbols of the process compiled code can refer to.
+#[derive(Clone, Default)]
+pub enum ProcessAccess {
+    /// All that the dynamic loader would find.
+    #[default]
+    All,
+    /// Those whose name passes.
+    Filtered(SymbolFilter),
+    /// None.
+    None,
+}
+
+/// Sets up a [`Jit`].
+#[derive(Default)]
+#[must_use]
+pub struct JitBuilder {
+    target: Option<Triple>,
+    opt_level: OptLevel,
+    verifier: Option<bool>,
+    compile_threads: usize,
+    memory: Option<Arc<dyn MemoryManager>>,
+    process: ProcessAccess,
+    reporter: Option<ErrorReporter>,
+}
+
+impl JitBuilder {
+    /// Compiles for a target, with the instructions that all its processors have. By default the
+    /// host's, with every extension that it has.
+    pub fn target(mut self, target: Triple) -> Self {
+        self.target = Some(target);
+        self
+    }
+
+    /// How hard Cranelift tries; [`OptLevel::Speed`] by default.
+    pub fn opt_level(mut self, level: OptLevel) -> Self {
+        self.opt_level = level;
+        self
+    }
+
+    /// Whether CLIF is verified before it is compiled: by default in debug builds. What does not
+    /// verify and is compiled all the same may panic Cranelift, which fails the function, or be
+    /// miscompiled.
+    pub fn verifier(mut self, verify: bool) -> Self {
+        self.verifier = Some(verify);
+        self
+    }
+
+    /// Compiles on a pool of threads; with 0, the default, on the thread that looks up.
+    pub fn compile_threads(mut self, threads: usize) -> Self {
+        self.compile_threads = threads;
+        self
+    }
+
+    /// Where code and data go: by default a slab manager of the session's own.
+    pub fn memory_manager(mut self, memory: Arc<dyn MemoryManager>) -> Self {
+        self.memory = Some(memory);
+        self
+    }
+
+    /// Which symbols of the process compiled code can refer to.
+    pub fn process_symbols(mut self, access: ProcessAccess) -> Self {
+        self.process = access;
+        self
+    }
+
+    /// Is told of each symbol that fails, with the cause. Whoever looks it up is told as well.
+    pub fn error_reporter(mut self, report: impl Fn(&SymbolName, &Cause) + Send + Sync + 'static) -> Self {
+        self.reporter = Some(Box::new(report));
+        self
+    }
+
+    /// Builds it.
+    ///
+    /// # Errors
+    ///
+    /// When the target is not supported or not the host's, or the system refuses threads or
+    /// address space.
+    pub fn build(self) -> Result<Jit, Error> {
+        let isa = self.isa()?;
+        let architecture = architecture(&isa)?;
+        let memory = match self.memory {
+            Some(memory) => memory,
+            None => default_memory()?,
+        };
+        let dispatcher: Box<dyn TaskDispatcher> = match self.compile_threads {
+            0 => Box::new(InPlaceDispatcher::new()),
+            threads => Box::new(ThreadPoolDispatcher::new(threads)?),
+        };
+        let executor = Box::new(InProcess::new(architecture, Arc::clone(&memory)));
+        let session = ExecutionSession::new(executor, dispatcher, self.reporter);
+        let main = session.create_dylib("main")?;
+        let process = session.create_dylib("process")?;
+        main.add_to_link_order(&process, DylibLookup::Exported)?;
+        match self.process {
+            ProcessAccess::All => process.add_generator(Arc::new(ProcessSymbols::new(None)))?,
+            ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
+            ProcessAccess::None => {}
+        }
+        let layer = ClifLayer::new(isa)?;
+        let redirections = Redirections::new(Arc::clone(&memory), architecture);
+        Ok(Jit { layer, main, redirections, memory, session })
+    }
+
+    fn isa(&self) -> Result<OwnedTargetIsa, Error> {
+        let unsupported = |error: &dyn fmt::Display| Error::Target(error.to_string());
+        let builder = match &self.target {
+            None => cranelift_native::builder().map_err(|error| unsupported(&error))?,
+            Some(triple) => isa::lookup(triple.clone()).map_err(|error| unsupported(&error))?,
+        };
+        let flags = self.flags().map_err(|error| unsupported(&error))?;
+        builder.finish(flags).map_err(|error| unsupported(&error))
+    }
+
+    fn flags(&self) -> Result<settings::Flags, SetError> {
+        let mut flags = settings::builder();
+        let verifier = self.verifier.unwrap_or(cfg!(debug_assertions));
+        for (name, value) in [
+            ("opt_level", if self.opt_level == OptLevel::None { "none" } else { "speed" }),
+            ("enable_verifier", if verifier { "true" } else { "false" }),
+            // No absolute address in code: what a unit refers to is in tables that we own.
+            ("is_pic", "true"),
+            ("use_colocated_libcalls", "false"),
+            // Tail calls on x86-64 and cheap backtraces need them.
+            ("preserve_frame_pointers", "true"),
+            ("unwind_info", "true"),
+            ("tls_model", "elf_gd"),
+            ("enable_probestack", "true"),
+            // The only strategy that both architectures have.
+            ("probestack_strategy", "inline"),
+        ] {
+            flags.set(name, value)?;
+        }
+        Ok(settings::Flags::new(flags))
+    }
+}
+
+fn architecture(isa: &OwnedTargetIsa) -> Result<Architecture, Error> {
+    let wanted = match isa.triple().architecture {
+        target_lexicon::Architecture::X86_64 => Architecture::X86_64,
+        target_lexicon::Architecture::Aarch64(_) => Architecture::Aarch64,
+        other => return Err(Error::Target(other.to_string())),
+    };
+    match Architecture::host() {
+        Some(host) if host == wanted => Ok(host),
+        _ => Err(Error::Target(format!("{wanted} code does not run in this process"))),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
+    Ok(Arc::new(jit_linker::memory::SlabManager::new()?))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
+    Ok(Arc::new(jit_linker::memory::PageManager::new()))
+}
+
+/// A JIT: add modules, look functions up, call them.
+///
+/// It starts with two dylibs: `main`, where modules go by default, and after it in its link order
+/// `process`, which has the symbols of the process.
+pub struct Jit {
+    layer: ClifLayer,
+    main: JitDylib,
+    redirections: Redirections,
+    memory: Arc<dyn MemoryManager>,
+    session: ExecutionSession,
+}
+
+impl Jit {
+    /// A JIT for the host, with everything at its default.
+    ///
+    /// # Errors
+    ///
+    /// As [`JitBuilder::build`].
+    pub fn new() -> Result<Self, Error> {
+        Self::builder().build()
+    }
+
+    /// Sets one up.
+    pub fn builder() -> JitBuilder {
+        JitBuilder::default()
+    }
+
+    /// The session.
+    #[must_use]
+    pub fn session(&self) -> &ExecutionSession {
+        &self.session
+    }
+
+    /// The dylib that modules go to by default.
+    #[must_use]
+    pub fn main(&self) -> &JitDylib {
+        &self.main
+    }
+
+    /// The layer that compiles CLIF, to add modules to other dylibs or trackers.
+    #[must_use]
+    pub fn clif_layer(&self) -> &ClifLayer {
+        &self.layer
+    }
+
+    /// The instruction set that is compiled for.
+    #[must_use]
+    pub fn isa(&self) -> &OwnedTargetIsa {
+        self.layer.isa()
+    }
+
+    /// An empty module whose functions are compiled when they are looked up.
+    #[must_use]
+    pub fn module(&self, name: &str) -> ClifModule {
+        ClifModule::new(name, Arc::clone(self.isa()), CompileAt::Lookup)
+    }
+
+    /// Adds a module to `main`. Nothing is compiled yet. The tracker removes it.
+    ///
+    /// # Errors
+    ///
+    /// When the module is for another target, declares something that it should define and does
+    /// not, defines a symbol again, or is redirectable: see [`redefine`](Self::redefine).
+    pub fn add_module(&self, module: ClifModule) -> Result<ResourceTracker, Error> {
+        if module.redirectable {
+            return Err(Error::Module(format!("{} is redirectable: it is added by `redefine`", module.name)));
+        }
+        let tracker = self.main.create_tracker()?;
+        self.layer.add(&tracker, module)?;
+        Ok(tracker)
+    }
+
+    /// Adds a [redirectable](ClifModule::redirectable) module to `main`. An exported function that
+    /// an earlier such module defined gets a new body, for all its callers at once: the new one is
+    /// compiled first if the old one was. The old body goes when no thread is inside it.
+    ///
+    /// # Errors
+    ///
+    /// When the module can't be added, a function has another signature than before, or a new
+    /// body can't be compiled: then everything stays as it was.
+    pub fn redefine(&self, module: ClifModule) -> Result<(), Error> {
+        if !module.redirectable {
+            return Err(Error::Module(format!("{} is not redirectable", module.name)));
+        }
+        self.redirections.define(&self.layer, &self.main, module)
+    }
+
+    /// Looks a function up from `main`, compiles what it needs, and gives a handle to it.
+    ///
+    /// A redirectable function's handle is to the body it has now.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be had, or its signature is known and is not `F`'s.
+    pub fn lookup<F: FnPointer>(&self, name: &str) -> Result<JitFn<F>, Error> {
+        self.lookup_in(&self.main, name)
+    }
+
+    /// As [`lookup`](Self::lookup), from another dylib.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Self::lookup).
+    pub fn lookup_in<F: FnPointer>(&self, dylib: &JitDylib, name: &str) -> Result<JitFn<F>, Error> {
+        let order = dylib.link_order();
+        let wanted = describe(&F::signature(self.convention()));
+        let mut symbol = self.session.intern(name);
+        loop {
+            let found = self.session.lookup(&order, vec![symbol.clone()])?;
+            let Some(found) = found.into_iter().next() else { continue };
+            if let Some(defined) = &found.signature
+                && **defined != *wanted
+            {
+                let defined = defined.to_string();
+                return Err(Error::Signature { symbol: name.to_owned(), defined, wanted });
+            }
+            if let Some(body) = self.redirections.body_of(&found) {
+                symbol = body;
+                continue;
+            }
+            // Gone already if it was removed since: then the lookup says so.
+            if let Some(code) = self.session.code_of(found.id) {
+                return Ok(JitFn::new(found.definition.address, self.session.clone(), code));
+            }
+        }
+    }
+
+    /// Looks up the address of any symbol from `main`. It stays valid until the symbol is
+    /// removed, which is the caller's to know.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be had.
+    pub fn lookup_address(&self, name: &str) -> Result<u64, Error> {
+        let names = vec![self.session.intern(name)];
+        let found = self.session.lookup(&self.main.link_order(), names)?;
+        Ok(found.first().map(|symbol| symbol.definition.address).unwrap_or_default())
+    }
+
+    /// Makes a host function known in `main` by a name. Modules that declare it have to declare
+    /// its signature.
+    ///
+    /// # Errors
+    ///
+    /// When the name is taken.
+    pub fn define_function<F: FnPointer>(&self, name: &str, function: F) -> Result<(), Error> {
+        let signature = self.session.intern(&describe(&F::signature(self.convention())));
+        self.main.define_absolute(vec![AbsoluteSymbol {
+            name: self.session.intern(name),
+            definition: SymbolDef::at(function.address()),
+            flags: SymbolFlags::FUNCTION,
+            signature: Some(signature),
+        }])
+    }
+
+    /// As [`define_function`](Self::define_function), for a closure, which lives until the
+    /// tracker is removed. A panic that leaves the closure aborts the process.
+    ///
+    /// # Errors
+    ///
+    /// When the name is taken.
+    pub fn define_closure<Args, F: HostClosure<Args>>(&self, name: &str, closure: F) -> Result<ResourceTracker, Error> {
+        let closure = Box::new(closure);
+        let address = std::ptr::from_ref(&*closure) as i64;
+        let signature = F::signature(self.convention());
+        let module = self.closure_entry(name, &signature, address, F::entry() as i64)?;
+        let tracker = self.add_module(module)?;
+        tracker.hold(closure)?;
+        Ok(tracker)
+    }
+
+    /// A function that calls `entry` with `context` before its own arguments.
+    fn closure_entry(
+        &self,
+        name: &str,
+        signature: &ir::Signature,
+        context: i64,
+        entry: i64,
+    ) -> Result<ClifModule, Error> {
+        let mut module = ClifModule::new(name, Arc::clone(self.isa()), CompileAt::Lookup);
+        let refused = |error: cranelift_module::ModuleError| Error::Module(error.to_string());
+        let id = module.declare_function(name, Linkage::Export, signature).map_err(refused)?;
+        let mut compiler = module.make_context();
+        compiler.func.signature = signature.clone();
+        let mut frontend = FunctionBuilderContext::new();
+        let mut builder = FunctionBuilder::new(&mut compiler.func, &mut frontend);
+        let block = builder.create_block();
+        builder.append_block_params_for_function_params(block);
+        builder.switch_to_block(block);
+        builder.seal_block(block);
+        let pointer = self.isa().pointer_type();
+        let mut callee = signature.clone();
+        callee.params.insert(0, ir::AbiParam::new(pointer));
+        let callee = builder.import_signature(callee);
+        let entry = builder.ins().iconst(pointer, entry);
+        let mut arguments = vec![builder.ins().iconst(pointer, context)];
+        arguments.extend_from_slice(builder.block_params(block));
+        let call = builder.ins().call_indirect(callee, entry, &arguments);
+        let results = builder.inst_results(call).to_vec();
+        builder.ins().return_(&results);
+        builder.finalize(module.target_config());
+        module.define_function(id, &mut compiler).map_err(refused)?;
+        Ok(module)
+    }
+
+    fn convention(&self) -> CallConv {
+        CallConv::triple_default(self.isa().triple())
+    }
+
+    /// What was compiled so far.
+    #[must_use]
+    pub fn statistics(&self) -> CompileStatistics {
+        self.layer.statistics()
+    }
+
+    /// What memory is held now.
+    #[must_use]
+    pub fn memory_statistics(&self) -> MemoryStatistics {
+        self.memory.statistics()
+    }
+
+    /// Where `main` looks for names.
+    #[must_use]
+    pub fn search_order(&self) -> SearchOrder {
+        self.main.link_order()
+    }
+}
+
+impl fmt::Debug for Jit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jit").field("target", self.isa().triple()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,3 @@
+//! What JIT'd code needs of the process it runs in.
+
+pub(crate) mod tls;

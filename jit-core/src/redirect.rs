@@ -1,0 +1,270 @@
+//! Redirectable functions: one address for life, and a body that can be replaced.
+//!
+//! Such a function has a slot, which holds where its body is now, and a stub, an indirect jump
+//! through the slot, whose address is the function's. Calls from compiled code go through the
+//! slot. Its bodies are ordinary functions with names of their own.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cranelift_codegen::entity::EntityRef;
+use cranelift_module::{FuncId, Linkage};
+use jit_linker::SymbolName;
+use jit_linker::arch::Architecture;
+use jit_linker::memory::{MemoryManager, Slot, SlotPool};
+use smallvec::smallvec;
+
+use crate::clif::{ClifLayer, ClifModule, describe};
+use crate::error::Error;
+use crate::session::{
+    FoundSymbol, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
+    SymbolDef, SymbolFlags, SymbolState, UnitDefinition,
+};
+use crate::sync::{Arc, Mutex, lock};
+
+/// The redirectable functions of a JIT.
+pub(crate) struct Redirections {
+    slots: Mutex<Option<SlotPool>>,
+    memory: Arc<dyn MemoryManager>,
+    architecture: Architecture,
+    functions: Mutex<HashMap<SymbolName, Redirection>>,
+    versions: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Redirection {
+    entry: Arc<Entry>,
+    /// Removes the function itself.
+    tracker: ResourceTracker,
+    signature: String,
+}
+
+/// What the slot of a function should hold.
+struct Entry {
+    slot: Slot,
+    body: Mutex<Body>,
+}
+
+/// A function's newest body.
+#[derive(Clone)]
+struct Body {
+    name: SymbolName,
+    _owner: Arc<BodyOwner>,
+}
+
+/// Removes bodies when none of them is the newest of its function any more.
+struct BodyOwner(ResourceTracker);
+
+impl Drop for BodyOwner {
+    fn drop(&mut self) {
+        // An error means that the dylib is gone, and the bodies with it.
+        _ = self.0.remove();
+    }
+}
+
+/// A function that a module defines.
+struct NewBody {
+    function: SymbolName,
+    name: SymbolName,
+    signature: String,
+}
+
+impl Redirections {
+    pub(crate) fn new(memory: Arc<dyn MemoryManager>, architecture: Architecture) -> Self {
+        Self { slots: Mutex::new(None), memory, architecture, functions: Mutex::default(), versions: AtomicU64::new(0) }
+    }
+
+    /// The name of the newest body of what was found, if it is redirectable.
+    pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<SymbolName> {
+        let functions = lock(&self.functions);
+        let entry = &functions.get(&found.name)?.entry;
+        (found.definition.slot == Some(entry.slot.slot_address())).then(|| lock(&entry.body).name.clone())
+    }
+
+    /// Defines the exported functions of a module, or gives them new bodies.
+    pub(crate) fn define(&self, layer: &ClifLayer, dylib: &JitDylib, module: ClifModule) -> Result<(), Error> {
+        let session = dylib.session();
+        let version = self.versions.fetch_add(1, Ordering::Relaxed);
+        let body_name = |function: SymbolName| session.intern(&format!("{function}${version}"));
+        let bodies: Vec<_> = defined_functions(&module)
+            .map(|(function, signature)| {
+                let function = session.intern(function);
+                NewBody { name: body_name(function.clone()), function, signature }
+            })
+            .collect();
+        let known = self.check_signatures(&bodies)?;
+        let tracker = dylib.create_tracker()?;
+        layer.add_named(&tracker, module, body_name)?;
+        let owner = Arc::new(BodyOwner(tracker));
+
+        let mut added = Vec::new();
+        let result = self
+            .enter_new(dylib, &bodies, &known, &owner, &mut added)
+            .and_then(|()| self.compile_replacements(dylib, &bodies, &known));
+        let addresses = match result {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                self.take_back(&added);
+                return Err(error);
+            }
+        };
+        for (body, (known, address)) in bodies.into_iter().zip(known.iter().zip(addresses)) {
+            let Some(known) = known else { continue };
+            let new = Body { name: body.name, _owner: Arc::clone(&owner) };
+            let old = {
+                let mut current = lock(&known.entry.body);
+                let old = std::mem::replace(&mut *current, new);
+                if let Some(address) = address {
+                    known.entry.slot.store(address);
+                }
+                old
+            };
+            drop(old);
+        }
+        Ok(())
+    }
+
+    /// The functions that are defined already, in the order of the bodies.
+    fn check_signatures(&self, bodies: &[NewBody]) -> Result<Vec<Option<Redirection>>, Error> {
+        let functions = lock(&self.functions);
+        bodies
+            .iter()
+            .map(|body| match functions.get(&body.function) {
+                Some(known) if known.signature != body.signature => Err(Error::Signature {
+                    symbol: body.function.to_string(),
+                    defined: known.signature.clone(),
+                    wanted: body.signature.clone(),
+                }),
+                known => Ok(known.cloned()),
+            })
+            .collect()
+    }
+
+    /// Defines the functions that are new, and those anew whose definition has failed.
+    fn enter_new(
+        &self,
+        dylib: &JitDylib,
+        bodies: &[NewBody],
+        known: &[Option<Redirection>],
+        owner: &Arc<BodyOwner>,
+        added: &mut Vec<SymbolName>,
+    ) -> Result<(), Error> {
+        for (body, known) in bodies.iter().zip(known) {
+            if let Some(known) = known {
+                let failed =
+                    dylib.session().symbol_state(dylib, &body.function).is_none_or(|(_, failure)| failure.is_some());
+                if !failed {
+                    continue;
+                }
+                known.tracker.remove()?;
+            }
+            let redirection = self.enter(dylib, body, owner)?;
+            lock(&self.functions).insert(body.function.clone(), redirection);
+            added.push(body.function.clone());
+        }
+        Ok(())
+    }
+
+    fn enter(&self, dylib: &JitDylib, body: &NewBody, owner: &Arc<BodyOwner>) -> Result<Redirection, Error> {
+        let slot = {
+            let mut slots = lock(&self.slots);
+            let pool = slots.get_or_insert_with(|| SlotPool::new(Arc::clone(&self.memory), self.architecture));
+            pool.allocate(0)?
+        };
+        let first = Body { name: body.name.clone(), _owner: Arc::clone(owner) };
+        let entry = Arc::new(Entry { slot, body: Mutex::new(first) });
+        let tracker = dylib.create_tracker()?;
+        let signature = dylib.session().intern(&body.signature);
+        tracker.define(vec![UnitDefinition {
+            symbols: smallvec![SymbolDeclaration {
+                name: body.function.clone(),
+                flags: SymbolFlags::FUNCTION,
+                signature: Some(signature),
+            }],
+            unit: Box::new(RedirectableUnit { function: body.function.clone(), entry: Arc::clone(&entry) }),
+            name: Arc::from("redirectable functions"),
+        }])?;
+        Ok(Redirection { entry, tracker, signature: body.signature.clone() })
+    }
+
+    fn take_back(&self, added: &[SymbolName]) {
+        for function in added {
+            let removed = lock(&self.functions).remove(function);
+            // An error means that the dylib is gone.
+            _ = removed.map(|redirection| redirection.tracker.remove());
+        }
+    }
+
+    /// Compiles the new bodies of functions whose old ones are in use, and gives their addresses.
+    fn compile_replacements(
+        &self,
+        dylib: &JitDylib,
+        bodies: &[NewBody],
+        known: &[Option<Redirection>],
+    ) -> Result<Vec<Option<u64>>, Error> {
+        let session = dylib.session();
+        let used: Vec<bool> = bodies
+            .iter()
+            .zip(known)
+            .map(|(body, known)| {
+                let state = session.symbol_state(dylib, &body.function);
+                known.is_some()
+                    && state.is_some_and(|(state, failure)| state != SymbolState::NeverSearched && failure.is_none())
+            })
+            .collect();
+        let names: Vec<_> =
+            bodies.iter().zip(&used).filter(|(_, used)| **used).map(|(body, _)| body.name.clone()).collect();
+        let mut found = session.lookup(&dylib.link_order(), names)?.into_iter();
+        Ok(used
+            .into_iter()
+            .map(|used| if used { found.next().map(|body| body.definition.address) } else { None })
+            .collect())
+    }
+}
+
+/// The exported functions that a module defines, each with its signature.
+fn defined_functions(module: &ClifModule) -> impl Iterator<Item = (&str, String)> {
+    module.functions.iter().enumerate().filter(|(_, body)| body.is_some()).filter_map(|(index, _)| {
+        let declaration = module.declarations.get_function_decl(FuncId::new(index));
+        (declaration.linkage == Linkage::Export).then_some(())?;
+        Some((declaration.name.as_deref()?, describe(&declaration.signature)))
+    })
+}
+
+/// Defines a redirectable function, whose body is whichever is the newest when it is needed.
+struct RedirectableUnit {
+    function: SymbolName,
+    entry: Arc<Entry>,
+}
+
+impl MaterializationUnit for RedirectableUnit {
+    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+        let Self { function, entry } = *self;
+        let slot = &entry.slot;
+        let definition = SymbolDef { address: slot.stub_address(), slot: Some(slot.slot_address()) };
+        if let Err(error) = responsibility.resolve(&[(function.clone(), definition)]) {
+            return responsibility.fail(error.into());
+        }
+        let body = lock(&entry.body).name.clone();
+        let order = responsibility.link_order();
+        let session = responsibility.session().clone();
+        session.lookup_resolved(&order, vec![body.clone()], move |mut answers| match answers.pop() {
+            Some(Ok(found)) => {
+                let current = lock(&entry.body);
+                // A newer body has been put in its place meanwhile, and is there already.
+                if current.name == body {
+                    entry.slot.store(found.definition.address);
+                }
+                drop(current);
+                // The slot lives as long as anything refers to it.
+                if responsibility.hold(Box::new(entry)).is_ok() {
+                    _ = responsibility.emit(&[(function, found)]);
+                }
+            }
+            Some(Err(failure)) => responsibility.fail_with(&failure.cause),
+            None => drop(responsibility),
+        });
+    }
+
+    fn discard(&mut self, _: &SymbolName) {}
+}

@@ -1,0 +1,281 @@
+//! When an emitted symbol becomes ready.
+//!
+//! A symbol is ready when it is emitted and everything it depends on is ready. Symbols that depend
+//! on each other form a ring and become ready together. A ring (a lone symbol is a ring of one)
+//! that is not ready watches one *blocker*: the first symbol among its dependences that is not
+//! ready. Only when that becomes ready does it look at the next. So each dependence is looked at
+//! once, whatever the order in which units are emitted.
+//!
+//! Blockers lead from ring to ring until one that has none: a symbol that is not emitted yet.
+//! If they lead back to where they started, the rings on the way are one.
+
+use smallvec::SmallVec;
+
+use super::edges;
+use super::state::{Effects, State};
+use super::symbol::{SymbolId, SymbolState};
+use crate::error::{Cause, Error};
+use crate::sync::Arc;
+
+/// What is known of a symbol while it is emitted and not ready. Of a ring's symbols, one stands
+/// for all; the others lead to it through `parent`.
+#[derive(Default)]
+pub(crate) struct Ring {
+    /// A symbol nearer to the one that stands for the ring.
+    parent: Option<u32>,
+    /// Symbols of the ring, each with its first dependence that was not looked at.
+    members: SmallVec<[(u32, u32); 1]>,
+    /// Symbols of the ring whose dependences are ready or within the ring.
+    finished: SmallVec<[u32; 1]>,
+    /// Rings whose blocker is in this one, each by one of its symbols.
+    watchers: SmallVec<[u32; 2]>,
+    /// A symbol this ring waits for.
+    blocker: Option<u32>,
+    /// A symbol further along the way of blockers. Still on it as long as it is not ready:
+    /// whatever lies before it waits for it.
+    shortcut: Option<u32>,
+}
+
+impl State {
+    /// Marks `symbols` emitted, with their dependences. Those whose dependences have failed
+    /// fail; the error names the first of them.
+    pub(crate) fn emit(
+        &mut self,
+        symbols: &[SymbolId],
+        dependences: &[(SymbolId, SymbolId)],
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        let mut failed: Vec<(SymbolId, Arc<Cause>)> = Vec::new();
+        let mut error = None;
+        for id in symbols {
+            match self.symbols.get_mut(*id) {
+                None => error = Some(Error::DefunctTracker),
+                Some(symbol) if symbol.failure.is_some() => {}
+                Some(symbol) if symbol.state == SymbolState::Resolved => symbol.state = SymbolState::Emitted,
+                Some(symbol) => {
+                    let unresolved = Error::Unresolved(symbol.name.clone());
+                    failed.push((*id, Arc::new(Cause::Session(unresolved.clone()))));
+                    error = Some(unresolved);
+                }
+            }
+        }
+        for &(from, to) in dependences {
+            if from == to {
+                continue;
+            }
+            if let Err((unsatisfied, cause)) = self.add_dependence(from, to) {
+                error.get_or_insert(unsatisfied);
+                failed.push((from, cause));
+            }
+        }
+        for (symbol, cause) in failed {
+            self.fail([symbol], &cause, effects);
+        }
+        for id in symbols {
+            let Some(symbol) = self.symbols.get_mut(*id) else { continue };
+            if symbol.state == SymbolState::Emitted && symbol.failure.is_none() {
+                let first = symbol.needs;
+                let ring = &mut symbol.pending().ring;
+                ring.members.push((id.index() as u32, first));
+            }
+        }
+        for id in symbols {
+            self.advance(id.index() as u32, effects);
+        }
+        error.map_or(Ok(()), Err)
+    }
+
+    fn add_dependence(&mut self, from: SymbolId, to: SymbolId) -> Result<(), (Error, Arc<Cause>)> {
+        let Some(dependant) = self.symbols.get(from) else { return Ok(()) };
+        let (name, needs) = (dependant.name.clone(), dependant.needs);
+        let Some(dependency) = self.symbols.get(to) else {
+            let cause = Arc::new(Cause::Removed);
+            return Err((
+                Error::UnsatisfiedDependency { symbol: name.clone(), dependency: name, cause: Arc::clone(&cause) },
+                cause,
+            ));
+        };
+        if let Some(cause) = &dependency.failure {
+            let error = Error::UnsatisfiedDependency {
+                symbol: name,
+                dependency: dependency.name.clone(),
+                cause: Arc::clone(cause),
+            };
+            return Err((error, self.dependency_cause(to, cause)));
+        }
+        let edge = self.edges.add(from.index() as u32, needs, to.index() as u32, dependency.needed_by);
+        for (id, head) in [(from, true), (to, false)] {
+            if let Some(symbol) = self.symbols.get_mut(id) {
+                *(if head { &mut symbol.needs } else { &mut symbol.needed_by }) = edge;
+            }
+        }
+        Ok(())
+    }
+
+    fn ring(&mut self, symbol: u32) -> Option<&mut Ring> {
+        Some(&mut self.symbols.at_mut(symbol)?.pending().ring)
+    }
+
+    /// Whether a symbol is emitted and neither ready nor failed.
+    fn is_waiting(&self, symbol: u32) -> bool {
+        self.symbols
+            .at(symbol)
+            .is_some_and(|(_, symbol)| symbol.state == SymbolState::Emitted && symbol.failure.is_none())
+    }
+
+    /// The symbol that stands for the ring of `symbol`.
+    fn representative(&mut self, symbol: u32) -> u32 {
+        let mut root = symbol;
+        while let Some(parent) = self.ring(root).and_then(|ring| ring.parent) {
+            root = parent;
+        }
+        let mut current = symbol;
+        while let Some(parent) = self.ring(current).and_then(|ring| ring.parent) {
+            if let Some(ring) = self.ring(current) {
+                ring.parent = Some(root);
+            }
+            current = parent;
+        }
+        root
+    }
+
+    /// Looks at further dependences of an emitted symbol's ring, and of those that become ready
+    /// because of it.
+    fn advance(&mut self, symbol: u32, effects: &mut Effects) {
+        let mut work = vec![symbol];
+        while let Some(symbol) = work.pop() {
+            if !self.is_waiting(symbol) {
+                continue;
+            }
+            let ring = self.representative(symbol);
+            if self.is_blocked(ring) {
+                continue;
+            }
+            if self.find_blocker(ring) {
+                continue;
+            }
+            let Some(done) = self.ring(ring).map(std::mem::take) else { continue };
+            for member in done.finished {
+                let Some((id, _)) = self.symbols.at(member) else { continue };
+                let Some(symbol) = self.symbols.get_mut(id) else { continue };
+                symbol.state = SymbolState::Ready;
+                self.notify(id, effects);
+                if let Some(symbol) = self.symbols.get_mut(id) {
+                    symbol.pending = None;
+                }
+            }
+            work.extend(done.watchers);
+        }
+    }
+
+    /// Whether a ring's blocker is still not ready. (One that failed has failed the ring too.)
+    fn is_blocked(&mut self, ring: u32) -> bool {
+        let Some(blocker) = self.ring(ring).and_then(|ring| ring.blocker) else { return false };
+        let ready = self.symbols.at(blocker).is_none_or(|(_, symbol)| symbol.state == SymbolState::Ready);
+        if ready && let Some(ring) = self.ring(ring) {
+            ring.blocker = None;
+            ring.shortcut = None;
+        }
+        !ready
+    }
+
+    /// Looks for a dependence of a ring that is not ready, and watches it. False if there is none.
+    fn find_blocker(&mut self, ring: u32) -> bool {
+        while let Some(dependency) = self.next_dependence(ring) {
+            let Some((_, symbol)) = self.symbols.at(dependency) else { continue };
+            let waits = match symbol.state {
+                SymbolState::Ready => false,
+                SymbolState::Emitted => self.representative(dependency) != ring && !self.close_ring(ring, dependency),
+                _ => true,
+            };
+            if waits {
+                self.watch(ring, dependency);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The next dependence of a ring that was not looked at.
+    fn next_dependence(&mut self, ring: u32) -> Option<u32> {
+        loop {
+            let ring = &mut self.symbols.at_mut(ring)?.pending.as_mut()?.ring;
+            let (member, edge) = ring.members.last_mut()?;
+            if *edge != edges::NONE {
+                let dependency;
+                (dependency, *edge) = self.edges.need(*edge);
+                return Some(dependency);
+            }
+            ring.finished.push(*member);
+            ring.members.pop();
+        }
+    }
+
+    fn watch(&mut self, ring: u32, blocker: u32) {
+        if let Some(ring) = self.ring(ring) {
+            ring.blocker = Some(blocker);
+        }
+        // Only an emitted symbol has a ring to stand for it.
+        let watched = if self.is_waiting(blocker) { self.representative(blocker) } else { blocker };
+        if let Some(watched) = self.ring(watched) {
+            watched.watchers.push(ring);
+        }
+    }
+
+    /// Follows the blockers from `dependency`. If they lead back to `ring`, all on the way become
+    /// part of it.
+    fn close_ring(&mut self, ring: u32, dependency: u32) -> bool {
+        // Nobody waits for this ring: nothing can lead back to it.
+        if self.ring(ring).is_none_or(|ring| ring.watchers.is_empty()) {
+            return false;
+        }
+        if self.end_of_blockers(dependency) != ring {
+            return false;
+        }
+        let mut current = self.representative(dependency);
+        while current != ring {
+            let Some(merged) = self.ring(current).map(std::mem::take) else { break };
+            let next = merged.blocker.map(|blocker| self.representative(blocker));
+            if let Some(old) = self.ring(current) {
+                old.parent = Some(ring);
+            }
+            if let Some(ring) = self.ring(ring) {
+                append(&mut ring.members, merged.members);
+                append(&mut ring.finished, merged.finished);
+                append(&mut ring.watchers, merged.watchers);
+            }
+            let Some(next) = next else { break };
+            current = next;
+        }
+        true
+    }
+
+    /// The ring or symbol without a blocker that the blockers from `symbol` lead to.
+    fn end_of_blockers(&mut self, symbol: u32) -> u32 {
+        let mut path = SmallVec::<[u32; 16]>::new();
+        let mut current = self.representative(symbol);
+        while self.is_waiting(current) {
+            let Some(ring) = self.ring(current) else { break };
+            let (blocker, shortcut) = (ring.blocker, ring.shortcut);
+            let valid = shortcut
+                .filter(|to| self.symbols.at(*to).is_some_and(|(_, symbol)| symbol.state != SymbolState::Ready));
+            let Some(next) = valid.or(blocker) else { break };
+            path.push(current);
+            current = if self.is_waiting(next) { self.representative(next) } else { next };
+        }
+        for passed in path {
+            if let Some(ring) = self.ring(passed) {
+                ring.shortcut = (passed != current).then_some(current);
+            }
+        }
+        current
+    }
+}
+
+/// Appends the shorter list to the longer: their order is free.
+fn append<A: smallvec::Array>(list: &mut SmallVec<A>, mut other: SmallVec<A>) {
+    if other.len() > list.len() {
+        std::mem::swap(list, &mut other);
+    }
+    list.extend(other);
+}

@@ -1,0 +1,418 @@
+//! CLIF modules, from text to a call.
+
+mod common;
+
+use common::{add, define, jit};
+use cranelift_codegen::ir::{AbiParam, types};
+use cranelift_module::{DataDescription, Linkage, Module};
+use jit_core::{Cause, CompileAt, Error, Jit, OptLevel};
+
+type Unary = unsafe extern "C" fn(i64) -> i64;
+
+fn call(jit: &Jit, name: &str, argument: i64) -> i64 {
+    let function = jit.lookup::<Unary>(name).unwrap();
+    // SAFETY: the functions of these tests only compute.
+    unsafe { function.call(argument) }
+}
+
+const FACTORIAL: &str = "
+    function %factorial(i64) -> i64 system_v {
+        sig0 = (i64) -> i64 system_v
+        fn0 = colocated %factorial sig0
+    block0(v0: i64):
+        brif v0, block1, block2
+    block1:
+        v1 = iconst.i64 -1
+        v2 = iadd v0, v1
+        v3 = call fn0(v2)
+        v4 = imul v0, v3
+        return v4
+    block2:
+        v5 = iconst.i64 1
+        return v5
+    }
+";
+
+#[test]
+fn a_function_is_compiled_linked_and_called() {
+    for level in [OptLevel::None, OptLevel::Speed] {
+        let jit = Jit::builder().opt_level(level).verifier(true).build().unwrap();
+        add(&jit, FACTORIAL);
+        assert_eq!(call(&jit, "factorial", 10), 3_628_800);
+        assert_eq!(jit.statistics().functions, 1);
+    }
+}
+
+#[test]
+fn functions_of_two_modules_call_each_other() {
+    let jit = jit();
+    add(
+        &jit,
+        "function %even(i64) -> i64 system_v {
+            sig0 = (i64) -> i64 system_v
+            fn0 = %odd sig0
+        block0(v0: i64):
+            brif v0, block1, block2
+        block1:
+            v1 = iconst.i64 -1
+            v2 = iadd v0, v1
+            v3 = call fn0(v2)
+            return v3
+        block2:
+            v4 = iconst.i64 1
+            return v4
+        }",
+    );
+    add(
+        &jit,
+        "function %odd(i64) -> i64 system_v {
+            sig0 = (i64) -> i64 system_v
+            fn0 = %even sig0
+        block0(v0: i64):
+            brif v0, block1, block2
+        block1:
+            v1 = iconst.i64 -1
+            v2 = iadd v0, v1
+            v3 = call fn0(v2)
+            return v3
+        block2:
+            v4 = iconst.i64 0
+            return v4
+        }",
+    );
+    assert_eq!(call(&jit, "even", 1000), 1);
+    assert_eq!(call(&jit, "odd", 1000), 0);
+}
+
+#[test]
+fn only_what_is_needed_is_compiled() {
+    let jit = jit();
+    add(
+        &jit,
+        "function %needed() -> i64 system_v {
+            sig0 = () -> i64 system_v
+            fn0 = colocated %callee sig0
+        block0:
+            v0 = call fn0()
+            return v0
+        }
+        function %callee() -> i64 system_v {
+        block0:
+            v0 = iconst.i64 7
+            return v0
+        }
+        function %unneeded() -> i64 system_v {
+            sig0 = () -> i64 system_v
+            fn0 = %missing sig0
+        block0:
+            v0 = call fn0()
+            return v0
+        }",
+    );
+    let needed = jit.lookup::<unsafe extern "C" fn() -> i64>("needed").unwrap();
+    // SAFETY: the function only computes.
+    assert_eq!(unsafe { needed.call() }, 7);
+    assert_eq!(jit.statistics().functions, 2);
+}
+
+#[test]
+fn a_symbol_of_the_process_is_called() {
+    let jit = jit();
+    add(
+        &jit,
+        "function %absolute(i64) -> i64 system_v {
+            sig0 = (i64) -> i64 system_v
+            fn0 = %labs sig0
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            return v1
+        }",
+    );
+    assert_eq!(call(&jit, "absolute", -5), 5);
+}
+
+#[test]
+fn process_symbols_can_be_filtered_and_switched_off() {
+    let text = "function %absolute(i64) -> i64 system_v {
+            sig0 = (i64) -> i64 system_v
+            fn0 = %labs sig0
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            return v1
+        }";
+    let filtered = jit_core::ProcessAccess::Filtered(std::sync::Arc::new(|name: &str| name != "labs"));
+    for access in [filtered, jit_core::ProcessAccess::None] {
+        let jit = Jit::builder().process_symbols(access).build().unwrap();
+        add(&jit, text);
+        let error = jit.lookup::<Unary>("absolute").unwrap_err().to_string();
+        assert_eq!(error, "symbol 'absolute' in dylib 'main': depends on 'labs' in dylib 'main': not found");
+    }
+}
+
+#[test]
+fn data_is_initialised_zeroed_aligned_and_refers_to_functions_and_data() {
+    let jit = jit();
+    let mut module = jit.module("data");
+    let ids = define(
+        &mut module,
+        "function %answer(i64) -> i64 system_v {
+        block0(v0: i64):
+            v1 = iconst.i64 42
+            v2 = iadd v0, v1
+            return v2
+        }",
+    );
+    let constant = module.declare_data("constant", Linkage::Export, false, false).unwrap();
+    let zeroed = module.declare_data("zeroed", Linkage::Export, true, false).unwrap();
+    let table = module.declare_data("table", Linkage::Export, true, false).unwrap();
+    let mut data = DataDescription::new();
+    data.define(Box::new(*b"constant"));
+    data.set_align(64);
+    module.define_data(constant, &data).unwrap();
+    data.clear();
+    data.define_zeroinit(4096);
+    module.define_data(zeroed, &data).unwrap();
+    data.clear();
+    data.define(vec![0; 24].into_boxed_slice());
+    let function = module.declare_func_in_data(ids["answer"], &mut data);
+    data.write_function_addr(0, function);
+    let value = module.declare_data_in_data(constant, &mut data);
+    data.write_data_addr(8, value, 4);
+    let value = module.declare_data_in_data(table, &mut data);
+    data.write_data_addr(16, value, 0);
+    module.define_data(table, &data).unwrap();
+    jit.add_module(module).unwrap();
+
+    let address = |name| jit.lookup_address(name).unwrap();
+    assert_eq!(address("constant") % 64, 0);
+    // SAFETY: the data objects have these sizes, and the JIT that holds them is alive.
+    unsafe {
+        assert_eq!(*(address("constant") as *const [u8; 8]), *b"constant");
+        let zeroed = &mut *(address("zeroed") as *mut [u8; 4096]);
+        assert!(zeroed.iter().all(|byte| *byte == 0));
+        zeroed[4095] = 1;
+        let table = *(address("table") as *const [u64; 3]);
+        assert_eq!(table, [address("answer"), address("constant") + 4, address("table")]);
+        let answer: Unary = std::mem::transmute(table[0]);
+        assert_eq!(answer(1), 43);
+    }
+}
+
+#[test]
+fn code_reads_and_writes_data() {
+    let jit = jit();
+    let mut module = jit.module("counter");
+    let counter = module.declare_data("counter", Linkage::Local, true, false).unwrap();
+    let mut data = DataDescription::new();
+    data.define(Box::new(40u64.to_le_bytes()));
+    module.define_data(counter, &data).unwrap();
+    let mut signature = module.make_signature();
+    signature.returns.push(AbiParam::new(types::I64));
+    let count = module.declare_function("count", Linkage::Export, &signature).unwrap();
+    common::build(&mut module, count, |module, builder| {
+        use cranelift_codegen::ir::{InstBuilder, MemFlagsData};
+        let global = module.declare_data_in_func(counter, builder.func);
+        let address = builder.ins().symbol_value(types::I64, global);
+        let old = builder.ins().load(types::I64, MemFlagsData::trusted(), address, 0);
+        let one = builder.ins().iconst(types::I64, 1);
+        let new = builder.ins().iadd(old, one);
+        builder.ins().store(MemFlagsData::trusted(), new, address, 0);
+        builder.ins().return_(&[new]);
+    });
+    jit.add_module(module).unwrap();
+    let count = jit.lookup::<unsafe extern "C" fn() -> i64>("count").unwrap();
+    // SAFETY: the function only touches its own counter.
+    let counts = unsafe { [count.call(), count.call()] };
+    assert_eq!(counts, [41, 42]);
+}
+
+#[test]
+fn each_thread_has_its_own_thread_local_variable() {
+    let jit = jit();
+    let mut module = jit.module("thread-local");
+    let variable = module.declare_data("variable", Linkage::Export, true, true).unwrap();
+    let mut data = DataDescription::new();
+    data.define(Box::new(100u64.to_le_bytes()));
+    module.define_data(variable, &data).unwrap();
+    let mut signature = module.make_signature();
+    signature.params.push(AbiParam::new(types::I64));
+    signature.returns.push(AbiParam::new(types::I64));
+    let bump = module.declare_function("bump", Linkage::Export, &signature).unwrap();
+    common::build(&mut module, bump, |module, builder| {
+        use cranelift_codegen::ir::{InstBuilder, MemFlagsData};
+        let argument = builder.block_params(builder.current_block().unwrap())[0];
+        let global = module.declare_data_in_func(variable, builder.func);
+        let address = builder.ins().tls_value(types::I64, global);
+        let old = builder.ins().load(types::I64, MemFlagsData::trusted(), address, 0);
+        let new = builder.ins().iadd(old, argument);
+        builder.ins().store(MemFlagsData::trusted(), new, address, 0);
+        builder.ins().return_(&[new]);
+    });
+    let tracker = jit.add_module(module).unwrap();
+    assert_eq!(call(&jit, "bump", 1), 101);
+    assert_eq!(call(&jit, "bump", 1), 102);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (0..4)
+            .map(|n| {
+                scope.spawn({
+                    let jit = &jit;
+                    move || [call(jit, "bump", n), call(jit, "bump", n)]
+                })
+            })
+            .collect();
+        for (n, other) in others.into_iter().enumerate() {
+            let n = n as i64;
+            assert_eq!(other.join().unwrap(), [100 + n, 100 + 2 * n]);
+        }
+    });
+    assert_eq!(call(&jit, "bump", 1), 103);
+    tracker.remove().unwrap();
+}
+
+#[test]
+fn machine_code_is_taken_as_it_is() {
+    let jit = jit();
+    let mut module = jit.module("bytes");
+    let mut signature = module.make_signature();
+    signature.returns.push(AbiParam::new(types::I32));
+    let function = module.declare_function("bytes", Linkage::Export, &signature).unwrap();
+    // mov eax, 7; ret / mov w0, #7; ret
+    let code: &[u8] = if cfg!(target_arch = "x86_64") {
+        &[0xb8, 7, 0, 0, 0, 0xc3]
+    } else {
+        &[0xe0, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6]
+    };
+    module.define_function_bytes(function, 16, code, &[]).unwrap();
+    jit.add_module(module).unwrap();
+    let function = jit.lookup::<unsafe extern "C" fn() -> i32>("bytes").unwrap();
+    assert_eq!(function.address() % 16, 0);
+    // SAFETY: the code returns 7.
+    assert_eq!(unsafe { function.call() }, 7);
+}
+
+#[test]
+fn a_module_can_be_compiled_while_it_is_defined() {
+    let jit = jit();
+    let mut module = jit_core::ClifModule::new("early", jit.isa().clone(), CompileAt::Definition);
+    define(&mut module, FACTORIAL);
+    jit.add_module(module).unwrap();
+    assert_eq!(call(&jit, "factorial", 5), 120);
+}
+
+#[test]
+fn anonymous_and_local_functions_of_two_modules_do_not_meet() {
+    let jit = jit();
+    for (module_name, public, value) in [("one", "first", 1), ("two", "second", 2)] {
+        let mut module = jit.module(module_name);
+        let mut signature = module.make_signature();
+        signature.params.push(AbiParam::new(types::I64));
+        signature.returns.push(AbiParam::new(types::I64));
+        let local = module.declare_function("local", Linkage::Local, &signature).unwrap();
+        let anonymous = module.declare_anonymous_function(&signature).unwrap();
+        let exported = module.declare_function(public, Linkage::Export, &signature).unwrap();
+        for (id, callee, plus) in [(local, None, value), (anonymous, Some(local), 10), (exported, Some(anonymous), 0)] {
+            common::build(&mut module, id, |module, builder| {
+                use cranelift_codegen::ir::InstBuilder;
+                let argument = builder.block_params(builder.current_block().unwrap())[0];
+                let plus = builder.ins().iconst(types::I64, plus);
+                let mut sum = builder.ins().iadd(argument, plus);
+                if let Some(callee) = callee {
+                    let callee = module.declare_func_in_func(callee, builder.func);
+                    let inst = builder.ins().call(callee, &[sum]);
+                    sum = builder.inst_results(inst)[0];
+                }
+                builder.ins().return_(&[sum]);
+            });
+        }
+        jit.add_module(module).unwrap();
+    }
+    assert_eq!(call(&jit, "first", 100), 111);
+    assert_eq!(call(&jit, "second", 100), 112);
+    let error = jit.lookup::<Unary>("local").unwrap_err().to_string();
+    assert_eq!(error, "symbol 'local' in dylib 'main': not found");
+}
+
+#[test]
+fn a_handle_keeps_its_code_while_the_name_is_gone() {
+    let jit = jit();
+    let tracker = add(&jit, FACTORIAL);
+    let function = jit.lookup::<Unary>("factorial").unwrap();
+    tracker.remove().unwrap();
+    // SAFETY: the function only computes, and calls only itself.
+    assert_eq!(unsafe { function.call(5) }, 120);
+    assert!(matches!(jit.lookup::<Unary>("factorial"), Err(Error::Lookup(_))));
+    let held = jit.memory_statistics().allocations;
+    drop(function);
+    assert_eq!(jit.memory_statistics().allocations, held - 1);
+}
+
+#[test]
+fn a_handle_of_another_type_is_refused() {
+    let jit = jit();
+    add(&jit, FACTORIAL);
+    let error = jit.lookup::<unsafe extern "C" fn(f64) -> f64>("factorial").unwrap_err();
+    assert_eq!(error.to_string(), "'factorial' has the signature (i64) -> i64 system_v, not (f64) -> f64 system_v");
+}
+
+#[test]
+fn a_tracker_limits_and_counts_memory() {
+    let jit = jit();
+    let tracker = jit.main().create_tracker().unwrap();
+    let mut module = jit.module("large");
+    let large = module.declare_data("large", Linkage::Export, true, false).unwrap();
+    let mut data = DataDescription::new();
+    data.define_zeroinit(10_000);
+    module.define_data(large, &data).unwrap();
+    tracker.set_memory_limit(Some(9_999)).unwrap();
+    jit.clif_layer().add(&tracker, module).unwrap();
+    let error = jit.lookup_address("large").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "symbol 'large' in dylib 'main': 10000 more bytes would exceed the tracker's limit of 9999 bytes"
+    );
+    tracker.remove().unwrap();
+    assert_eq!(tracker.memory_used().unwrap(), 0);
+}
+
+#[test]
+fn two_compile_threads_link_a_chain() {
+    let jit = Jit::builder().opt_level(OptLevel::None).compile_threads(2).build().unwrap();
+    let mut module = jit.module("chain");
+    common::chain(&mut module, 200);
+    jit.add_module(module).unwrap();
+    assert_eq!(call(&jit, "f199", 0), 200);
+    assert_eq!(jit.statistics().functions, 200);
+}
+
+#[test]
+fn a_failure_reaches_only_what_depends_on_it() {
+    let jit = jit();
+    add(
+        &jit,
+        "function %good(i64) -> i64 system_v {
+        block0(v0: i64):
+            return v0
+        }
+        function %bad(i64) -> i64 system_v {
+            sig0 = (i64) -> i64 system_v
+            fn0 = %missing sig0
+            fn1 = colocated %good sig0
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            v2 = call fn1(v1)
+            return v2
+        }
+        function %worse(i64) -> i64 system_v {
+            sig0 = (i64) -> i64 system_v
+            fn0 = colocated %bad sig0
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            return v1
+        }",
+    );
+    let error = jit.lookup::<Unary>("worse").unwrap_err();
+    assert_eq!(error.to_string(), "symbol 'worse' in dylib 'main': depends on 'missing' in dylib 'main': not found");
+    let Error::Lookup(error) = error else { panic!("{error}") };
+    assert!(matches!(&*error.failures[0].cause, Cause::Dependency { .. }));
+    assert_eq!(call(&jit, "good", 3), 3);
+}

@@ -1,0 +1,311 @@
+//! The link graph: sections, blocks, symbols and edges in index-addressed tables.
+//!
+//! A graph is plain data, cheap to build and to drop, and `Send`. Ids are indices into the tables
+//! of the graph that gave them.
+
+mod dump;
+
+use crate::SymbolName;
+use crate::arch::{Architecture, aarch64, x86_64};
+use crate::memory::SegmentKind;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub(crate) u32);
+
+        impl $name {
+            /// The id as an index.
+            #[must_use]
+            pub const fn index(self) -> usize {
+                self.0 as usize
+            }
+
+            /// Tables are bounded by `u32`: their entries are larger than a byte, so an index
+            /// beyond it would need more than 64 GiB of graph.
+            pub(crate) fn new(index: usize) -> Self {
+                Self(u32::try_from(index).expect("a link graph's tables stay below 2^32 entries"))
+            }
+        }
+    };
+}
+
+id! {
+    /// A block of one graph.
+    BlockId
+}
+id! {
+    /// A symbol of one graph.
+    SymbolId
+}
+
+/// What a block holds before it is copied into working memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Bytes of the graph's arena, from an offset.
+    Bytes {
+        /// Where they start in the arena.
+        start: u32,
+    },
+    /// Zeros that no input stores.
+    Zero,
+}
+
+/// A run of bytes that is placed as one.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Which segment it goes to.
+    pub kind: SegmentKind,
+    /// Its bytes.
+    pub content: Content,
+    /// Size in bytes.
+    pub size: u32,
+    /// The power of two its address is a multiple of, as an exponent.
+    pub align_log2: u8,
+    /// Whether it is linked; cleared by pruning and by [`exclude`](crate::link::Allocated::exclude).
+    pub live: bool,
+    /// Where it lies in its segment, once laid out.
+    pub(crate) segment_offset: u32,
+}
+
+/// Where a symbol is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Definition {
+    /// In a block of this graph.
+    Block {
+        /// Which block.
+        block: BlockId,
+        /// How far into it, in bytes.
+        offset: u32,
+    },
+    /// Somewhere else: its address is looked up.
+    External,
+    /// Somewhere else, at a known address.
+    Absolute,
+}
+
+/// What an edge can point to, and what a lookup can find.
+#[derive(Clone, Debug)]
+pub struct Symbol {
+    /// Its name; `None` for a symbol that only this graph refers to.
+    pub name: Option<SymbolName>,
+    /// Where it is.
+    pub definition: Definition,
+    /// A number of the host's own, given back with the symbol.
+    pub tag: u32,
+    /// Its address, once known.
+    pub(crate) address: u64,
+    /// The word that holds where its body is now, for a redirectable symbol; else 0.
+    pub(crate) slot: u64,
+}
+
+/// An architecture's kind of edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EdgeKind {
+    /// On x86-64.
+    X86_64(x86_64::EdgeKind),
+    /// On AArch64.
+    Aarch64(aarch64::EdgeKind),
+}
+
+/// A place in a block whose bytes depend on a symbol's address.
+#[derive(Clone, Copy, Debug)]
+pub struct Edge {
+    /// The block that holds the place.
+    pub block: BlockId,
+    /// The place's offset in the block.
+    pub offset: u32,
+    /// What is stored there.
+    pub kind: EdgeKind,
+    /// The symbol it depends on.
+    pub target: SymbolId,
+    /// A constant that is added to the symbol's address.
+    pub addend: i64,
+}
+
+/// Code and data that are linked as one.
+#[derive(Clone, Debug)]
+pub struct LinkGraph {
+    name: String,
+    architecture: Architecture,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) symbols: Vec<Symbol>,
+    /// In ascending order of block.
+    pub(crate) edges: Vec<Edge>,
+    arena: Vec<u8>,
+}
+
+impl LinkGraph {
+    /// An empty graph. The name appears in errors.
+    #[must_use]
+    pub fn new(name: impl Into<String>, architecture: Architecture) -> Self {
+        Self {
+            name: name.into(),
+            architecture,
+            blocks: Vec::new(),
+            symbols: Vec::new(),
+            edges: Vec::new(),
+            arena: Vec::new(),
+        }
+    }
+
+    /// Adds a block of bytes. Its edges are added next: see [`add_edge`](Self::add_edge).
+    ///
+    /// # Errors
+    ///
+    /// When `align` is not a power of two, or the graph's bytes exceed 4 GiB.
+    pub fn add_block(&mut self, kind: SegmentKind, bytes: &[u8], align: u64) -> Result<BlockId, GraphError> {
+        let too_large = || GraphError::TooLarge { size: bytes.len() as u64 };
+        let start = u32::try_from(self.arena.len()).map_err(|_| too_large())?;
+        let size = u32::try_from(bytes.len()).map_err(|_| too_large())?;
+        let block = self.push_block(kind, Content::Bytes { start }, size, align)?;
+        self.arena.extend_from_slice(bytes);
+        Ok(block)
+    }
+
+    /// Adds a block of zeros.
+    ///
+    /// # Errors
+    ///
+    /// As [`add_block`](Self::add_block).
+    pub fn add_zero_block(&mut self, kind: SegmentKind, size: u64, align: u64) -> Result<BlockId, GraphError> {
+        let size = u32::try_from(size).map_err(|_| GraphError::TooLarge { size })?;
+        self.push_block(kind, Content::Zero, size, align)
+    }
+
+    fn push_block(&mut self, kind: SegmentKind, content: Content, size: u32, align: u64) -> Result<BlockId, GraphError> {
+        if !align.is_power_of_two() || align > 1 << 31 {
+            return Err(GraphError::Alignment { align });
+        }
+        let id = BlockId::new(self.blocks.len());
+        let align_log2 = align.trailing_zeros() as u8;
+        self.blocks.push(Block { kind, content, size, align_log2, live: true, segment_offset: 0 });
+        Ok(id)
+    }
+
+    /// Adds a symbol at an offset of a block. `tag` is the host's own.
+    pub fn define(&mut self, name: Option<SymbolName>, block: BlockId, offset: u32, tag: u32) -> SymbolId {
+        self.push_symbol(name, Definition::Block { block, offset }, tag)
+    }
+
+    /// Adds a symbol whose address has to be looked up. `tag` is the host's own.
+    pub fn external(&mut self, name: SymbolName, tag: u32) -> SymbolId {
+        self.push_symbol(Some(name), Definition::External, tag)
+    }
+
+    /// Adds a symbol at a known address.
+    pub fn absolute(&mut self, address: u64) -> SymbolId {
+        let id = self.push_symbol(None, Definition::Absolute, 0);
+        self.symbols[id.index()].address = address;
+        id
+    }
+
+    fn push_symbol(&mut self, name: Option<SymbolName>, definition: Definition, tag: u32) -> SymbolId {
+        let id = SymbolId::new(self.symbols.len());
+        self.symbols.push(Symbol { name, definition, tag, address: 0, slot: 0 });
+        id
+    }
+
+    /// Turns an external symbol into one that this graph defines, with the edges it has.
+    pub fn define_external(&mut self, symbol: SymbolId, block: BlockId, offset: u32, tag: u32) {
+        let symbol = &mut self.symbols[symbol.index()];
+        symbol.definition = Definition::Block { block, offset };
+        symbol.tag = tag;
+    }
+
+    /// Adds an edge to the newest block.
+    ///
+    /// # Errors
+    ///
+    /// When the edge belongs to an earlier block, or to another architecture.
+    pub fn add_edge(&mut self, edge: Edge) -> Result<(), GraphError> {
+        let newest = self.blocks.len().checked_sub(1).map(BlockId::new);
+        if newest != Some(edge.block) {
+            return Err(GraphError::EdgeOrder);
+        }
+        let architecture = match edge.kind {
+            EdgeKind::X86_64(_) => Architecture::X86_64,
+            EdgeKind::Aarch64(_) => Architecture::Aarch64,
+        };
+        if architecture != self.architecture {
+            return Err(GraphError::Architecture { edge: architecture, graph: self.architecture });
+        }
+        self.edges.push(edge);
+        Ok(())
+    }
+
+    /// The graph's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The architecture of its code.
+    #[must_use]
+    pub fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// One symbol.
+    #[must_use]
+    pub fn symbol(&self, id: SymbolId) -> &Symbol {
+        &self.symbols[id.index()]
+    }
+
+    /// All symbols with their ids.
+    pub fn symbols(&self) -> impl Iterator<Item = (SymbolId, &Symbol)> {
+        self.symbols.iter().enumerate().map(|(index, symbol)| (SymbolId::new(index), symbol))
+    }
+
+    /// The bytes of a block, where it has any.
+    #[must_use]
+    pub fn bytes(&self, block: &Block) -> Option<&[u8]> {
+        match block.content {
+            Content::Bytes { start } => self.arena.get(start as usize..start as usize + block.size as usize),
+            Content::Zero => None,
+        }
+    }
+
+    pub(crate) fn bytes_mut(&mut self, block: BlockId) -> Option<&mut [u8]> {
+        let block = &self.blocks[block.index()];
+        match block.content {
+            Content::Bytes { start } => self.arena.get_mut(start as usize..start as usize + block.size as usize),
+            Content::Zero => None,
+        }
+    }
+
+    /// The edges of each block in turn.
+    pub(crate) fn edges_by_block(&self) -> impl Iterator<Item = &[Edge]> {
+        self.edges.chunk_by(|a, b| a.block == b.block)
+    }
+}
+
+/// Why a graph can't hold what it was given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GraphError {
+    /// A block, or all blocks together, exceed 4 GiB.
+    #[error("a block of {size} bytes is too large for a link graph")]
+    TooLarge {
+        /// The block's size in bytes.
+        size: u64,
+    },
+    /// The alignment is not a power of two, or beyond 2 GiB.
+    #[error("an alignment of {align} is not a power of two up to 2 GiB")]
+    Alignment {
+        /// Bytes.
+        align: u64,
+    },
+    /// Edges are added to the newest block only.
+    #[error("an edge belongs to a block that is not the newest")]
+    EdgeOrder,
+    /// The edge is of another architecture.
+    #[error("an edge of {edge} in a graph of {graph}")]
+    Architecture {
+        /// The edge's.
+        edge: Architecture,
+        /// The graph's.
+        graph: Architecture,
+    },
+}

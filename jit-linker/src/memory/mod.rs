@@ -1,0 +1,253 @@
+//! Where linked code and data live.
+//!
+//! A [`MemoryManager`] hands out an [`Allocation`] for one link graph: at most one segment of each
+//! [`SegmentKind`], each with the address the executor sees and the working memory that the linker
+//! writes. Nothing here knows what is in a segment.
+//!
+//! Two managers are provided. [`SlabManager`] packs many small graphs into shared pages and
+//! writes code through a second mapping; [`PageManager`] gives each allocation pages of its own
+//! and changes their protection, for systems where a second mapping can't be had.
+
+mod page;
+mod slab;
+mod slot;
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+pub use page::PageManager;
+pub use slab::SlabManager;
+pub use slot::{Slot, SlotPool};
+
+/// What a segment's bytes may be used for once the allocation is final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum SegmentKind {
+    /// Instructions: readable and executable.
+    Code = 0,
+    /// Constants: readable.
+    ReadOnly = 1,
+    /// Variables, GOT entries: readable and writable.
+    Data = 2,
+}
+
+impl SegmentKind {
+    /// Every kind, in the order of [`Request`] and [`RawAllocation`].
+    pub const ALL: [Self; 3] = [Self::Code, Self::ReadOnly, Self::Data];
+}
+
+/// The size and alignment wanted of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentRequest {
+    /// Bytes; 0 for none.
+    pub size: usize,
+    /// Alignment in bytes; a power of two.
+    pub align: usize,
+}
+
+impl SegmentRequest {
+    /// No segment.
+    pub const NONE: Self = Self { size: 0, align: 1 };
+}
+
+/// What one graph needs, indexed by [`SegmentKind`].
+pub type Request = [SegmentRequest; 3];
+
+/// One segment of an allocation.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Where the executor sees the segment.
+    pub address: u64,
+    /// Where the linker writes it, until the allocation is finalized. May differ from `address`.
+    pub working: NonNull<u8>,
+    /// Bytes; 0 where no such segment was asked for.
+    pub size: usize,
+}
+
+// SAFETY: a segment is an address range; who may write through `working`, and when, is the
+// contract of `MemoryManager`, which hands each range to one owner.
+unsafe impl Send for Segment {}
+// SAFETY: as above; nothing can be written through a shared `Segment` without `unsafe`.
+unsafe impl Sync for Segment {}
+
+impl Segment {
+    /// The segment that was not asked for.
+    pub const EMPTY: Self = Self { address: 0, working: NonNull::dangling(), size: 0 };
+}
+
+/// The segments of one allocation, indexed by [`SegmentKind`].
+pub type RawAllocation = [Segment; 3];
+
+/// Hands out, publishes and takes back memory.
+///
+/// # Safety
+///
+/// An implementation gives each allocation ranges that no other live allocation has, writable
+/// through `working` from `allocate` until `finalize`, zeroed where they are
+/// [`SegmentKind::Data`], aligned as asked at `address`, and mapped at `address` with the
+/// protection of their kind from `finalize` until `deallocate`. Data segments stay writable at
+/// `address`.
+pub unsafe trait MemoryManager: Send + Sync + fmt::Debug {
+    /// Reserves memory for one graph.
+    ///
+    /// # Errors
+    ///
+    /// When the system or the manager's range has no room left, or an alignment can't be had.
+    fn allocate(&self, request: &Request) -> Result<RawAllocation, MemoryError>;
+
+    /// Makes what was written visible to instruction fetch on every thread, and gives each
+    /// segment its final protection.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses the protection.
+    ///
+    /// # Safety
+    ///
+    /// `allocation` came from `allocate` of this manager and was not finalized before.
+    unsafe fn finalize(&self, allocation: &RawAllocation) -> Result<(), MemoryError>;
+
+    /// Takes an allocation back, finalized or not.
+    ///
+    /// # Safety
+    ///
+    /// `allocation` came from `allocate` of this manager, is given back once, and nothing runs,
+    /// reads or writes it any more.
+    unsafe fn deallocate(&self, allocation: &RawAllocation);
+
+    /// What is held now.
+    fn statistics(&self) -> MemoryStatistics;
+}
+
+/// What a memory manager holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryStatistics {
+    /// Live allocations.
+    pub allocations: usize,
+    /// Bytes in live allocations, by [`SegmentKind`], after rounding to the manager's granule.
+    pub bytes: [usize; 3],
+    /// Mappings the manager has made and not undone.
+    pub mappings: usize,
+}
+
+/// Why memory could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The system refused a mapping or a protection.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The reserved range has no room for a segment.
+    #[error("no room for {size} bytes of {kind:?} within the session's address range")]
+    RangeFull {
+        /// Bytes asked for.
+        size: usize,
+        /// Of which kind.
+        kind: SegmentKind,
+    },
+    /// A segment's alignment is not a power of two, or larger than the manager supports.
+    #[error("an alignment of {align} bytes is not supported")]
+    Alignment {
+        /// Bytes.
+        align: usize,
+    },
+}
+
+/// Memory of one graph that the linker is still writing. Dropped, it goes back.
+#[derive(Debug)]
+pub struct Allocation {
+    manager: Arc<dyn MemoryManager>,
+    raw: RawAllocation,
+}
+
+impl Allocation {
+    /// Reserves memory from `manager`.
+    ///
+    /// # Errors
+    ///
+    /// As [`MemoryManager::allocate`].
+    pub fn new(manager: &Arc<dyn MemoryManager>, request: &Request) -> Result<Self, MemoryError> {
+        let raw = manager.allocate(request)?;
+        Ok(Self { manager: Arc::clone(manager), raw })
+    }
+
+    /// The address the executor will see the segment at.
+    #[must_use]
+    pub fn address(&self, kind: SegmentKind) -> u64 {
+        self.raw[kind as usize].address
+    }
+
+    /// Bytes of a segment.
+    #[must_use]
+    pub fn size(&self, kind: SegmentKind) -> usize {
+        self.raw[kind as usize].size
+    }
+
+    /// The writable bytes of a segment.
+    pub fn working(&mut self, kind: SegmentKind) -> &mut [u8] {
+        let segment = &self.raw[kind as usize];
+        // SAFETY: the manager's contract: `size` bytes at `working` are ours alone and writable
+        // until `finalize`, which consumes `self`; `&mut self` excludes a second slice. Fresh
+        // memory comes from the system or from an earlier allocation: initialised either way.
+        unsafe { std::slice::from_raw_parts_mut(segment.working.as_ptr(), segment.size) }
+    }
+
+    /// Publishes what was written.
+    ///
+    /// # Errors
+    ///
+    /// As [`MemoryManager::finalize`]; the memory has gone back then.
+    pub fn finalize(self) -> Result<FinalizedAllocation, MemoryError> {
+        // SAFETY: `raw` came from this manager's `allocate`, and `self` is consumed, so this is
+        // the only `finalize`.
+        unsafe { self.manager.finalize(&self.raw)? };
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: `this` is never dropped nor used again; the `Arc` is moved out of it once.
+        let manager = unsafe { std::ptr::read(&this.manager) };
+        Ok(FinalizedAllocation { manager, raw: this.raw })
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // SAFETY: not finalized, so nothing was told its address as ready to run; given back once.
+        unsafe { self.manager.deallocate(&self.raw) };
+    }
+}
+
+/// Memory of one linked graph. Dropped, it goes back: whoever drops it vouches that no thread
+/// runs in it and no pointer into it is used again.
+#[derive(Debug)]
+pub struct FinalizedAllocation {
+    manager: Arc<dyn MemoryManager>,
+    raw: RawAllocation,
+}
+
+impl FinalizedAllocation {
+    /// The address range of a segment.
+    #[must_use]
+    pub fn range(&self, kind: SegmentKind) -> std::ops::Range<u64> {
+        let segment = &self.raw[kind as usize];
+        segment.address..segment.address + segment.size as u64
+    }
+
+    /// Bytes of all segments, before the manager's rounding.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.raw.iter().map(|segment| segment.size).sum()
+    }
+}
+
+impl Drop for FinalizedAllocation {
+    fn drop(&mut self) {
+        // SAFETY: the type's contract: its owner drops it when nothing uses the memory any more.
+        unsafe { self.manager.deallocate(&self.raw) };
+    }
+}

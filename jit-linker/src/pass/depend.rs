@@ -1,0 +1,106 @@
+//! Who in a graph needs whom: the dependences its symbols are published with, and what can't be
+//! linked once something it refers to has failed.
+
+use crate::graph::{BlockId, Definition, LinkGraph, SymbolId};
+
+/// For each block, the symbols it defines.
+struct Owners {
+    first: Vec<Option<SymbolId>>,
+    next: Vec<Option<SymbolId>>,
+}
+
+impl Owners {
+    fn new(graph: &LinkGraph) -> Self {
+        let mut owners = Self { first: vec![None; graph.blocks.len()], next: vec![None; graph.symbols.len()] };
+        for (id, symbol) in graph.symbols() {
+            if let Definition::Block { block, .. } = symbol.definition {
+                owners.next[id.index()] = owners.first[block.index()].replace(id);
+            }
+        }
+        owners
+    }
+
+    fn of(&self, block: BlockId) -> impl Iterator<Item = SymbolId> {
+        std::iter::successors(self.first[block.index()], |id| self.next[id.index()])
+    }
+}
+
+/// Every pair of a named symbol that the graph defines and a named symbol that it needs, directly
+/// or through blocks that have no name. A pair may occur more than once.
+pub(crate) fn dependences(graph: &LinkGraph) -> Vec<(SymbolId, SymbolId)> {
+    let owners = Owners::new(graph);
+    let named = |id: &SymbolId| graph.symbol(*id).name.is_some();
+    let mut pairs = Vec::with_capacity(graph.edges.len());
+    let mut edges_of: Option<Vec<std::ops::Range<usize>>> = None;
+    for edge in &graph.edges {
+        if named(&edge.target) {
+            pairs.extend(owners.of(edge.block).filter(named).map(|from| (from, edge.target)));
+        } else {
+            let ranges = edges_of.get_or_insert_with(|| edge_ranges(graph));
+            for to in reached_without_names(graph, ranges, edge.target) {
+                pairs.extend(owners.of(edge.block).filter(named).map(|from| (from, to)));
+            }
+        }
+    }
+    pairs
+}
+
+fn edge_ranges(graph: &LinkGraph) -> Vec<std::ops::Range<usize>> {
+    let mut ranges = vec![0..0; graph.blocks.len()];
+    let mut start = 0;
+    for edges in graph.edges_by_block() {
+        ranges[edges[0].block.index()] = start..start + edges.len();
+        start += edges.len();
+    }
+    ranges
+}
+
+/// The named symbols that an unnamed one leads to.
+fn reached_without_names(graph: &LinkGraph, ranges: &[std::ops::Range<usize>], start: SymbolId) -> Vec<SymbolId> {
+    let mut reached = Vec::new();
+    let mut seen = rustc_hash::FxHashSet::default();
+    let mut work = vec![start];
+    while let Some(id) = work.pop() {
+        let symbol = graph.symbol(id);
+        if symbol.name.is_some() {
+            reached.push(id);
+        } else if let Definition::Block { block, .. } = symbol.definition
+            && seen.insert(block)
+        {
+            work.extend(graph.edges[ranges[block.index()].clone()].iter().map(|edge| edge.target));
+        }
+    }
+    reached
+}
+
+/// Takes the blocks that need one of the `failed` symbols, directly or not, out of the link, and
+/// returns the symbols they define.
+pub(crate) fn exclude(graph: &mut LinkGraph, failed: &[SymbolId]) -> Vec<SymbolId> {
+    let owners = Owners::new(graph);
+    let mut users: Vec<Vec<BlockId>> = vec![Vec::new(); graph.symbols.len()];
+    for edge in &graph.edges {
+        users[edge.target.index()].push(edge.block);
+    }
+    let mut excluded = Vec::new();
+    let mut work = failed.to_vec();
+    for symbol in failed {
+        if let Definition::Block { block, .. } = graph.symbol(*symbol).definition {
+            kill(graph, &owners, block, &mut work, &mut excluded);
+        }
+    }
+    while let Some(symbol) = work.pop() {
+        for block in std::mem::take(&mut users[symbol.index()]) {
+            kill(graph, &owners, block, &mut work, &mut excluded);
+        }
+    }
+    excluded
+}
+
+fn kill(graph: &mut LinkGraph, owners: &Owners, block: BlockId, work: &mut Vec<SymbolId>, excluded: &mut Vec<SymbolId>) {
+    if std::mem::replace(&mut graph.blocks[block.index()].live, false) {
+        for symbol in owners.of(block) {
+            work.push(symbol);
+            excluded.push(symbol);
+        }
+    }
+}

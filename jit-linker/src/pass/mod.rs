@@ -1,0 +1,5 @@
+//! Steps over the graph between building it and applying its fixups.
+
+pub(crate) mod depend;
+pub(crate) mod indirect;
+pub(crate) mod layout;
