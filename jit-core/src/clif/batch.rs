@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
-use cranelift_codegen::{Context, ir};
+use cranelift_codegen::{CodegenError, Context, ir};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
 use jit_linker::arch::Architecture;
 use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
@@ -80,6 +80,14 @@ fn refused(message: impl ToString) -> Refused {
     Arc::new(Cause::Compilation { message: message.to_string() })
 }
 
+/// What Cranelift has to say, in one line.
+fn describe_failure(error: &CodegenError) -> String {
+    match error {
+        CodegenError::Verifier(errors) => errors.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        other => other.to_string(),
+    }
+}
+
 impl Batch {
     fn new(session: &ExecutionSession, module: &Arc<ModuleUnits>) -> Self {
         let architecture = session.executor().architecture();
@@ -142,9 +150,7 @@ impl Batch {
         context.func = func;
         let isa = &*layer.isa;
         if let Err(error) = context.compile(isa, &mut ControlPlane::default()) {
-            // Cranelift's report has a line an error.
-            let lines: Vec<_> = error.inner.to_string().lines().map(str::trim).map(str::to_owned).collect();
-            return Err(refused(lines.join("; ")));
+            return Err(refused(describe_failure(&error.inner)));
         }
         let Some(code) = context.compiled_code() else { return Err(refused("no code was generated")) };
         let align = alignment(isa, code.buffer.alignment);
@@ -394,8 +400,8 @@ impl Linking {
             (Some(declared), Some(defined)) if declared != defined => {
                 let (declared, defined) = (declared.clone(), defined.clone());
                 let cause = Cause::Signature { user: self.module.name.to_string(), declared, defined };
-                let name = external.name.clone();
-                Err(Arc::new(Cause::Dependency { name, dylib: String::new(), cause: Arc::new(cause) }))
+                let (name, dylib) = (external.name.clone(), self.session.dylib_name_of(found.id));
+                Err(Arc::new(Cause::Dependency { name, dylib, cause: Arc::new(cause) }))
             }
             _ => Ok(found),
         }

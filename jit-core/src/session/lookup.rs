@@ -48,14 +48,14 @@ impl ExecutionSession {
         required: SymbolState,
         completion: Completion,
     ) {
-        let mut query = Query { required, outstanding: 0, outcomes: Vec::with_capacity(names.len()), completion };
+        let mut query = Query::new(required, names.len(), completion);
         if let Err((missing, error)) = self.generate(order, &names) {
             let cause = Arc::new(error);
             let state = lock(&self.shared.state);
             let dylib = order.0.first().and_then(|(dylib, _)| state.dylibs.get(*dylib));
-            query
-                .outcomes
-                .extend(missing.into_iter().map(|name| Outcome::Failed(failure(name, dylib, Arc::clone(&cause)))));
+            for name in missing {
+                query.push(Outcome::Failed(failure(name, dylib, Arc::clone(&cause))));
+            }
             drop(state);
             query.answer();
             return;

@@ -168,6 +168,13 @@ impl ExecutionSession {
         (symbol.state == SymbolState::Ready).then(|| state.units.get(symbol.unit).and_then(|unit| unit.code.clone()))
     }
 
+    /// The name of the dylib that a symbol belongs to; empty if it is gone.
+    pub(crate) fn dylib_name_of(&self, symbol: SymbolId) -> String {
+        let state = lock(&self.shared.state);
+        let dylib = state.symbols.get(symbol).and_then(|symbol| state.dylibs.get(symbol.dylib));
+        dylib.map(|dylib| dylib.name.clone()).unwrap_or_default()
+    }
+
     /// How far a symbol of a dylib has come, and why it failed if it did. Nothing is materialized.
     #[must_use]
     pub fn symbol_state(&self, dylib: &JitDylib, name: &SymbolName) -> Option<(SymbolState, Option<Arc<Cause>>)> {

@@ -48,17 +48,34 @@ pub(crate) enum Completion {
 /// A lookup that has been started.
 pub(crate) struct Query {
     pub(crate) required: SymbolState,
-    pub(crate) outstanding: usize,
-    pub(crate) outcomes: Vec<Outcome>,
-    pub(crate) completion: Completion,
+    outstanding: usize,
+    failed: bool,
+    outcomes: Vec<Outcome>,
+    completion: Completion,
 }
 
 impl Query {
+    pub(crate) fn new(required: SymbolState, names: usize, completion: Completion) -> Self {
+        Self { required, outstanding: 0, failed: false, outcomes: Vec::with_capacity(names), completion }
+    }
+
     /// Whether the answer is settled.
     pub(crate) fn is_settled(&self) -> bool {
-        self.outstanding == 0
-            || matches!(self.completion, Completion::All(_))
-                && self.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed(_)))
+        self.outstanding == 0 || self.failed && matches!(self.completion, Completion::All(_))
+    }
+
+    /// Adds what is known of the next name.
+    pub(crate) fn push(&mut self, outcome: Outcome) {
+        self.outstanding += usize::from(matches!(outcome, Outcome::Waiting(_)));
+        self.failed |= matches!(outcome, Outcome::Failed(_));
+        self.outcomes.push(outcome);
+    }
+
+    /// Settles a name that was waited for.
+    pub(crate) fn settle(&mut self, position: u32, outcome: Outcome) {
+        self.outstanding -= 1;
+        self.failed |= matches!(outcome, Outcome::Failed(_));
+        self.outcomes[position as usize] = outcome;
     }
 
     /// Gives the answer. User code runs: no lock is held.

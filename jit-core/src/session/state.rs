@@ -273,10 +273,9 @@ impl State {
                 Some(symbol) => self.outcome(symbol, query.required),
             };
             if let Outcome::Waiting(symbol) = outcome {
-                query.outstanding += 1;
                 waiting.push((symbol, Waiter { query: id, position: position as u32, required: query.required }));
             }
-            query.outcomes.push(outcome);
+            query.push(outcome);
         }
         if query.is_settled() {
             effects.answers.push(query);
@@ -367,8 +366,7 @@ impl State {
         for waiter in waiters {
             let outcome = self.outcome(id, waiter.required);
             let Some(query) = self.queries.get_mut(waiter.query) else { continue };
-            query.outcomes[waiter.position as usize] = outcome;
-            query.outstanding -= 1;
+            query.settle(waiter.position, outcome);
             if query.is_settled() {
                 effects.answers.extend(self.queries.remove(waiter.query));
             }

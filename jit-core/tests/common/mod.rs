@@ -1,5 +1,7 @@
 //! Modules from CLIF text.
 
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
 use std::collections::HashMap;
 
 use cranelift_codegen::ir::{ExternalName, Function, UserExternalName, UserFuncName};

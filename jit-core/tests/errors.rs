@@ -1,0 +1,215 @@
+//! What goes wrong is an error that names the symbol and the dylib, and the session goes on.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::{add, define, jit};
+use cranelift_codegen::ir::{AbiParam, types};
+use cranelift_module::{Linkage, Module, ModuleError};
+use jit_core::{
+    Error, Jit, MaterializationResponsibility, MaterializationUnit, SymbolDeclaration, SymbolFlags, SymbolName,
+    UnitDefinition,
+};
+
+type Unary = unsafe extern "C" fn(i64) -> i64;
+
+/// Whether the session still compiles and runs something.
+fn assert_works(jit: &Jit) {
+    add(
+        jit,
+        "function %still_works(i64) -> i64 system_v {
+        block0(v0: i64):
+            v1 = iadd v0, v0
+            return v1
+        }",
+    );
+    let function = jit.lookup::<Unary>("still_works").unwrap();
+    // SAFETY: the function only computes.
+    assert_eq!(unsafe { function.call(21) }, 42);
+}
+
+/// A unit that does what a closure says.
+struct Custom<F>(F);
+
+impl<F: FnOnce(MaterializationResponsibility) + Send> MaterializationUnit for Custom<F> {
+    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+        (self.0)(responsibility);
+    }
+
+    fn discard(&mut self, _: &SymbolName) {}
+}
+
+fn add_custom(jit: &Jit, name: &str, work: impl FnOnce(MaterializationResponsibility) + Send + 'static) {
+    let name = jit.session().intern(name);
+    let symbols = [SymbolDeclaration { name, flags: SymbolFlags::EXPORTED, signature: None }].into_iter().collect();
+    let unit = UnitDefinition { symbols, unit: Box::new(Custom(work)), name: Arc::from("custom unit") };
+    jit.main().default_tracker().unwrap().define(vec![unit]).unwrap();
+}
+
+#[test]
+fn a_panic_in_a_materializer_fails_its_symbols_with_what_it_said() {
+    for threads in [0, 2] {
+        let jit = Jit::builder().compile_threads(threads).build().unwrap();
+        add_custom(&jit, "panics", |_responsibility| panic!("out of {}", "ideas"));
+        let error = jit.lookup_address("panics").unwrap_err().to_string();
+        assert_eq!(error, "symbol 'panics' in dylib 'main': custom unit panicked: out of ideas");
+        // And so does every later lookup.
+        assert_eq!(jit.lookup_address("panics").unwrap_err().to_string(), error);
+        assert_works(&jit);
+    }
+}
+
+#[test]
+fn a_forgotten_responsibility_fails_its_symbols() {
+    let jit = jit();
+    add_custom(&jit, "forgotten", drop);
+    let error = jit.lookup_address("forgotten").unwrap_err().to_string();
+    assert_eq!(error, "symbol 'forgotten' in dylib 'main': custom unit was dropped before it was materialized");
+    assert_works(&jit);
+}
+
+#[test]
+fn a_missing_symbol_is_named() {
+    let jit = jit();
+    let error = jit.lookup::<Unary>("no_such_function").unwrap_err().to_string();
+    assert_eq!(error, "symbol 'no_such_function' in dylib 'main': not found");
+    assert_works(&jit);
+}
+
+#[test]
+fn duplicate_definitions_are_all_named_and_nothing_is_defined() {
+    let jit = jit();
+    let text = "function %twice(i64) -> i64 system_v { block0(v0: i64): return v0 }
+                function %again(i64) -> i64 system_v { block0(v0: i64): return v0 }";
+    add(&jit, text);
+    let mut module = jit.module("second");
+    define(&mut module, text);
+    define(&mut module, "function %fresh(i64) -> i64 system_v { block0(v0: i64): return v0 }");
+    let error = jit.add_module(module).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "duplicate definition of 'twice' in dylib 'main' (first in test, again in second), \
+         'again' in dylib 'main' (first in test, again in second)"
+    );
+    assert!(jit.lookup::<Unary>("fresh").is_err());
+    assert_works(&jit);
+}
+
+#[test]
+fn a_function_that_does_not_verify_fails_its_lookup() {
+    let jit = jit();
+    let mut module = jit.module("wrong");
+    let mut signature = module.make_signature();
+    signature.params.push(AbiParam::new(types::I64));
+    signature.returns.push(AbiParam::new(types::I64));
+    let id = module.declare_function("wrong", Linkage::Export, &signature).unwrap();
+    common::build(&mut module, id, |_, builder| {
+        use cranelift_codegen::ir::InstBuilder;
+        let float = builder.ins().f64const(1.0);
+        builder.ins().return_(&[float]);
+    });
+    jit.add_module(module).unwrap();
+    let error = jit.lookup::<Unary>("wrong").unwrap_err().to_string();
+    assert!(error.starts_with("symbol 'wrong' in dylib 'main': compilation failed: "), "{error}");
+    assert!(error.contains("result 0 has type f64, must match function signature of i64"), "{error}");
+    assert_works(&jit);
+}
+
+#[test]
+fn a_second_signature_for_a_name_is_refused_by_the_module() {
+    let jit = jit();
+    let mut module = jit.module("types");
+    let mut signature = module.make_signature();
+    module.declare_function("f", Linkage::Export, &signature).unwrap();
+    signature.params.push(AbiParam::new(types::F64));
+    let error = module.declare_function("f", Linkage::Export, &signature).unwrap_err();
+    assert!(matches!(&error, ModuleError::IncompatibleSignature(name, ..) if name == "f"));
+    assert!(matches!(
+        module.declare_data("f", Linkage::Export, false, false),
+        Err(ModuleError::IncompatibleDeclaration(name)) if name == "f"
+    ));
+    assert_works(&jit);
+}
+
+#[test]
+fn a_body_of_another_signature_than_declared_is_refused() {
+    let jit = jit();
+    let mut module = jit.module("types");
+    let id = module.declare_function("f", Linkage::Export, &module.make_signature()).unwrap();
+    let mut context = module.make_context();
+    context.func.signature.params.push(AbiParam::new(types::F64));
+    let error = module.define_function(id, &mut context).unwrap_err();
+    assert!(matches!(&error, ModuleError::IncompatibleSignature(name, ..) if name == "f"));
+    assert_works(&jit);
+}
+
+#[test]
+fn modules_that_disagree_on_a_signature_do_not_link() {
+    let jit = jit();
+    add(&jit, "function %callee(f64) -> f64 system_v { block0(v0: f64): return v0 }");
+    add(
+        &jit,
+        "function %caller(i64) -> i64 system_v {
+            sig0 = (i64) -> i64 system_v
+            fn0 = %callee sig0
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            return v1
+        }",
+    );
+    let error = jit.lookup::<Unary>("caller").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "symbol 'caller' in dylib 'main': depends on 'callee' in dylib 'main': \
+         'test' declares it as (i64) -> i64 system_v, it is defined as (f64) -> f64 system_v"
+    );
+    assert_works(&jit);
+}
+
+#[test]
+fn what_is_declared_to_be_defined_and_is_not_is_refused() {
+    let jit = jit();
+    let mut module = jit.module("unfinished");
+    module.declare_function("promised", Linkage::Export, &module.make_signature()).unwrap();
+    let error = jit.add_module(module).unwrap_err().to_string();
+    assert_eq!(error, "module: 'promised' is declared in unfinished as Export and not defined");
+    assert_works(&jit);
+}
+
+#[test]
+fn a_module_for_another_target_is_refused() {
+    let jit = jit();
+    let other = Jit::builder().opt_level(jit_core::OptLevel::Speed).build().unwrap();
+    let error = jit.add_module(other.module("foreign")).unwrap_err();
+    assert!(matches!(error, Error::ForeignModule { .. }));
+    assert_works(&jit);
+}
+
+#[test]
+fn a_target_that_the_process_cannot_run_is_refused() {
+    for triple in ["riscv64gc-unknown-linux-gnu", "i686-unknown-linux-gnu"] {
+        let result = Jit::builder().target(triple.parse().unwrap()).build();
+        assert!(matches!(result, Err(Error::Target(_))), "{triple}");
+    }
+    let other = if cfg!(target_arch = "x86_64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
+    let error = Jit::builder().target(other.parse().unwrap()).build().unwrap_err().to_string();
+    assert!(error.ends_with("code does not run in this process"), "{error}");
+}
+
+#[test]
+fn the_reporter_is_told_of_each_failure() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let to = Arc::clone(&told);
+    let jit = Jit::builder()
+        .error_reporter(move |symbol, cause| to.lock().unwrap().push(format!("{symbol}: {cause}")))
+        .build()
+        .unwrap();
+    add_custom(&jit, "fails", |responsibility| {
+        responsibility.fail(jit_core::Cause::Other("on purpose".into()));
+    });
+    let error = jit.lookup_address("fails").unwrap_err().to_string();
+    assert_eq!(error, "symbol 'fails' in dylib 'main': on purpose");
+    assert_eq!(*told.lock().unwrap(), ["fails: on purpose"]);
+    assert_works(&jit);
+}

@@ -1,0 +1,141 @@
+//! Redirectable functions: one address, bodies that come and go.
+
+mod common;
+
+use common::{add, define, jit};
+use jit_core::{Error, Jit};
+
+type Nullary = unsafe extern "C" fn() -> i64;
+
+fn redefine(jit: &Jit, text: &str) -> Result<(), Error> {
+    let mut module = jit.module("bodies").redirectable();
+    define(&mut module, text);
+    jit.redefine(module)
+}
+
+fn constant(name: &str, value: i64) -> String {
+    format!("function %{name}() -> i64 system_v {{ block0: v0 = iconst.i64 {value} return v0 }}")
+}
+
+fn call(jit: &Jit, name: &str) -> i64 {
+    let function = jit.lookup::<Nullary>(name).unwrap();
+    // SAFETY: the functions of these tests only compute.
+    unsafe { function.call() }
+}
+
+const CALLER: &str = "
+    function %caller() -> i64 system_v {
+        sig0 = () -> i64 system_v
+        fn0 = %callee sig0
+    block0:
+        v0 = call fn0()
+        v1 = iconst.i64 100
+        v2 = iadd v0, v1
+        return v2
+    }";
+
+#[test]
+fn all_callers_see_a_new_body_at_an_old_address() {
+    let jit = jit();
+    redefine(&jit, &constant("callee", 1)).unwrap();
+    add(&jit, CALLER);
+    let caller = jit.lookup::<Nullary>("caller").unwrap();
+    // SAFETY: the functions only compute.
+    assert_eq!(unsafe { caller.call() }, 101);
+    let address = jit.lookup_address("callee").unwrap();
+    redefine(&jit, &constant("callee", 2)).unwrap();
+    // SAFETY: as above.
+    assert_eq!(unsafe { caller.call() }, 102);
+    assert_eq!(call(&jit, "callee"), 2);
+    assert_eq!(jit.lookup_address("callee").unwrap(), address);
+    // SAFETY: the stub of a function of that type.
+    let through_stub: Nullary = unsafe { std::mem::transmute(address) };
+    // SAFETY: as above.
+    assert_eq!(unsafe { through_stub() }, 2);
+}
+
+#[test]
+fn an_address_that_is_taken_is_the_same_for_ever() {
+    let jit = jit();
+    redefine(&jit, &constant("callee", 1)).unwrap();
+    add(
+        &jit,
+        "function %address() -> i64 system_v {
+            sig0 = () -> i64 system_v
+            fn0 = %callee sig0
+        block0:
+            v0 = func_addr.i64 fn0
+            return v0
+        }",
+    );
+    let address = call(&jit, "address");
+    assert_eq!(address as u64, jit.lookup_address("callee").unwrap());
+    redefine(&jit, &constant("callee", 2)).unwrap();
+    assert_eq!(call(&jit, "address"), address);
+}
+
+#[test]
+fn functions_of_one_redirectable_module_call_each_other_through_slots() {
+    let jit = jit();
+    redefine(&jit, &format!("{}{}", constant("callee", 1), CALLER.replace("fn0 = ", "fn0 = colocated "))).unwrap();
+    assert_eq!(call(&jit, "caller"), 101);
+    redefine(&jit, &constant("callee", 2)).unwrap();
+    assert_eq!(call(&jit, "caller"), 102);
+}
+
+#[test]
+fn a_body_that_was_never_needed_is_replaced_without_being_compiled() {
+    let jit = jit();
+    redefine(&jit, &constant("callee", 1)).unwrap();
+    redefine(&jit, &constant("callee", 2)).unwrap();
+    assert_eq!(call(&jit, "callee"), 2);
+    assert_eq!(jit.statistics().functions, 1);
+}
+
+#[test]
+fn a_new_body_that_fails_leaves_the_old_one() {
+    let jit = jit();
+    redefine(&jit, &constant("caller", 7)).unwrap();
+    assert_eq!(call(&jit, "caller"), 7);
+    let error = redefine(&jit, CALLER).unwrap_err().to_string();
+    assert!(error.ends_with("depends on 'callee' in dylib 'main': not found"), "{error}");
+    assert_eq!(call(&jit, "caller"), 7);
+    let error = redefine(&jit, "function %caller(f64) system_v { block0(v0: f64): return }").unwrap_err();
+    assert_eq!(error.to_string(), "'caller' has the signature () -> i64 system_v, not (f64) system_v");
+    assert_eq!(call(&jit, "caller"), 7);
+}
+
+#[test]
+fn a_function_that_failed_can_be_defined_again() {
+    let jit = jit();
+    redefine(&jit, CALLER).unwrap();
+    assert!(jit.lookup::<Nullary>("caller").is_err());
+    redefine(&jit, &constant("callee", 1)).unwrap();
+    redefine(&jit, CALLER).unwrap();
+    assert_eq!(call(&jit, "caller"), 101);
+}
+
+#[test]
+fn old_bodies_give_their_memory_back() {
+    let jit = jit();
+    let cycle = |value| {
+        redefine(&jit, &constant("callee", value)).unwrap();
+        assert_eq!(call(&jit, "callee"), value);
+    };
+    cycle(0);
+    cycle(1);
+    let warm = jit.memory_statistics();
+    (2..50).for_each(cycle);
+    assert_eq!(jit.memory_statistics(), warm);
+}
+
+#[test]
+fn a_handle_stays_with_its_body() {
+    let jit = jit();
+    redefine(&jit, &constant("callee", 1)).unwrap();
+    let old = jit.lookup::<Nullary>("callee").unwrap();
+    redefine(&jit, &constant("callee", 2)).unwrap();
+    // SAFETY: the functions only compute.
+    assert_eq!(unsafe { old.call() }, 1);
+    assert_eq!(call(&jit, "callee"), 2);
+}
