@@ -1,0 +1,166 @@
+//! The bars: what Orcane promises, beside what it reaches.
+
+use std::fmt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use orcane::OptLevel;
+
+use crate::Result;
+use crate::measure::{Run, interleaved, median};
+use crate::subject::{Subject, Times};
+
+const ROUNDS: usize = 15;
+const LEVELS: [(OptLevel, &str); 2] = [(OptLevel::None, "none"), (OptLevel::Speed, "speed")];
+const MEBIBYTE: f64 = (1 << 20) as f64;
+
+enum Limit {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// A promise, and what was measured.
+pub(crate) struct Bar {
+    what: String,
+    measured: f64,
+    limit: Limit,
+}
+
+impl Bar {
+    fn at_most(limit: f64, what: impl Into<String>, measured: f64) -> Self {
+        Self { what: what.into(), measured, limit: Limit::AtMost(limit) }
+    }
+
+    fn at_least(limit: f64, what: impl Into<String>, measured: f64) -> Self {
+        Self { what: what.into(), measured, limit: Limit::AtLeast(limit) }
+    }
+
+    pub(crate) fn is_met(&self) -> bool {
+        match self.limit {
+            Limit::AtMost(limit) => self.measured <= limit,
+            Limit::AtLeast(limit) => self.measured >= limit,
+        }
+    }
+}
+
+impl fmt::Display for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sign, limit) = match self.limit {
+            Limit::AtMost(limit) => ("<=", limit),
+            Limit::AtLeast(limit) => (">=", limit),
+        };
+        let verdict = if self.is_met() { "" } else { "  MISSED" };
+        write!(f, "{:<64} {:>12} {sign} {:>9}{verdict}", self.what, number(self.measured), number(limit))
+    }
+}
+
+fn number(value: f64) -> String {
+    if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.3}") }
+}
+
+/// Instructions and memory: the same on a busy machine as on an idle one.
+pub(crate) fn exact(count: usize) -> Result<Vec<Bar>> {
+    let mut bars = Vec::new();
+    for (level, name) in LEVELS {
+        let run = |subject| Run { subject, level, count };
+        let instructions = |subject| -> Result<f64> { Ok(run(subject).instructions()? as f64) };
+        let build = instructions(Subject::Build)?;
+        let compile = instructions(Subject::Compile)?;
+        let peer = instructions(Subject::CraneliftJit)?;
+        let ours = instructions(Subject::Orcane(0))?;
+        let added = (ours - compile) / count as f64;
+        bars.push(Bar::at_most(
+            1.05,
+            format!("{count} functions, {name}: instructions / cranelift-jit's"),
+            (ours - build) / (peer - build),
+        ));
+        bars.push(Bar::at_most(20_000.0, format!("{count} functions, {name}: instructions added to each"), added));
+
+        let memory = |subject| -> Result<f64> { Ok(run(subject).peak_memory()? as f64) };
+        let nothing = memory(Subject::Nothing)?;
+        let peer = memory(Subject::CraneliftJit)? - nothing;
+        for (subject, when) in [(Subject::Orcane(0), "at lookup"), (Subject::OrcaneAtDefinition, "at definition")] {
+            let ours = memory(subject)? - nothing;
+            let what = format!("{count} functions, {name}, {when}: peak memory / cranelift-jit's");
+            bars.push(Bar::at_most(1.1, what, ours / peer));
+        }
+    }
+    let one = Run { subject: Subject::Orcane(0), level: OptLevel::Speed, count: 1 };
+    bars.push(Bar::at_most(8.0, "one function: resident memory, MiB", one.peak_memory()? as f64 / MEBIBYTE));
+    Ok(bars)
+}
+
+/// Times: ratios of what ran in the same round, and the median of them.
+pub(crate) fn timed(count: usize) -> Result<Vec<Bar>> {
+    let mut bars = cold_start()?;
+    for (level, name) in LEVELS {
+        let times = |subject| move || Run { subject, level, count }.times();
+        let seconds = |times: Times| times.total.as_secs_f64();
+
+        let rounds =
+            interleaved(ROUNDS, [&times(Subject::Build), &times(Subject::CraneliftJit), &times(Subject::Orcane(0))])?;
+        let ratios = rounds.iter().map(|round| {
+            let [build, peer, ours] = round.map(seconds);
+            (ours - build) / (peer - build)
+        });
+        bars.push(Bar::at_most(1.15, format!("{count} functions, {name}: time / cranelift-jit's"), median(ratios)));
+
+        let two_threads = times(Subject::Orcane(2));
+        let one_thread = times(Subject::Orcane(0));
+        let threads = || Ok(per_second(count, two_threads()?));
+        let processes = || {
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| one_thread().map_err(|error| error.to_string()));
+                let first = one_thread()?;
+                let second = other.join().map_err(|_| "a process was not started")??;
+                Ok(per_second(count, first) + per_second(count, second))
+            })
+        };
+        let rounds = interleaved(ROUNDS, [&threads, &processes])?;
+        let ratios = rounds.iter().map(|[threads, processes]| threads / processes);
+        let what = format!("{count} functions, {name}: two threads / two processes");
+        bars.push(Bar::at_least(0.9, what, median(ratios)));
+    }
+    let empty = Run { subject: Subject::EmptyJit, level: OptLevel::Speed, count: 0 };
+    let microseconds = empty.times()?.total.as_secs_f64() * 1e6;
+    bars.push(Bar::at_most(50.0, "an empty `Jit`, created and dropped, us", microseconds));
+    Ok(bars)
+}
+
+/// Functions a second, from a module that is built to addresses.
+fn per_second(count: usize, times: Times) -> f64 {
+    count as f64 / times.callable.as_secs_f64()
+}
+
+/// `1 + 2` as a whole process: Kaleidoscope's, and LLVM's interpreter's on the same program.
+fn cold_start() -> Result<Vec<Bar>> {
+    let kaleidoscope = std::env::current_exe()?.with_file_name("kaleidoscope");
+    if !kaleidoscope.exists() {
+        return Err(format!("build {} first", kaleidoscope.display()).into());
+    }
+    let module = std::env::temp_dir().join(format!("orcane-cold-start-{}.ll", std::process::id()));
+    let ir = Command::new(&kaleidoscope).args(["--emit", "llvm-ir", "-e", "1+2"]).output()?;
+    if !ir.status.success() {
+        return Err(String::from_utf8_lossy(&ir.stderr).into());
+    }
+    std::fs::write(&module, ir.stdout)?;
+    let ours = || duration(Command::new(&kaleidoscope).args(["-e", "1+2"]));
+    let llvm = || duration(Command::new("lli-22").arg(&module));
+    let rounds = interleaved(2 * ROUNDS, [&ours, &llvm]);
+    std::fs::remove_file(&module)?;
+    let rounds = rounds?;
+    let milliseconds = median(rounds.iter().map(|[ours, _]| ours.as_secs_f64() * 1e3));
+    let ratio = median(rounds.iter().map(|[ours, llvm]| ours.as_secs_f64() / llvm.as_secs_f64()));
+    Ok(vec![
+        Bar::at_most(5.0, "cold start: `kaleidoscope -e 1+2`, ms", milliseconds),
+        Bar::at_most(0.25, "cold start: time / lli-22's", ratio),
+    ])
+}
+
+/// From the start of a process to its end.
+fn duration(command: &mut Command) -> Result<Duration> {
+    let start = Instant::now();
+    let output = command.output()?;
+    let duration = start.elapsed();
+    if output.status.success() { Ok(duration) } else { Err(format!("{command:?}: {}", output.status).into()) }
+}

@@ -1,0 +1,90 @@
+//! The functions that every subject compiles: a chain in which each calls the one before.
+
+use cranelift_codegen::Context;
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{AbiParam, FuncRef, InstBuilder, Value, types};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use cranelift_module::{FuncId, Linkage, Module};
+
+use crate::Result;
+
+const TRIPS: i64 = 4;
+const FACTOR: i64 = 31;
+
+pub(crate) fn name(index: usize) -> String {
+    format!("f{index}")
+}
+
+/// Declares the functions, builds each, and hands it to `define`, which takes it out of the context.
+/// All of them use one context, as a frontend would.
+pub(crate) fn generate<M: Module>(
+    module: &mut M,
+    count: usize,
+    mut define: impl FnMut(&mut M, FuncId, &mut Context) -> Result<()>,
+) -> Result<()> {
+    let mut signature = module.make_signature();
+    signature.params.push(AbiParam::new(types::I64));
+    signature.returns.push(AbiParam::new(types::I64));
+    let mut ids = Vec::with_capacity(count);
+    for index in 0..count {
+        ids.push(module.declare_function(&name(index), Linkage::Export, &signature)?);
+    }
+
+    let mut context = module.make_context();
+    let mut frontend = FunctionBuilderContext::new();
+    for (index, &id) in ids.iter().enumerate() {
+        context.func.signature = signature.clone();
+        let previous = index.checked_sub(1).map(|before| module.declare_func_in_func(ids[before], &mut context.func));
+        let mut builder = FunctionBuilder::new(&mut context.func, &mut frontend);
+        build(&mut builder, index as i64, previous);
+        builder.finalize(module.target_config());
+        define(module, id, &mut context)?;
+        module.clear_context(&mut context);
+    }
+    Ok(())
+}
+
+fn build(builder: &mut FunctionBuilder<'_>, index: i64, previous: Option<FuncRef>) {
+    let entry = builder.create_block();
+    let body = builder.create_block();
+    let exit = builder.create_block();
+    builder.append_block_params_for_function_params(entry);
+    let sum = builder.append_block_param(body, types::I64);
+    let trip = builder.append_block_param(body, types::I64);
+
+    builder.switch_to_block(entry);
+    let argument = builder.block_params(entry)[0];
+    let zero = builder.ins().iconst(types::I64, 0);
+    builder.ins().jump(body, &[argument.into(), zero.into()]);
+
+    builder.switch_to_block(body);
+    let constant = |builder: &mut FunctionBuilder<'_>, value: i64| -> Value { builder.ins().iconst(types::I64, value) };
+    let factor = constant(builder, FACTOR);
+    let product = builder.ins().imul(sum, factor);
+    let index = constant(builder, index);
+    let shifted = builder.ins().iadd(product, index);
+    let mixed = builder.ins().bxor(shifted, trip);
+    let one = constant(builder, 1);
+    let next = builder.ins().iadd(trip, one);
+    let trips = constant(builder, TRIPS);
+    let more = builder.ins().icmp(IntCC::SignedLessThan, next, trips);
+    builder.ins().brif(more, body, &[mixed.into(), next.into()], exit, &[]);
+
+    builder.switch_to_block(exit);
+    builder.seal_all_blocks();
+    let result = match previous {
+        Some(previous) => {
+            let call = builder.ins().call(previous, &[mixed]);
+            builder.inst_results(call)[0]
+        }
+        None => mixed,
+    };
+    builder.ins().return_(&[result]);
+}
+
+/// What the last of `count` functions returns.
+pub(crate) fn expected(count: usize, argument: i64) -> i64 {
+    (0..count as i64).rev().fold(argument, |argument, index| {
+        (0..TRIPS).fold(argument, |sum, trip| sum.wrapping_mul(FACTOR).wrapping_add(index) ^ trip)
+    })
+}

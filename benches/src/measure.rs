@@ -1,0 +1,152 @@
+//! How it is measured: time, instructions and memory of a process that runs one subject.
+
+use std::array;
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Output};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use orcane::OptLevel;
+
+use crate::Result;
+use crate::subject::{Subject, Times};
+
+/// One subject at one size, to be run in a process of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) subject: Subject,
+    pub(crate) level: OptLevel,
+    pub(crate) count: usize,
+}
+
+/// The first argument of a process that runs a subject and prints what it measured.
+pub(crate) const CHILD: &str = "child";
+/// As [`CHILD`], with peak memory, whose sampling would disturb the time.
+pub(crate) const CHILD_WITH_MEMORY: &str = "child-with-memory";
+
+impl Run {
+    pub(crate) fn from_arguments(arguments: &[String]) -> Result<Self> {
+        let [subject, level, count] = arguments else { return Err("expected SUBJECT LEVEL COUNT".into()) };
+        let level = match level.as_str() {
+            "none" => OptLevel::None,
+            "speed" => OptLevel::Speed,
+            other => return Err(format!("no level {other}").into()),
+        };
+        Ok(Self { subject: subject.parse()?, level, count: count.parse()? })
+    }
+
+    /// What the process that was started as `mode` prints.
+    pub(crate) fn report(self, mode: &str) -> Result<String> {
+        if mode == CHILD_WITH_MEMORY {
+            let (result, peak) = with_peak_memory(|| self.subject.run(self.level, self.count));
+            result?;
+            return Ok(peak?.to_string());
+        }
+        let Times { total, callable } = self.subject.run(self.level, self.count)?;
+        Ok(format!("{} {}", total.as_nanos(), callable.as_nanos()))
+    }
+
+    /// Starts itself after `launcher`, a command that runs a command.
+    fn start(self, launcher: &[&str], mode: &str) -> Result<Output> {
+        let level = if self.level == OptLevel::None { "none" } else { "speed" };
+        let program = std::env::current_exe()?;
+        let mut command = match launcher {
+            [] => Command::new(program),
+            [launcher, arguments @ ..] => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
+        let output = command.args([mode, self.subject.name(), level, &self.count.to_string()]).output()?;
+        if !output.status.success() {
+            return Err(format!("{self:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(output)
+    }
+
+    pub(crate) fn times(self) -> Result<Times> {
+        let output = self.start(&[], CHILD)?;
+        let [total, callable] = numbers(&String::from_utf8(output.stdout)?)?;
+        Ok(Times { total: Duration::from_nanos(total), callable: Duration::from_nanos(callable) })
+    }
+
+    /// The most memory that the process had at a time, in bytes of proportional set size: a page
+    /// that is mapped twice counts once.
+    pub(crate) fn peak_memory(self) -> Result<u64> {
+        let [bytes] = numbers(&String::from_utf8(self.start(&[], CHILD_WITH_MEMORY)?.stdout)?)?;
+        Ok(bytes)
+    }
+
+    /// The instructions that the process executed, all threads together.
+    pub(crate) fn instructions(self) -> Result<u64> {
+        // Code is written through one mapping and run through another, which Valgrind sees only
+        // if it checks all code for changes.
+        let callgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--smc-check=all"];
+        let output = self.start(&callgrind, CHILD)?;
+        let log = String::from_utf8(output.stderr)?;
+        let collected =
+            log.lines().find_map(|line| line.split_once("Collected : ")).ok_or("no count from callgrind")?;
+        Ok(collected.1.trim().parse()?)
+    }
+}
+
+fn numbers<const N: usize>(text: &str) -> Result<[u64; N]> {
+    let numbers = text.split_whitespace().map(u64::from_str).collect::<std::result::Result<Vec<_>, _>>()?;
+    numbers.try_into().map_err(|_| format!("expected {N} numbers: {text}").into())
+}
+
+fn with_peak_memory<T>(work: impl FnOnce() -> T) -> (T, Result<u64>) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sampler = scope.spawn(|| {
+            let mut peak = 0;
+            while !done.load(Ordering::Acquire) {
+                peak = peak.max(memory().map_err(|error| error.to_string())?);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok::<_, String>(peak)
+        });
+        let result = work();
+        let last = memory();
+        done.store(true, Ordering::Release);
+        let sampled = sampler.join().unwrap_or_else(|_| Err("the sampler panicked".to_owned()));
+        let peak = sampled.map_err(Into::into).and_then(|peak| Ok(peak.max(last?)));
+        (result, peak)
+    })
+}
+
+/// Allocates nothing: it would show in what it measures.
+fn memory() -> Result<u64> {
+    let mut buffer = [0; 2048];
+    let length = File::open("/proc/self/smaps_rollup")?.read(&mut buffer)?;
+    let text = std::str::from_utf8(&buffer[..length])?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss in smaps_rollup")?;
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kibibytes * 1024)
+}
+
+/// Takes each of several measurements once a round, each round beginning with another one.
+pub(crate) fn interleaved<T: Copy + Default, const N: usize>(
+    rounds: usize,
+    measurements: [&dyn Fn() -> Result<T>; N],
+) -> Result<Vec<[T; N]>> {
+    (0..rounds)
+        .map(|round| {
+            let mut results = array::from_fn(|_| T::default());
+            for turn in 0..N {
+                let at = (round + turn) % N;
+                results[at] = measurements[at]()?;
+            }
+            Ok(results)
+        })
+        .collect()
+}
+
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}

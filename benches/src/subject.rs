@@ -1,0 +1,173 @@
+//! What is measured, each in a process of its own.
+
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_jit::{JITBuilder, JITModule};
+use cranelift_module::{Module, default_libcall_names};
+use orcane::{ClifModule, CompileAt, Jit, OptLevel};
+
+use crate::Result;
+use crate::functions::{expected, generate, name};
+
+/// How long a subject took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// From nothing to every function callable.
+    pub(crate) total: Duration,
+    /// The part after the last function was built and defined.
+    pub(crate) callable: Duration,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// Nothing: what every process costs.
+    Nothing,
+    /// Builds the functions and throws them away: what every other subject does first.
+    Build,
+    /// Builds them and calls `Context::compile` on each: what is Cranelift's own.
+    Compile,
+    /// cranelift-jit, from module to addresses.
+    CraneliftJit,
+    /// Orcane, compiling at the lookup, with this many compile threads.
+    Orcane(usize),
+    /// Orcane, compiling each function when it is defined.
+    OrcaneAtDefinition,
+    /// Creates an empty `Jit` and drops it, many times; gives the median.
+    EmptyJit,
+}
+
+const NAMES: [(&str, Subject); 8] = [
+    ("nothing", Subject::Nothing),
+    ("build", Subject::Build),
+    ("compile", Subject::Compile),
+    ("cranelift-jit", Subject::CraneliftJit),
+    ("orcane", Subject::Orcane(0)),
+    ("orcane-2-threads", Subject::Orcane(2)),
+    ("orcane-at-definition", Subject::OrcaneAtDefinition),
+    ("empty-jit", Subject::EmptyJit),
+];
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let known = NAMES.iter().find(|(name, _)| *name == text);
+        known.map(|(_, subject)| *subject).ok_or_else(|| format!("no subject {text}"))
+    }
+}
+
+impl Subject {
+    pub(crate) fn name(self) -> &'static str {
+        NAMES.iter().find(|(_, subject)| *subject == self).map_or("", |(name, _)| name)
+    }
+
+    pub(crate) fn run(self, level: OptLevel, count: usize) -> Result<Times> {
+        match self {
+            Self::Nothing => Ok(Times::default()),
+            Self::Build => build(level, count),
+            Self::Compile => compile(level, count),
+            Self::CraneliftJit => cranelift_jit(level, count),
+            Self::Orcane(threads) => orcane(level, count, threads, CompileAt::Lookup),
+            Self::OrcaneAtDefinition => orcane(level, count, 0, CompileAt::Definition),
+            Self::EmptyJit => empty_jit(),
+        }
+    }
+}
+
+/// Orcane's settings, but for `is_pic`, which cranelift-jit refuses.
+fn isa(level: OptLevel, is_pic: bool) -> Result<OwnedTargetIsa> {
+    let mut flags = settings::builder();
+    for (name, value) in [
+        ("opt_level", if level == OptLevel::None { "none" } else { "speed" }),
+        ("enable_verifier", "false"),
+        ("is_pic", if is_pic { "true" } else { "false" }),
+        ("use_colocated_libcalls", "false"),
+        ("preserve_frame_pointers", "true"),
+        ("unwind_info", "true"),
+        ("enable_probestack", "true"),
+        ("probestack_strategy", "inline"),
+    ] {
+        flags.set(name, value)?;
+    }
+    Ok(cranelift_native::builder()?.finish(settings::Flags::new(flags))?)
+}
+
+fn jit_module(level: OptLevel) -> Result<JITModule> {
+    Ok(JITModule::new(JITBuilder::with_isa(isa(level, false)?, default_libcall_names())))
+}
+
+fn build(level: OptLevel, count: usize) -> Result<Times> {
+    let start = Instant::now();
+    generate(&mut jit_module(level)?, count, |_, _, _| Ok(()))?;
+    Ok(Times { total: start.elapsed(), callable: Duration::ZERO })
+}
+
+fn compile(level: OptLevel, count: usize) -> Result<Times> {
+    let start = Instant::now();
+    let isa = isa(level, true)?;
+    let mut control = ControlPlane::default();
+    generate(&mut jit_module(level)?, count, |_, _, context| {
+        context.compile(&*isa, &mut control).map_err(|error| error.inner)?;
+        Ok(())
+    })?;
+    Ok(Times { total: start.elapsed(), callable: Duration::ZERO })
+}
+
+fn cranelift_jit(level: OptLevel, count: usize) -> Result<Times> {
+    let start = Instant::now();
+    let mut module = jit_module(level)?;
+    let mut ids = Vec::with_capacity(count);
+    generate(&mut module, count, |module, id, context| {
+        ids.push(id);
+        Ok(module.define_function(id, context)?)
+    })?;
+    let built = Instant::now();
+    module.finalize_definitions()?;
+    let addresses: Vec<_> = ids.into_iter().map(|id| module.get_finalized_function(id)).collect();
+    let times = Times { total: start.elapsed(), callable: built.elapsed() };
+    check(addresses[count - 1] as u64, count)?;
+    Ok(times)
+}
+
+fn orcane(level: OptLevel, count: usize, threads: usize, at: CompileAt) -> Result<Times> {
+    let start = Instant::now();
+    let jit = Jit::builder().opt_level(level).verifier(false).compile_threads(threads).build()?;
+    let mut module = ClifModule::new("chain", jit.isa().clone(), at);
+    generate(&mut module, count, |module, id, context| Ok(module.define_function(id, context)?))?;
+    let built = Instant::now();
+    jit.add_module(module)?;
+    let names = (0..count).map(|index| jit.session().intern(&name(index))).collect();
+    let found = jit.session().lookup(&jit.search_order(), names)?;
+    let times = Times { total: start.elapsed(), callable: built.elapsed() };
+    check(found[count - 1].definition.address, count)?;
+    Ok(times)
+}
+
+fn empty_jit() -> Result<Times> {
+    const WARM_UP: usize = 100;
+    let mut times = Vec::new();
+    for _ in 0..10 * WARM_UP {
+        let start = Instant::now();
+        drop(Jit::new()?);
+        times.push(start.elapsed());
+    }
+    let warm = &mut times[WARM_UP..];
+    warm.sort_unstable();
+    let median = warm[warm.len() / 2];
+    Ok(Times { total: median, callable: median })
+}
+
+/// Calls the last function, and with it all of them.
+fn check(address: u64, count: usize) -> Result<()> {
+    const ARGUMENT: i64 = 7;
+    // SAFETY: `generate` gave every function this signature and the platform's calling convention,
+    // and whoever compiled it is alive until the caller returns.
+    let last = unsafe { std::mem::transmute::<usize, extern "C" fn(i64) -> i64>(address as usize) };
+    let (result, expected) = (last(ARGUMENT), expected(count, ARGUMENT));
+    if result == expected { Ok(()) } else { Err(format!("{result} is not {expected}").into()) }
+}
