@@ -12,11 +12,12 @@ use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
 use jit_linker::link::{Allocated, Prepared};
 use jit_linker::memory::SegmentKind;
 use jit_linker::{LinkError, SymbolName, link};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
+use smallvec::SmallVec;
 
-use super::layer::{BATCH, Item, ModuleUnits};
+use super::layer::{Item, ModuleUnits};
 use super::libcall;
-use super::module::{ADDRESS_OF, Body, CompiledBody, DATA, FUNCTION, alignment, module_reloc};
+use super::module::{ADDRESS_OF, Body, DATA, FUNCTION, alignment, module_reloc};
 use super::reloc::edge_kind;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::tls;
@@ -25,16 +26,16 @@ use crate::sync::{Arc, lock};
 
 /// Takes the next items of a module and links them.
 pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
-    let items: Vec<_> = {
-        let mut bodies = lock(&module.bodies);
-        bodies.scheduled -= 1;
-        let count = bodies.waiting.len().min(BATCH);
-        bodies.waiting.drain(..count).collect()
-    };
+    let (items, planned) = lock(&module.bodies).next_batch(module);
+    if !planned.is_empty()
+        && let Some(Ok(dylib)) = items.first().map(|(_, responsibility)| responsibility.dylib())
+    {
+        dylib.demand(&planned);
+    }
     if items.is_empty() {
         return;
     }
-    let mut batch = Batch::new(session, module);
+    let mut batch = Batch::new(session, module, items.len());
     let start = Instant::now();
     batch.compile(items);
     let compiled = Instant::now();
@@ -89,16 +90,18 @@ fn describe_failure(error: &CodegenError) -> String {
 }
 
 impl Batch {
-    fn new(session: &ExecutionSession, module: &Arc<ModuleUnits>) -> Self {
+    fn new(session: &ExecutionSession, module: &Arc<ModuleUnits>, items: usize) -> Self {
         let architecture = session.executor().architecture();
+        let mut graph = LinkGraph::new(&*module.name, architecture);
+        graph.reserve(items);
         Self {
             session: session.clone(),
             module: Arc::clone(module),
             architecture,
-            graph: LinkGraph::new(&*module.name, architecture),
-            references: FxHashMap::default(),
+            graph,
+            references: FxHashMap::with_capacity_and_hasher(2 * items, FxBuildHasher),
             externals: Vec::new(),
-            own: Vec::new(),
+            own: Vec::with_capacity(items),
         }
     }
 
@@ -107,7 +110,7 @@ impl Batch {
         let pooled = lock(&layer.contexts).pop();
         // A panic of Cranelift's loses the context, which may be in any state then.
         let mut context = pooled.unwrap_or_else(|| Box::new(Context::new()));
-        for (item, responsibility) in items {
+        for (item, responsibility) in items.into_iter().rev() {
             // Gone already: its tracker was removed.
             let Some(symbol) = responsibility.symbols().first().map(|symbol| symbol.id) else { continue };
             let added = match item {
@@ -134,10 +137,7 @@ impl Batch {
         let module = Arc::clone(&self.module);
         let block = match body {
             Some(Body::Clif(func)) => self.add_clif(context, index, *func)?,
-            Some(Body::Compiled(CompiledBody { bytes, relocs, align })) => {
-                let relocs = &module.machine_code.relocs[relocs];
-                self.add_code(index, &module.machine_code.bytes[bytes], align, relocs)?
-            }
+            Some(Body::Compiled(code)) => self.add_code(index, &code.bytes, code.align, &code.relocs)?,
             None => return Err(refused("the function was materialized before")),
         };
         module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
@@ -159,7 +159,7 @@ impl Batch {
             .relocs()
             .iter()
             .map(|reloc| module_reloc(reloc, &context.func, FuncId::new(index as usize)))
-            .collect::<Result<Vec<_>, _>>()
+            .collect::<Result<SmallVec<[_; 8]>, _>>()
             .map_err(refused)?;
         self.add_code(index, code.code_buffer(), align, &relocs)
     }

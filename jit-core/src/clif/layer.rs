@@ -1,6 +1,5 @@
 //! `ClifLayer`: turns the contents of a `ClifModule` into materialization units.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,13 +7,13 @@ use cranelift_codegen::Context;
 use cranelift_codegen::entity::EntityRef;
 use cranelift_codegen::ir::{self, GlobalValueData, InstructionData};
 use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
-use cranelift_module::{DataDescription, DataId, FuncId, Linkage, ModuleReloc, ModuleRelocTarget};
+use cranelift_module::{DataDescription, Linkage, ModuleRelocTarget};
 use jit_linker::SymbolName;
 use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
-use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode};
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
 use super::signature::describe;
 use crate::error::Error;
 use crate::session::{
@@ -25,7 +24,7 @@ use crate::sync::{Arc, Mutex, lock};
 
 /// How many functions are compiled and linked together, at most: what a link costs once is shared
 /// by that many.
-pub(crate) const BATCH: usize = 32;
+const BATCH: usize = 32;
 
 /// Compiles and links CLIF, a function at a time, when it is looked up.
 #[derive(Clone)]
@@ -121,45 +120,27 @@ impl ClifLayer {
         body_name: impl Fn(SymbolName) -> SymbolName,
     ) -> Result<(), Error> {
         self.check_target(&module)?;
-        let session = tracker.session();
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
-        let names = Names::new(session, &module, number)?;
-        let ClifModule { name, functions, mut data, machine_code, declarations, .. } = module;
-        let mut items = Vec::with_capacity(functions.len() + data.len());
-        for (index, body) in functions.iter().enumerate() {
-            if body.is_none() {
-                continue;
-            }
-            let id = FuncId::new(index);
-            let linkage = declarations.get_function_decl(id).linkage;
-            let entry = &names.functions[index];
-            let own_name = if entry.redirectable { body_name(entry.name.clone()) } else { entry.name.clone() };
-            let flags = SymbolFlags { callable: true, ..flags(linkage) };
-            items.push((Item::Function(index as u32), own_name, flags, entry.signature.clone()));
-        }
-        for (index, description) in data.iter().enumerate() {
-            if description.is_some() {
-                let linkage = declarations.get_data_decl(DataId::new(index)).linkage;
-                items.push((Item::Data(index as u32), names.data[index].name.clone(), flags(linkage), None));
-            }
-        }
+        let names = Names::new(tracker.session(), &module, number)?;
+        // The declarations go first: a large module's are as large as what the session keeps.
+        let ClifModule { name, functions, mut data, .. } = module;
         data.resize_with(names.data.len(), || None);
-        let bodies =
-            Bodies { scanned: vec![false; functions.len()], functions, data, waiting: VecDeque::new(), scheduled: 0 };
+        let bodies = Bodies {
+            followed: vec![false; functions.len()],
+            functions,
+            data,
+            planned: Vec::new(),
+            waiting: Vec::new(),
+            scheduled: 0,
+        };
         let units = Arc::new(ModuleUnits {
             layer: Arc::clone(&self.shared),
             name,
             functions: names.functions,
             data: names.data,
-            machine_code,
             bodies: Mutex::new(bodies),
         });
-        let definitions = items.into_iter().map(|(item, name, flags, signature)| UnitDefinition {
-            symbols: smallvec![SymbolDeclaration { name, flags, signature }],
-            unit: Box::new(ClifUnit { module: Arc::clone(&units), item }),
-            name: Arc::clone(&units.name),
-        });
-        tracker.define(definitions.collect())
+        tracker.define(units.definitions(body_name))
     }
 
     fn check_target(&self, module: &ClifModule) -> Result<(), Error> {
@@ -188,66 +169,69 @@ fn flags(linkage: Linkage) -> SymbolFlags {
     }
 }
 
-/// A declared function, as the module refers to it.
-pub(crate) struct FunctionEntry {
+/// A declared function or data object, as the module refers to it.
+pub(crate) struct Entry {
     pub(crate) name: SymbolName,
+    /// Of a function.
     pub(crate) signature: Option<SymbolName>,
+    flags: SymbolFlags,
     /// Whether its definition here goes by another name: calls go through a slot.
     pub(crate) redirectable: bool,
-}
-
-/// A declared data object.
-pub(crate) struct DataEntry {
-    pub(crate) name: SymbolName,
     pub(crate) writable: bool,
     pub(crate) tls: bool,
 }
 
 /// The session's names of what a module declares.
 struct Names {
-    functions: Vec<FunctionEntry>,
-    data: Vec<DataEntry>,
+    functions: Vec<Entry>,
+    data: Vec<Entry>,
 }
 
 impl Names {
     /// Names for all declarations; `number` makes those unique that only the module knows.
     fn new(session: &ExecutionSession, module: &ClifModule, number: u64) -> Result<Self, Error> {
-        let undefined = |name: &str, linkage: Linkage| {
+        let mut signatures: FxHashMap<&ir::Signature, SymbolName> = FxHashMap::default();
+        let name_of = |declared: &Option<String>, linkage, defined, kind, index| {
+            let name = match (declared, linkage) {
+                (Some(name), Linkage::Local) => session.intern(&format!("{name}.{number}.{}", module.name)),
+                (Some(name), _) => session.intern(name),
+                (None, _) => session.intern(&format!(".{kind}{index}.{number}.{}", module.name)),
+            };
+            if defined || !linkage.requires_definition() {
+                return Ok(name);
+            }
+            let name = declared.as_deref().unwrap_or(&name);
             Err(Error::Module(format!("'{name}' is declared in {} as {linkage:?} and not defined", module.name)))
         };
-        let mut signatures: FxHashMap<&ir::Signature, SymbolName> = FxHashMap::default();
         let mut functions = Vec::with_capacity(module.function_count);
         for (id, declaration) in module.declarations.get_functions() {
             let linkage = declaration.linkage;
             let defined = module.functions.get(id.index()).is_some_and(Option::is_some);
-            if !defined && linkage.requires_definition() {
-                return undefined(&declaration.linkage_name(id), linkage);
-            }
-            let name = match (&declaration.name, linkage) {
-                (Some(name), Linkage::Local) => session.intern(&format!("{name}.{number}.{}", module.name)),
-                (Some(name), _) => session.intern(name),
-                (None, _) => session.intern(&format!(".function{}.{number}.{}", id.index(), module.name)),
-            };
             let signature = signatures
                 .entry(&declaration.signature)
                 .or_insert_with(|| session.intern(&describe(&declaration.signature)))
                 .clone();
-            let redirectable = module.redirectable && linkage == Linkage::Export;
-            functions.push(FunctionEntry { name, signature: Some(signature), redirectable });
+            functions.push(Entry {
+                name: name_of(&declaration.name, linkage, defined, "function", id.index())?,
+                signature: Some(signature),
+                flags: SymbolFlags { callable: true, ..flags(linkage) },
+                redirectable: module.redirectable && linkage == Linkage::Export,
+                writable: false,
+                tls: false,
+            });
         }
         let mut data = Vec::new();
         for (id, declaration) in module.declarations.get_data_objects() {
             let linkage = declaration.linkage;
             let defined = module.data.get(id.index()).is_some_and(Option::is_some);
-            if !defined && linkage.requires_definition() {
-                return undefined(&declaration.linkage_name(id), linkage);
-            }
-            let name = match (&declaration.name, linkage) {
-                (Some(name), Linkage::Local) => session.intern(&format!("{name}.{number}.{}", module.name)),
-                (Some(name), _) => session.intern(name),
-                (None, _) => session.intern(&format!(".data{}.{number}.{}", id.index(), module.name)),
-            };
-            data.push(DataEntry { name, writable: declaration.writable, tls: declaration.tls });
+            data.push(Entry {
+                name: name_of(&declaration.name, linkage, defined, "data", id.index())?,
+                signature: None,
+                flags: flags(linkage),
+                redirectable: false,
+                writable: declaration.writable,
+                tls: declaration.tls,
+            });
         }
         Ok(Self { functions, data })
     }
@@ -264,9 +248,8 @@ pub(crate) enum Item {
 pub(crate) struct ModuleUnits {
     pub(crate) layer: Arc<LayerShared>,
     pub(crate) name: Arc<str>,
-    pub(crate) functions: Vec<FunctionEntry>,
-    pub(crate) data: Vec<DataEntry>,
-    pub(crate) machine_code: MachineCode,
+    pub(crate) functions: Vec<Entry>,
+    pub(crate) data: Vec<Entry>,
     pub(crate) bodies: Mutex<Bodies>,
 }
 
@@ -274,9 +257,11 @@ pub(crate) struct Bodies {
     pub(crate) functions: Vec<Option<Body>>,
     pub(crate) data: Vec<Option<DataDescription>>,
     /// Functions whose references have been followed.
-    scanned: Vec<bool>,
+    followed: Vec<bool>,
+    /// What those lead to, and nobody has asked the session for: callees after their callers.
+    planned: Vec<Item>,
     /// What is to be compiled and linked.
-    pub(crate) waiting: VecDeque<(Item, MaterializationResponsibility)>,
+    pub(crate) waiting: Vec<(Item, MaterializationResponsibility)>,
     /// Batches that the dispatcher has been asked for and that have not begun.
     pub(crate) scheduled: usize,
 }
@@ -290,25 +275,15 @@ struct ClifUnit {
 impl MaterializationUnit for ClifUnit {
     fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
         let session = responsibility.session().clone();
-        let dylib = responsibility.dylib();
-        let needed;
         let schedule;
         {
             let mut bodies = lock(&self.module.bodies);
-            needed = match self.item {
-                Item::Function(index) => self.module.follow(&mut bodies, index),
-                Item::Data(_) => Vec::new(),
-            };
-            bodies.waiting.push_back((self.item, responsibility));
+            if let Item::Function(index) = self.item {
+                self.module.follow(&mut bodies, index);
+            }
+            bodies.waiting.push((self.item, responsibility));
             schedule = bodies.scheduled * BATCH < bodies.waiting.len();
             bodies.scheduled += usize::from(schedule);
-        }
-        // What the function calls is wanted as well: starting it now lets it be compiled in the
-        // same batch, or beside it.
-        if let Ok(dylib) = dylib
-            && !needed.is_empty()
-        {
-            dylib.demand(&needed);
         }
         if schedule {
             let module = self.module;
@@ -332,40 +307,82 @@ impl ModuleUnits {
         namespace == FUNCTION && self.functions[index as usize].redirectable
     }
 
-    /// The names of what a function leads to within the module and that was not followed before.
-    fn follow(&self, bodies: &mut Bodies, function: u32) -> Vec<SymbolName> {
-        let mut needed = Vec::new();
+    fn entry(&self, item: Item) -> &Entry {
+        match item {
+            Item::Function(index) => &self.functions[index as usize],
+            Item::Data(index) => &self.data[index as usize],
+        }
+    }
+
+    /// A unit for each function and data object that the module defines.
+    fn definitions(self: &Arc<Self>, body_name: impl Fn(SymbolName) -> SymbolName) -> Vec<UnitDefinition> {
+        let bodies = lock(&self.bodies);
+        let functions = bodies.functions.iter().enumerate().filter(|(_, body)| body.is_some());
+        let data = bodies.data.iter().enumerate().filter(|(_, description)| description.is_some());
+        let functions = functions.map(|(index, _)| Item::Function(index as u32));
+        functions
+            .chain(data.map(|(index, _)| Item::Data(index as u32)))
+            .map(|item| {
+                let Entry { name, signature, flags, redirectable, .. } = self.entry(item);
+                let name = if *redirectable { body_name(name.clone()) } else { name.clone() };
+                UnitDefinition {
+                    symbols: smallvec![SymbolDeclaration { name, flags: *flags, signature: signature.clone() }],
+                    unit: Box::new(ClifUnit { module: Arc::clone(self), item }),
+                    name: Arc::clone(&self.name),
+                }
+            })
+            .collect()
+    }
+
+    /// Plans for what a function leads to within the module and was not followed before: it will
+    /// be needed, and asked for early it is compiled in one batch with others, callees first.
+    fn follow(&self, bodies: &mut Bodies, function: u32) {
+        let Bodies { functions, followed, planned, .. } = bodies;
         let mut work = vec![function];
         while let Some(index) = work.pop() {
-            if std::mem::replace(&mut bodies.scanned[index as usize], true) {
+            if std::mem::replace(&mut followed[index as usize], true) {
                 continue;
             }
-            let Some(body) = &bodies.functions[index as usize] else { continue };
-            let scanned = &bodies.scanned;
-            let called_directly = |index: u32| {
-                bodies.functions.get(index as usize).is_some_and(Option::is_some)
-                    && !self.functions[index as usize].redirectable
-            };
             let mut see = |namespace, index: u32| match namespace {
-                FUNCTION | ADDRESS_OF if called_directly(index) && !scanned[index as usize] => {
-                    needed.push(self.functions[index as usize].name.clone());
-                    work.push(index);
+                FUNCTION | ADDRESS_OF => {
+                    let defined = functions.get(index as usize).is_some_and(Option::is_some);
+                    if defined && !followed[index as usize] && !self.functions[index as usize].redirectable {
+                        planned.push(Item::Function(index));
+                        work.push(index);
+                    }
                 }
-                DATA if (index as usize) < self.data.len() => needed.push(self.data[index as usize].name.clone()),
+                DATA if (index as usize) < self.data.len() => planned.push(Item::Data(index)),
                 _ => {}
             };
-            match body {
-                Body::Clif(func) => references(func, &mut see),
-                Body::Compiled(compiled) => {
-                    for ModuleReloc { name, .. } in &self.machine_code.relocs[compiled.relocs.clone()] {
-                        if let ModuleRelocTarget::User { namespace, index } = name {
-                            see(*namespace, *index);
+            match &functions[index as usize] {
+                Some(Body::Clif(func)) => references(func, &mut see),
+                Some(Body::Compiled(code)) => {
+                    for reloc in &code.relocs {
+                        if let ModuleRelocTarget::User { namespace, index } = reloc.name {
+                            see(namespace, index);
                         }
                     }
                 }
+                None => {}
             }
         }
-        needed
+    }
+}
+
+impl Bodies {
+    /// Takes the next items to link, and the names to ask the session for meanwhile.
+    pub(crate) fn next_batch(
+        &mut self,
+        module: &ModuleUnits,
+    ) -> (Vec<(Item, MaterializationResponsibility)>, Vec<SymbolName>) {
+        self.scheduled -= 1;
+        // The newest first: a callee is asked for after its caller. Linked before it, the callee
+        // is ready when the caller is, and nothing has to wait.
+        let rest = self.waiting.len().saturating_sub(BATCH);
+        let items = self.waiting.split_off(rest);
+        let rest = self.planned.len().saturating_sub(BATCH);
+        let planned = self.planned.drain(rest..).rev().map(|item| module.entry(item).name.clone()).collect();
+        (items, planned)
     }
 }
 

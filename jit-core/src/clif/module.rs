@@ -10,7 +10,6 @@ use cranelift_codegen::{CodegenError, Context, FinalizedMachReloc, FinalizedRelo
 use cranelift_module::{
     DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc, ModuleResult,
 };
-
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
 /// called through its slot but known by its stub's address.
@@ -42,7 +41,6 @@ pub struct ClifModule {
     data_count: usize,
     pub(crate) functions: Vec<Option<Body>>,
     pub(crate) data: Vec<Option<DataDescription>>,
-    pub(crate) machine_code: MachineCode,
     pub(crate) redirectable: bool,
     compile_at: CompileAt,
 }
@@ -50,31 +48,14 @@ pub struct ClifModule {
 /// What a function was defined with.
 pub(crate) enum Body {
     Clif(Box<ir::Function>),
-    Compiled(CompiledBody),
+    Compiled(MachineCode),
 }
 
-/// The bytes and relocations of functions that were compiled at definition.
-#[derive(Default)]
+/// A function's machine code.
 pub(crate) struct MachineCode {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) relocs: Vec<ModuleReloc>,
-}
-
-/// A compiled function's part of [`MachineCode`].
-pub(crate) struct CompiledBody {
-    pub(crate) bytes: std::ops::Range<usize>,
-    pub(crate) relocs: std::ops::Range<usize>,
+    pub(crate) bytes: Box<[u8]>,
+    pub(crate) relocs: Box<[ModuleReloc]>,
     pub(crate) align: u64,
-}
-
-impl MachineCode {
-    fn add(&mut self, bytes: &[u8], relocs: impl IntoIterator<Item = ModuleReloc>, align: u64) -> Body {
-        let (first_byte, first_reloc) = (self.bytes.len(), self.relocs.len());
-        self.bytes.extend_from_slice(bytes);
-        self.relocs.extend(relocs);
-        let (bytes, relocs) = (first_byte..self.bytes.len(), first_reloc..self.relocs.len());
-        Body::Compiled(CompiledBody { bytes, relocs, align })
-    }
 }
 
 impl ClifModule {
@@ -90,7 +71,6 @@ impl ClifModule {
             data_count: 0,
             functions: Vec::new(),
             data: Vec::new(),
-            machine_code: MachineCode::default(),
             redirectable: false,
             compile_at,
         }
@@ -232,7 +212,8 @@ impl Module for ClifModule {
                 };
                 let align = alignment(&*self.isa, code.buffer.alignment);
                 let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
-                self.machine_code.add(code.code_buffer(), relocs.collect::<ModuleResult<Vec<_>>>()?, align)
+                let relocs = relocs.collect::<ModuleResult<_>>()?;
+                Body::Compiled(MachineCode { bytes: code.code_buffer().into(), relocs, align })
             }
         };
         self.functions[id.index()] = Some(body);
@@ -248,8 +229,8 @@ impl Module for ClifModule {
     ) -> ModuleResult<()> {
         self.place_function(id)?;
         let align = alignment.max(self.isa.symbol_alignment());
-        let body = self.machine_code.add(bytes, relocs.iter().cloned(), align);
-        self.functions[id.index()] = Some(body);
+        let code = MachineCode { bytes: bytes.into(), relocs: relocs.into(), align };
+        self.functions[id.index()] = Some(Body::Compiled(code));
         Ok(())
     }
 

@@ -71,18 +71,49 @@ impl State {
         for (symbol, cause) in failed {
             self.fail([symbol], &cause, effects);
         }
+        let mut waiting = SmallVec::<[u32; 8]>::new();
         for id in symbols {
-            let Some(symbol) = self.symbols.get_mut(*id) else { continue };
-            if symbol.state == SymbolState::Emitted && symbol.failure.is_none() {
-                let first = symbol.needs;
-                let ring = &mut symbol.pending().ring;
-                ring.members.push((id.index() as u32, first));
+            if self.is_waiting(id.index() as u32) && !self.is_ready_at_once(*id, effects) {
+                waiting.push(id.index() as u32);
             }
         }
-        for id in symbols {
-            self.advance(id.index() as u32, effects);
+        for &index in &waiting {
+            let Some(symbol) = self.symbols.at_mut(index) else { continue };
+            let first = symbol.needs;
+            symbol.pending().ring.members.push((index, first));
+        }
+        for index in waiting {
+            self.advance(index, effects);
         }
         error.map_or(Ok(()), Err)
+    }
+
+    /// Makes an emitted symbol ready if everything it needs is, and nothing watches it: the common
+    /// case, which needs no bookkeeping.
+    fn is_ready_at_once(&mut self, id: SymbolId, effects: &mut Effects) -> bool {
+        let Some(symbol) = self.symbols.get(id) else { return true };
+        if symbol.pending.as_ref().is_some_and(|pending| !pending.ring.watchers.is_empty()) {
+            return false;
+        }
+        let mut edge = symbol.needs;
+        while edge != edges::NONE {
+            let (dependency, next) = self.edges.need(edge);
+            if self.symbols.at(dependency).is_some_and(|(_, symbol)| symbol.state != SymbolState::Ready) {
+                return false;
+            }
+            edge = next;
+        }
+        self.set_ready(id, effects);
+        true
+    }
+
+    fn set_ready(&mut self, id: SymbolId, effects: &mut Effects) {
+        let Some(symbol) = self.symbols.get_mut(id) else { return };
+        symbol.state = SymbolState::Ready;
+        self.notify(id, effects);
+        if let Some(symbol) = self.symbols.get_mut(id) {
+            symbol.pending = None;
+        }
     }
 
     fn add_dependence(&mut self, from: SymbolId, to: SymbolId) -> Result<(), (Error, Arc<Cause>)> {
@@ -156,12 +187,8 @@ impl State {
             }
             let Some(done) = self.ring(ring).map(std::mem::take) else { continue };
             for member in done.finished {
-                let Some((id, _)) = self.symbols.at(member) else { continue };
-                let Some(symbol) = self.symbols.get_mut(id) else { continue };
-                symbol.state = SymbolState::Ready;
-                self.notify(id, effects);
-                if let Some(symbol) = self.symbols.get_mut(id) {
-                    symbol.pending = None;
+                if let Some((id, _)) = self.symbols.at(member) {
+                    self.set_ready(id, effects);
                 }
             }
             work.extend(done.watchers);

@@ -45,7 +45,7 @@ pub(crate) struct Unit {
     pub(crate) position: u32,
     /// `None` from the moment it is dispatched.
     pub(crate) materializer: Option<Box<dyn MaterializationUnit>>,
-    pub(crate) symbols: SmallVec<[SymbolId; 2]>,
+    pub(crate) symbols: SmallVec<[SymbolId; 1]>,
     pub(crate) memory_used: u64,
     pub(crate) code: Option<Arc<FinalizedAllocation>>,
     pub(crate) resources: Vec<Box<dyn Send>>,

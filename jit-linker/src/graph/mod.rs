@@ -150,6 +150,14 @@ impl LinkGraph {
         }
     }
 
+    /// Makes room for `blocks` small blocks with a few edges each.
+    pub fn reserve(&mut self, blocks: usize) {
+        self.blocks.reserve(blocks);
+        self.symbols.reserve(2 * blocks);
+        self.edges.reserve(2 * blocks);
+        self.arena.reserve(64 * blocks);
+    }
+
     /// Adds a block of bytes. Its edges are added next: see [`add_edge`](Self::add_edge).
     ///
     /// # Errors
