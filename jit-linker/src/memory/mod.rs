@@ -9,6 +9,7 @@
 //! and changes their protection, for systems where a second mapping can't be had.
 
 mod page;
+#[cfg(target_os = "linux")]
 mod slab;
 mod slot;
 
@@ -17,6 +18,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 pub use page::PageManager;
+#[cfg(target_os = "linux")]
 pub use slab::SlabManager;
 pub use slot::{Slot, SlotPool};
 

@@ -1,0 +1,377 @@
+//! Parent and child after `fork`. A process of its own, that has one thread when it forks unless
+//! a test says otherwise.
+
+#[cfg(target_os = "linux")]
+mod machine_code;
+
+#[cfg(not(target_os = "linux"))]
+fn main() {}
+
+#[cfg(target_os = "linux")]
+fn main() {
+    linux::run();
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::io::{PipeReader, PipeWriter, Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use jit_linker::arch::Architecture;
+    use jit_linker::memory::{Allocation, MemoryManager, SegmentKind, SlabManager, SlotPool};
+
+    use crate::machine_code::{address, call, code, link};
+
+    /// A child that hangs fails its test.
+    const SECONDS: u32 = 60;
+
+    pub(crate) fn run() {
+        let tests: [(&str, fn()); 12] = [
+            ("each_runs_its_own_code", each_runs_its_own_code),
+            ("a_child_of_a_child_runs_its_own_code", a_child_of_a_child_runs_its_own_code),
+            (
+                "what_a_child_may_run_is_used_again_when_it_has_exited",
+                what_a_child_may_run_is_used_again_when_it_has_exited,
+            ),
+            ("what_two_children_may_run_waits_for_both", what_two_children_may_run_waits_for_both),
+            ("what_a_grandchild_may_run_waits_for_it", what_a_grandchild_may_run_waits_for_it),
+            ("exec_ends_a_childs_claim", exec_ends_a_childs_claim),
+            ("code_made_after_the_fork_is_nobody_elses", code_made_after_the_fork_is_nobody_elses),
+            ("slots_and_data_are_independent", slots_and_data_are_independent),
+            ("an_open_allocation_stays_with_the_parent", an_open_allocation_stays_with_the_parent),
+            (
+                "a_manager_dropped_in_the_child_is_whole_in_the_parent",
+                a_manager_dropped_in_the_child_is_whole_in_the_parent,
+            ),
+            ("a_fork_among_busy_threads_leaves_no_lock_held", a_fork_among_busy_threads_leaves_no_lock_held),
+            ("nothing_is_left_of_managers_and_children", nothing_is_left_of_managers_and_children),
+        ];
+        let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+        for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&filter)) {
+            test();
+            println!("test {name} ... ok");
+        }
+    }
+
+    fn manager() -> Arc<dyn MemoryManager> {
+        Arc::new(SlabManager::new().expect("address space"))
+    }
+
+    /// One end of a conversation between parent and child, in which each waits for the other.
+    struct Peer {
+        reader: PipeReader,
+        writer: PipeWriter,
+    }
+
+    impl Peer {
+        fn pair() -> (Self, Self) {
+            let (there, back) = (std::io::pipe().expect("descriptors"), std::io::pipe().expect("descriptors"));
+            (Self { reader: there.0, writer: back.1 }, Self { reader: back.0, writer: there.1 })
+        }
+
+        fn go_on(&mut self) {
+            self.writer.write_all(&[1]).expect("the peer waits");
+        }
+
+        fn wait(&mut self) {
+            self.reader.read_exact(&mut [0]).expect("the peer goes on");
+        }
+    }
+
+    struct Child {
+        id: libc::pid_t,
+        peer: Peer,
+    }
+
+    impl Child {
+        fn new(body: impl FnOnce(&mut Peer)) -> Self {
+            let (peer, mut own) = Peer::pair();
+            // SAFETY: the child runs Rust code that takes no lock another thread may hold: the C
+            // library's allocator can be used after a fork, and so, it is tested, can ours.
+            let id = unsafe { libc::fork() };
+            assert!(id >= 0, "fork");
+            if id > 0 {
+                return Self { id, peer };
+            }
+            drop(peer);
+            // SAFETY: these two end the process, now or if it hangs.
+            unsafe {
+                libc::alarm(SECONDS);
+                libc::_exit(catch_unwind(AssertUnwindSafe(|| body(&mut own))).map_or(1, |()| 0))
+            }
+        }
+
+        fn succeeds(self) {
+            wait_for(self.id);
+        }
+    }
+
+    fn wait_for(id: libc::pid_t) {
+        let mut status = 0;
+        // SAFETY: `status` is ours.
+        assert_eq!(unsafe { libc::waitpid(id, &mut status, 0) }, id);
+        assert_eq!(status, 0, "the child fails");
+    }
+
+    fn each_runs_its_own_code() {
+        let manager = manager();
+        let (first, second) = (link(&manager, 1), link(&manager, 2));
+        let (first_address, second_address) = (address(&first), address(&second));
+        let mut first = Some(first);
+        let mut second = Some(second);
+        let mut child = Child::new(|parent| {
+            let third = link(&manager, 100);
+            second = None;
+            let more: Vec<_> = (200..1200).map(|value| link(&manager, value)).collect();
+            assert!(more.iter().all(|function| address(function) != second_address));
+            parent.go_on();
+            parent.wait();
+            assert_eq!(call(first.as_ref().expect("kept here")), 1);
+            assert_eq!(call(&third), 100);
+            assert!(more.iter().zip(200..).all(|(function, value)| call(function) == value));
+            assert_eq!(call(&link(&manager, 300)), 300);
+        });
+        child.peer.wait();
+        first = None;
+        let more: Vec<_> = (2000..3000).map(|value| link(&manager, value)).collect();
+        assert!(more.iter().all(|function| address(function) != first_address));
+        assert_eq!(call(second.as_ref().expect("kept here")), 2);
+        child.peer.go_on();
+        child.succeeds();
+        assert!(more.iter().zip(2000..).all(|(function, value)| call(function) == value));
+        assert_eq!(call(second.as_ref().expect("kept here")), 2);
+        drop(first);
+    }
+
+    fn a_child_of_a_child_runs_its_own_code() {
+        let manager = manager();
+        let first = link(&manager, 1);
+        let child = Child::new(|_| {
+            let mut second = Some(link(&manager, 2));
+            let grandchild = Child::new(|_| {
+                let third = link(&manager, 3);
+                let inherited = second.take().expect("inherited");
+                assert_eq!((call(&first), call(&inherited), call(&third)), (1, 2, 3));
+                assert_ne!(address(&inherited), address(&third));
+                drop(inherited);
+                assert_eq!(call(&link(&manager, 4)), 4);
+            });
+            grandchild.succeeds();
+            assert_eq!((call(&first), second.as_ref().map(call)), (1, Some(2)));
+        });
+        child.succeeds();
+        assert_eq!(call(&first), 1);
+    }
+
+    fn what_a_child_may_run_is_used_again_when_it_has_exited() {
+        let manager = manager();
+        let function = link(&manager, 1);
+        let place = address(&function);
+        let mut child = Child::new(Peer::wait);
+        drop(function);
+        let other = link(&manager, 2);
+        assert_ne!(address(&other), place, "the child may run what is there");
+        child.peer.go_on();
+        child.succeeds();
+        assert_eq!(address(&link(&manager, 3)), place);
+        assert_eq!(manager.statistics().allocations, 1);
+    }
+
+    fn what_two_children_may_run_waits_for_both() {
+        for first_to_exit in [0, 1] {
+            let manager = manager();
+            let function = link(&manager, 1);
+            let place = address(&function);
+            let mut children = vec![Child::new(Peer::wait), Child::new(Peer::wait)];
+            drop(function);
+            let mut child = children.remove(first_to_exit);
+            child.peer.go_on();
+            child.succeeds();
+            let other = link(&manager, 2);
+            assert_ne!(address(&other), place, "the other child may run what is there");
+            let mut child = children.remove(0);
+            child.peer.go_on();
+            child.succeeds();
+            assert_eq!(address(&link(&manager, 3)), place);
+        }
+    }
+
+    fn what_a_grandchild_may_run_waits_for_it() {
+        // SAFETY: makes this process the one that waits for grandchildren whose parent has exited.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }, 0);
+        let manager = manager();
+        let function = link(&manager, 1);
+        let place = address(&function);
+        let mut child = Child::new(|parent| {
+            let mut grandchild = Child::new(Peer::wait);
+            parent.writer.write_all(&grandchild.id.to_ne_bytes()).expect("the parent reads");
+            parent.wait();
+            let end = grandchild.peer.writer.as_raw_fd();
+            // SAFETY: the parent gets the descriptor's number only to show that it is open here.
+            assert!(unsafe { libc::fcntl(end, libc::F_GETFD) } >= 0);
+            grandchild.peer.go_on();
+            grandchild.succeeds();
+        });
+        let mut id = [0; 4];
+        child.peer.reader.read_exact(&mut id).expect("the child sends");
+        drop(function);
+        let other = link(&manager, 2);
+        assert_ne!(address(&other), place);
+        child.peer.go_on();
+        child.succeeds();
+        assert_eq!(address(&link(&manager, 3)), place);
+    }
+
+    fn exec_ends_a_childs_claim() {
+        let manager = manager();
+        let function = link(&manager, 1);
+        let place = address(&function);
+        let mut child = Child::new(|parent| {
+            // The system closes descriptors in order: this one after the manager's.
+            // SAFETY: duplicates and replaces descriptors of this process, which is about to be
+            // another program; the strings are C strings, the list ends with null.
+            unsafe {
+                assert!(libc::fcntl(parent.writer.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 500) >= 500);
+                assert_eq!(libc::dup2(parent.reader.as_raw_fd(), 0), 0);
+                libc::execv(c"/bin/cat".as_ptr(), [c"cat".as_ptr(), std::ptr::null()].as_ptr());
+            }
+        });
+        let rest = child.peer.reader.read_to_end(&mut Vec::new()).expect("a pipe");
+        assert_eq!(rest, 0, "the child closes its end by calling exec");
+        drop(function);
+        assert_eq!(address(&link(&manager, 2)), place);
+        let Child { id, peer } = child;
+        drop(peer);
+        wait_for(id);
+    }
+
+    fn code_made_after_the_fork_is_nobody_elses() {
+        let manager = manager();
+        let first = link(&manager, 1);
+        let mut child = Child::new(Peer::wait);
+        for size in [64, 4 << 20] {
+            let shape = code(size);
+            let place = || Allocation::new(&manager, &shape).expect("memory").address(SegmentKind::Code);
+            assert_eq!(place(), place(), "the child never had what is freed");
+        }
+        child.peer.go_on();
+        child.succeeds();
+        assert_eq!(call(&first), 1);
+    }
+
+    extern "C" fn one() -> u32 {
+        1
+    }
+
+    extern "C" fn two() -> u32 {
+        2
+    }
+
+    extern "C" fn three() -> u32 {
+        3
+    }
+
+    fn slots_and_data_are_independent() {
+        let manager = manager();
+        let pool = SlotPool::new(Arc::clone(&manager), Architecture::host().expect("tests run"));
+        let slot = pool.allocate(one as *const () as u64).expect("memory");
+        let call_stub = || {
+            let stub = std::ptr::with_exposed_provenance::<()>(slot.stub_address() as usize);
+            // SAFETY: the slot holds the address of a function of this type.
+            unsafe { std::mem::transmute::<*const (), extern "C" fn() -> u32>(stub)() }
+        };
+        let mut child = Child::new(|parent| {
+            slot.store(two as *const () as u64);
+            assert_eq!(call_stub(), 2);
+            parent.go_on();
+            parent.wait();
+            assert_eq!(call_stub(), 2);
+            let own = pool.allocate(9).expect("memory");
+            assert_eq!(own.load(), 9);
+        });
+        child.peer.wait();
+        assert_eq!(call_stub(), 1);
+        slot.store(three as *const () as u64);
+        assert_eq!(call_stub(), 3);
+        child.peer.go_on();
+        child.succeeds();
+        assert_eq!(call_stub(), 3);
+    }
+
+    fn an_open_allocation_stays_with_the_parent() {
+        let manager = manager();
+        let open = Allocation::new(&manager, &code(16)).expect("memory");
+        let mut open = Some(open);
+        let child = Child::new(|_| {
+            open.take().expect("inherited").finalize().expect_err("the parent's");
+            assert_eq!(call(&link(&manager, 5)), 5);
+        });
+        child.succeeds();
+        open.take().expect("still ours").finalize().expect("the parent goes on");
+    }
+
+    fn a_manager_dropped_in_the_child_is_whole_in_the_parent() {
+        let manager = manager();
+        let functions: Vec<_> = (0..100).map(|value| link(&manager, value)).collect();
+        let mut functions = Some(functions);
+        let mut manager = Some(manager);
+        let child = Child::new(|_| {
+            let new = link(manager.as_ref().expect("inherited"), 7);
+            assert_eq!(call(&new), 7);
+            (functions, manager) = (None, None);
+        });
+        child.succeeds();
+        let functions = functions.expect("still ours");
+        assert!(functions.iter().zip(0..).all(|(function, value)| call(function) == value));
+        assert_eq!(call(&link(manager.as_ref().expect("still ours"), 500)), 500);
+    }
+
+    fn a_fork_among_busy_threads_leaves_no_lock_held() {
+        let managers: Vec<_> = (0..3).map(|_| manager()).collect();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for manager in &managers {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        assert_eq!(call(&link(manager, 1)), 1);
+                    }
+                });
+            }
+            let forks = if cfg!(target_arch = "aarch64") { 10 } else { 100 };
+            let all_right = catch_unwind(AssertUnwindSafe(|| {
+                for _ in 0..forks {
+                    let child = Child::new(|_| {
+                        assert!(managers.iter().all(|manager| call(&link(manager, 2)) == 2));
+                    });
+                    child.succeeds();
+                }
+            }));
+            done.store(true, Ordering::Relaxed);
+            all_right.expect("all children succeed");
+        });
+    }
+
+    fn nothing_is_left_of_managers_and_children() {
+        let held = || {
+            let descriptors = std::fs::read_dir("/proc/self/fd").expect("Linux has it").count();
+            let maps = std::fs::read_to_string("/proc/self/maps").expect("Linux has it");
+            (descriptors, maps.lines().filter(|line| line.contains("jit-code") || line.contains("---p")).count())
+        };
+        let round = || {
+            let manager = manager();
+            let function = link(&manager, 1);
+            for _ in 0..10 {
+                Child::new(|_| assert_eq!(call(&function), 1)).succeeds();
+            }
+        };
+        round();
+        let before = held();
+        for _ in 0..5 {
+            round();
+        }
+        assert_eq!(held(), before);
+    }
+}
