@@ -123,7 +123,8 @@ impl ClifLayer {
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(tracker.session(), &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, .. } = module;
+        drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
             followed: vec![false; functions.len()],

@@ -48,7 +48,8 @@ pub(crate) struct Unit {
     pub(crate) symbols: SmallVec<[SymbolId; 1]>,
     pub(crate) memory_used: u64,
     pub(crate) code: Option<Arc<FinalizedAllocation>>,
-    pub(crate) resources: Vec<Box<dyn Send>>,
+    /// Seldom any.
+    pub(crate) resources: Option<Box<Vec<Box<dyn Send>>>>,
 }
 
 /// A unit to be defined.
@@ -173,7 +174,7 @@ impl State {
             symbols: ids,
             memory_used: 0,
             code: None,
-            resources: Vec::new(),
+            resources: None,
         });
     }
 
