@@ -14,6 +14,7 @@ use target_lexicon::Triple;
 
 use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe};
 use crate::error::{Cause, Error};
+use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
 use crate::redirect::Redirections;
 use crate::session::{
@@ -57,6 +58,7 @@ pub struct JitBuilder {
     memory: Option<Arc<dyn MemoryManager>>,
     process: ProcessAccess,
     reporter: Option<ErrorReporter>,
+    first_call: Option<Arc<dyn FirstCall>>,
 }
 
 impl JitBuilder {
@@ -105,6 +107,13 @@ impl JitBuilder {
         self
     }
 
+    /// Makes redirectable functions lazy: their bodies are compiled when they are first called.
+    /// Without it, when they are first referred to.
+    pub fn first_call(mut self, first_call: Arc<dyn FirstCall>) -> Self {
+        self.first_call = Some(first_call);
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -133,7 +142,7 @@ impl JitBuilder {
             ProcessAccess::None => {}
         }
         let layer = ClifLayer::new(isa)?;
-        let redirections = Redirections::new(Arc::clone(&memory), architecture);
+        let redirections = Redirections::new(Arc::clone(&memory), architecture, self.first_call);
         Ok(Jit { layer, main, redirections, memory, session })
     }
 
@@ -266,7 +275,8 @@ impl Jit {
 
     /// Adds a [redirectable](ClifModule::redirectable) module to `main`. An exported function that
     /// an earlier such module defined gets a new body, for all its callers at once: the new one is
-    /// compiled first if the old one was. The old body goes when no thread is inside it.
+    /// compiled first if the old one was, or at its first call if functions are
+    /// [lazy](JitBuilder::first_call). The old body goes when no thread is inside it.
     ///
     /// # Errors
     ///

@@ -16,6 +16,8 @@ mod sync;
 #[cfg(feature = "cranelift")]
 mod clif;
 #[cfg(feature = "cranelift")]
+mod first_call;
+#[cfg(feature = "cranelift")]
 mod function;
 #[cfg(feature = "cranelift")]
 mod jit;
@@ -36,6 +38,16 @@ pub use session::{
 #[cfg(feature = "cranelift")]
 pub use clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics};
 #[cfg(feature = "cranelift")]
+pub use first_call::{CallThrough, FirstCall, LazyBody};
+#[cfg(feature = "cranelift")]
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
 pub use jit::{Jit, JitBuilder, OptLevel, ProcessAccess};
+
+/// Cranelift, in the version whose types this crate speaks.
+#[cfg(feature = "cranelift")]
+pub mod cranelift {
+    pub use cranelift_codegen as codegen;
+    pub use cranelift_frontend as frontend;
+    pub use cranelift_module as module;
+}

@@ -5,6 +5,7 @@
 //! slot. Its bodies are ordinary functions with names of their own.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cranelift_codegen::entity::EntityRef;
@@ -16,6 +17,7 @@ use smallvec::smallvec;
 
 use crate::clif::{ClifLayer, ClifModule, describe};
 use crate::error::Error;
+use crate::first_call::{CallThrough, FirstCall, LazyBody};
 use crate::session::{
     FoundSymbol, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolDef, SymbolFlags, SymbolState, UnitDefinition,
@@ -27,6 +29,8 @@ pub(crate) struct Redirections {
     slots: Mutex<Option<SlotPool>>,
     memory: Arc<dyn MemoryManager>,
     architecture: Architecture,
+    /// `None` where functions are compiled as soon as they are referred to.
+    first_call: Option<Arc<dyn FirstCall>>,
     functions: Mutex<HashMap<SymbolName, Redirection>>,
     versions: AtomicU64,
 }
@@ -40,9 +44,13 @@ struct Redirection {
 }
 
 /// What the slot of a function should hold.
-struct Entry {
+pub(crate) struct Entry {
     slot: Slot,
     body: Mutex<Body>,
+    /// Where the slot points while the newest body has not been called; made when a lazy function
+    /// is first referred to, and the function's own as long as it lives: a thread that was on its
+    /// way through it still finds its function.
+    call_through: OnceLock<CallThrough>,
 }
 
 /// A function's newest body.
@@ -50,6 +58,41 @@ struct Entry {
 struct Body {
     name: SymbolName,
     _owner: Arc<BodyOwner>,
+}
+
+impl Entry {
+    /// The name of the newest body.
+    pub(crate) fn body_name(&self) -> SymbolName {
+        lock(&self.body).name.clone()
+    }
+
+    /// Makes calls go to the body called `name`, if it is still the newest.
+    pub(crate) fn publish(&self, name: &SymbolName, address: u64) -> bool {
+        // Locked until the slot is written, so that `replace` comes before or after both.
+        let body = lock(&self.body);
+        if body.name != *name {
+            return false;
+        }
+        self.slot.store(address);
+        true
+    }
+
+    /// Makes `new` the newest body, and calls go to it: to `address`, or to what compiles it.
+    /// Gives the old one.
+    fn replace(&self, new: Body, address: Option<u64>) -> Body {
+        let mut body = lock(&self.body);
+        let old = std::mem::replace(&mut *body, new);
+        if let Some(address) = address.or_else(|| Some(self.call_through.get()?.address)) {
+            self.slot.store(address);
+        }
+        old
+    }
+
+    /// Makes calls go to `call_through`.
+    fn defer(&self, call_through: CallThrough) {
+        let _body = lock(&self.body);
+        self.slot.store(self.call_through.get_or_init(|| call_through).address);
+    }
 }
 
 /// Removes bodies when none of them is the newest of its function any more.
@@ -70,15 +113,26 @@ struct NewBody {
 }
 
 impl Redirections {
-    pub(crate) fn new(memory: Arc<dyn MemoryManager>, architecture: Architecture) -> Self {
-        Self { slots: Mutex::new(None), memory, architecture, functions: Mutex::default(), versions: AtomicU64::new(0) }
+    pub(crate) fn new(
+        memory: Arc<dyn MemoryManager>,
+        architecture: Architecture,
+        first_call: Option<Arc<dyn FirstCall>>,
+    ) -> Self {
+        Self {
+            slots: Mutex::new(None),
+            memory,
+            architecture,
+            first_call,
+            functions: Mutex::default(),
+            versions: AtomicU64::new(0),
+        }
     }
 
     /// The name of the newest body of what was found, if it is redirectable.
     pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<SymbolName> {
         let functions = lock(&self.functions);
         let entry = &functions.get(&found.name)?.entry;
-        (found.definition.slot == Some(entry.slot.slot_address())).then(|| lock(&entry.body).name.clone())
+        (found.definition.slot == Some(entry.slot.slot_address())).then(|| entry.body_name())
     }
 
     /// Defines the exported functions of a module, or gives them new bodies.
@@ -111,15 +165,8 @@ impl Redirections {
         for (body, (known, address)) in bodies.into_iter().zip(known.iter().zip(addresses)) {
             let Some(known) = known else { continue };
             let new = Body { name: body.name, _owner: Arc::clone(&owner) };
-            let old = {
-                let mut current = lock(&known.entry.body);
-                let old = std::mem::replace(&mut *current, new);
-                if let Some(address) = address {
-                    known.entry.slot.store(address);
-                }
-                old
-            };
-            drop(old);
+            // Not with the lock held: the last body of a module removes it.
+            drop(known.entry.replace(new, address));
         }
         Ok(())
     }
@@ -172,7 +219,7 @@ impl Redirections {
             pool.allocate(0)?
         };
         let first = Body { name: body.name.clone(), _owner: Arc::clone(owner) };
-        let entry = Arc::new(Entry { slot, body: Mutex::new(first) });
+        let entry = Arc::new(Entry { slot, body: Mutex::new(first), call_through: OnceLock::new() });
         let tracker = dylib.create_tracker()?;
         let signature = dylib.session().intern(&body.signature);
         tracker.define(vec![UnitDefinition {
@@ -181,10 +228,17 @@ impl Redirections {
                 flags: SymbolFlags::FUNCTION,
                 signature: Some(signature),
             }],
-            unit: Box::new(RedirectableUnit { function: body.function.clone(), entry: Arc::clone(&entry) }),
+            unit: self.unit(dylib, body.function.clone(), Arc::clone(&entry)),
             name: Arc::from("redirectable functions"),
         }])?;
         Ok(Redirection { entry, tracker, signature: body.signature.clone() })
+    }
+
+    fn unit(&self, dylib: &JitDylib, function: SymbolName, entry: Arc<Entry>) -> Box<dyn MaterializationUnit> {
+        let Some(first_call) = &self.first_call else { return Box::new(RedirectableUnit { function, entry }) };
+        let (first_call, memory) = (Arc::clone(first_call), Arc::clone(&self.memory));
+        let body = LazyBody { function, dylib: dylib.downgrade(), entry: Arc::downgrade(&entry) };
+        Box::new(LazyUnit { body, entry, first_call, memory })
     }
 
     fn take_back(&self, added: &[SymbolName]) {
@@ -196,12 +250,16 @@ impl Redirections {
     }
 
     /// Compiles the new bodies of functions whose old ones are in use, and gives their addresses.
+    /// None if functions are lazy: the next call compiles them.
     fn compile_replacements(
         &self,
         dylib: &JitDylib,
         bodies: &[NewBody],
         known: &[Option<Redirection>],
     ) -> Result<Vec<Option<u64>>, Error> {
+        if self.first_call.is_some() {
+            return Ok(vec![None; bodies.len()]);
+        }
         let session = dylib.session();
         let used: Vec<bool> = bodies
             .iter()
@@ -245,17 +303,13 @@ impl MaterializationUnit for RedirectableUnit {
         if let Err(error) = responsibility.resolve(&[(function.clone(), definition)]) {
             return responsibility.fail(error.into());
         }
-        let body = lock(&entry.body).name.clone();
+        let body = entry.body_name();
         let order = responsibility.link_order();
         let session = responsibility.session().clone();
         session.lookup_resolved(&order, vec![body.clone()], move |mut answers| match answers.pop() {
             Some(Ok(found)) => {
-                let current = lock(&entry.body);
-                // A newer body has been put in its place meanwhile, and is there already.
-                if current.name == body {
-                    entry.slot.store(found.definition.address);
-                }
-                drop(current);
+                // If not, a newer body has been put in its place meanwhile, and is there already.
+                entry.publish(&body, found.definition.address);
                 // The slot lives as long as anything refers to it.
                 if responsibility.hold(Box::new(entry)).is_ok() {
                     _ = responsibility.emit(&[(function, found)]);
@@ -264,6 +318,38 @@ impl MaterializationUnit for RedirectableUnit {
             Some(Err(failure)) => responsibility.fail_with(&failure.cause),
             None => drop(responsibility),
         });
+    }
+
+    fn discard(&mut self, _: &SymbolName) {}
+}
+
+/// Defines a redirectable function whose body is compiled when it is first called.
+struct LazyUnit {
+    body: LazyBody,
+    entry: Arc<Entry>,
+    first_call: Arc<dyn FirstCall>,
+    memory: Arc<dyn MemoryManager>,
+}
+
+impl LazyUnit {
+    fn define(&self, responsibility: &MaterializationResponsibility) -> Result<(), Error> {
+        let call_through = self.first_call.call_through(&self.memory, self.body.clone())?;
+        self.entry.defer(call_through);
+        let slot = &self.entry.slot;
+        let definition = SymbolDef { address: slot.stub_address(), slot: Some(slot.slot_address()) };
+        // The slot lives as long as anything refers to it.
+        responsibility.hold(Box::new(Arc::clone(&self.entry)))?;
+        responsibility.resolve(&[(self.body.function.clone(), definition)])
+    }
+}
+
+impl MaterializationUnit for LazyUnit {
+    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+        match self.define(&responsibility) {
+            // An error means that the function was removed meanwhile.
+            Ok(()) => _ = responsibility.emit(&[]),
+            Err(error) => responsibility.fail(error.into()),
+        }
     }
 
     fn discard(&mut self, _: &SymbolName) {}

@@ -12,6 +12,8 @@ mod scope;
 mod state;
 mod symbol;
 mod unit;
+#[cfg(feature = "cranelift")]
+mod weak;
 
 use std::fmt;
 
@@ -37,6 +39,8 @@ pub use scope::ExecutionScope;
 pub use state::UnitDefinition;
 pub use symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolState};
 pub use unit::{MaterializationResponsibility, MaterializationUnit, OwnSymbol};
+#[cfg(feature = "cranelift")]
+pub(crate) use weak::WeakDylib;
 
 /// Told of each symbol whose unit failed, with the cause.
 pub type ErrorReporter = Box<dyn Fn(&SymbolName, &Cause) + Send + Sync>;
