@@ -205,23 +205,19 @@ mod linux {
         let manager = manager();
         let function = link(&manager, 1);
         let place = address(&function);
-        let mut child = Child::new(|parent| {
-            let mut grandchild = Child::new(Peer::wait);
-            parent.writer.write_all(&grandchild.id.to_ne_bytes()).expect("the parent reads");
-            parent.wait();
-            let end = grandchild.peer.writer.as_raw_fd();
-            // SAFETY: the parent gets the descriptor's number only to show that it is open here.
-            assert!(unsafe { libc::fcntl(end, libc::F_GETFD) } >= 0);
-            grandchild.peer.go_on();
-            grandchild.succeeds();
+        let (mut grandchild, mut parent) = Peer::pair();
+        let mut child = Child::new(|peer| {
+            let grandchild = Child::new(|_| parent.wait());
+            peer.writer.write_all(&grandchild.id.to_ne_bytes()).expect("the parent reads");
         });
         let mut id = [0; 4];
         child.peer.reader.read_exact(&mut id).expect("the child sends");
+        child.succeeds();
         drop(function);
         let other = link(&manager, 2);
-        assert_ne!(address(&other), place);
-        child.peer.go_on();
-        child.succeeds();
+        assert_ne!(address(&other), place, "the grandchild may run what is there");
+        grandchild.go_on();
+        wait_for(libc::pid_t::from_ne_bytes(id));
         assert_eq!(address(&link(&manager, 3)), place);
     }
 

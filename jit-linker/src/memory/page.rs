@@ -21,7 +21,9 @@ const LARGEST_ALIGNMENT: usize = 2 << 20;
 /// wherever the system puts them.
 ///
 /// A small function costs whole pages and two system calls. Prefer `SlabManager` where there is
-/// one.
+/// one. All memory is private, so that parent and child of a `fork` are independent; its lock is
+/// not held across a fork, though, so a process with other threads must not fork while they use it
+/// if the child is to use it too.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -25,35 +25,24 @@ const ALIAS_DISTANCE: u64 = 64 << 30;
 /// Below this, address space is not asked for: the limit is too tight for a session.
 const SMALLEST: u64 = 16 << 20;
 
-/// Two ranges of address space. Dropped, all that is mapped in them goes.
+/// Two ranges of address space, the second one not before it is needed. Dropped, all that is mapped in them goes.
 #[derive(Debug)]
 pub(super) struct Reservation {
     base: u64,
     size: u64,
-    alias: u64,
+    /// Where the second range starts, once shared memory was mapped.
+    alias: Option<u64>,
 }
 
 impl Reservation {
-    /// Reserves `size` bytes twice, or less where the process may not have so much.
+    /// Reserves `size` bytes, or less where the process may not have so much.
     pub(super) fn new(size: u64) -> Result<Self, MemoryError> {
         let mut size = size;
         loop {
-            match Self::exactly(size) {
+            match reserve_near_libraries(size) {
+                Ok(base) => return Ok(Self { base, size, alias: None }),
                 Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && size / 2 >= SMALLEST => size /= 2,
-                result => return result.map_err(system("reserve address space")),
-            }
-        }
-    }
-
-    fn exactly(size: u64) -> io::Result<Self> {
-        let base = reserve_near_libraries(size)?;
-        let hint = base.saturating_sub(ALIAS_DISTANCE);
-        match map_inaccessible(hint, size, 0) {
-            Ok(alias) => Ok(Self { base, size, alias }),
-            Err(error) => {
-                // SAFETY: reserved above; nothing was mapped in it.
-                unsafe { unmap(base, size) };
-                Err(error)
+                Err(error) => return Err(system("reserve address space")(error)),
             }
         }
     }
@@ -65,22 +54,34 @@ impl Reservation {
 
     /// Where memory that code sees at `address` is written.
     pub(super) fn working(&self, kind: SegmentKind, address: u64) -> NonNull<u8> {
-        let address = if kind == SegmentKind::Data { address } else { self.alias + (address - self.base) };
+        let address = match self.alias {
+            Some(alias) if kind != SegmentKind::Data => alias + (address - self.base),
+            _ => address,
+        };
         let pointer = std::ptr::with_exposed_provenance_mut(address as usize);
         NonNull::new(pointer).expect("a mapping is not at address 0")
     }
 
     /// Makes memory of `file` visible to code in `range`, and writable in the second range. The
     /// offset in the file is that in the range, so that neighbours are one mapping to the system.
-    pub(super) fn map_shared(&self, file: &File, range: Range<u64>, kind: SegmentKind) -> Result<(), MemoryError> {
+    pub(super) fn map_shared(&mut self, file: &File, range: Range<u64>, kind: SegmentKind) -> Result<(), MemoryError> {
         let (protection, action) = match kind {
             SegmentKind::Code => (libc::PROT_READ | libc::PROT_EXEC, "map code"),
             SegmentKind::ReadOnly | SegmentKind::Data => (libc::PROT_READ, "map read-only data"),
         };
         self.map(range.start, &range, protection, libc::MAP_SHARED, Some(file)).map_err(system(action))?;
-        let alias = self.alias + (range.start - self.base);
+        let alias = self.alias().map_err(system("reserve address space"))? + (range.start - self.base);
         self.map(alias, &range, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, Some(file))
             .map_err(system("map the writable alias of code"))
+    }
+
+    /// Where the second range starts.
+    fn alias(&mut self) -> io::Result<u64> {
+        if let Some(alias) = self.alias {
+            return Ok(alias);
+        }
+        let hint = self.base.saturating_sub(ALIAS_DISTANCE);
+        Ok(*self.alias.insert(map_inaccessible(hint, self.size, 0)?))
     }
 
     /// Makes private memory readable and writable in `range`.
@@ -131,7 +132,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        for base in [self.base, self.alias] {
+        for base in std::iter::once(self.base).chain(self.alias) {
             // SAFETY: the range is ours, and its owner goes: no segment is in use any more.
             unsafe { unmap(base, self.size) };
         }

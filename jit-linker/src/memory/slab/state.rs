@@ -63,7 +63,7 @@ impl State {
             unused: unused.clone(),
             heaps: Default::default(),
             reused_code: FxHashSet::default(),
-            statistics: MemoryStatistics { mappings: 2, ..Default::default() },
+            statistics: MemoryStatistics { mappings: 1, ..Default::default() },
             page: region::page::size() as u64,
             generation: fork::generation(),
             inherited: InUse { unused, free: Default::default() },
