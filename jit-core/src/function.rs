@@ -177,6 +177,7 @@ macro_rules! pointer {
             /// # Safety
             ///
             /// The function's code must be safe to run with these arguments.
+            #[allow(clippy::too_many_arguments, reason = "as many as the function has")]
             pub unsafe fn call(&self $(, $value: $arg)*) -> R {
                 let _scope = self.session.enter();
                 let function = self.pointer();

@@ -51,7 +51,7 @@ struct Own {
     responsibility: Option<MaterializationResponsibility>,
     symbol: SymbolId,
     graph_symbol: GraphSymbol,
-    /// The thread-local variable whose descriptor the symbol is.
+    /// The thread-local variable whose descriptor the symbol is, and its initial value.
     variable: Option<(Box<tls::Variable>, GraphSymbol)>,
 }
 
@@ -72,6 +72,13 @@ struct External {
     name: SymbolName,
     namespace: u32,
     index: u32,
+}
+
+/// An item that is part of the graph.
+struct Added {
+    symbol: GraphSymbol,
+    /// A thread-local variable, and the symbol of its initial value.
+    variable: Option<(Box<tls::Variable>, GraphSymbol)>,
 }
 
 /// Why an item can't be part of the graph.
@@ -118,7 +125,7 @@ impl Batch {
                 Item::Data(index) => self.add_data(index),
             };
             match added {
-                Ok((graph_symbol, variable)) => {
+                Ok(Added { symbol: graph_symbol, variable }) => {
                     let responsibility = Some(responsibility);
                     self.own.push(Own { responsibility, symbol, graph_symbol, variable });
                 }
@@ -128,20 +135,19 @@ impl Batch {
         lock(&layer.contexts).push(context);
     }
 
-    fn add_function(
-        &mut self,
-        context: &mut Context,
-        index: u32,
-    ) -> Result<(GraphSymbol, Option<(Box<tls::Variable>, GraphSymbol)>), Refused> {
+    fn add_function(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).functions[index as usize].take();
         let module = Arc::clone(&self.module);
         let block = match body {
             Some(Body::Clif(func)) => self.add_clif(context, index, *func)?,
-            Some(Body::Compiled(code)) => self.add_code(index, &code.bytes, code.align, &code.relocs)?,
+            Some(Body::Compiled(compiled)) => {
+                let code = &module.machine_code;
+                self.add_code(index, code.bytes(&compiled), u64::from(compiled.align), code.relocs(&compiled))?
+            }
             None => return Err(refused("the function was materialized before")),
         };
         module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
-        Ok((self.define(FUNCTION, index, block), None))
+        Ok(Added { symbol: self.define(FUNCTION, index, block), variable: None })
     }
 
     fn add_clif(&mut self, context: &mut Context, index: u32, func: ir::Function) -> Result<BlockId, Refused> {
@@ -219,7 +225,7 @@ impl Batch {
         Ok(())
     }
 
-    fn add_data(&mut self, index: u32) -> Result<(GraphSymbol, Option<(Box<tls::Variable>, GraphSymbol)>), Refused> {
+    fn add_data(&mut self, index: u32) -> Result<Added, Refused> {
         let Some(description) = lock(&self.module.bodies).data[index as usize].take() else {
             return Err(refused("the data object was materialized before"));
         };
@@ -237,13 +243,13 @@ impl Batch {
         self.add_edges(block, (DATA, index), &relocs)?;
         self.module.layer.counters.data_bytes.fetch_add(description.init.size() as u64, Ordering::Relaxed);
         if !tls {
-            return Ok((self.define(DATA, index, block), None));
+            return Ok(Added { symbol: self.define(DATA, index, block), variable: None });
         }
         let variable = tls::Variable::new(description.init.size(), align as usize).map_err(refused)?;
         let image = self.graph.define(None, block, 0, 0);
         let descriptor = tls::descriptor(&variable);
         let block = self.graph.add_block(SegmentKind::Data, &descriptor, 16).map_err(refused)?;
-        Ok((self.define(DATA, index, block), Some((variable, image))))
+        Ok(Added { symbol: self.define(DATA, index, block), variable: Some((variable, image)) })
     }
 
     fn add_contents(&mut self, kind: SegmentKind, data: &DataDescription, align: u64) -> Result<BlockId, Refused> {

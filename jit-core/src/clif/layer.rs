@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
-use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode};
 use super::signature::describe;
 use crate::error::Error;
 use crate::session::{
@@ -123,7 +123,7 @@ impl ClifLayer {
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(tracker.session(), &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, machine_code, .. } = module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
@@ -139,6 +139,7 @@ impl ClifLayer {
             name,
             functions: names.functions,
             data: names.data,
+            machine_code,
             bodies: Mutex::new(bodies),
         });
         tracker.define(units.definitions(body_name))
@@ -251,6 +252,7 @@ pub(crate) struct ModuleUnits {
     pub(crate) name: Arc<str>,
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
+    pub(crate) machine_code: MachineCode,
     pub(crate) bodies: Mutex<Bodies>,
 }
 
@@ -357,8 +359,8 @@ impl ModuleUnits {
             };
             match &functions[index as usize] {
                 Some(Body::Clif(func)) => references(func, &mut see),
-                Some(Body::Compiled(code)) => {
-                    for reloc in &code.relocs {
+                Some(Body::Compiled(compiled)) => {
+                    for reloc in self.machine_code.relocs(compiled) {
                         if let ModuleRelocTarget::User { namespace, index } = reloc.name {
                             see(namespace, index);
                         }

@@ -10,6 +10,8 @@ use cranelift_codegen::{CodegenError, Context, FinalizedMachReloc, FinalizedRelo
 use cranelift_module::{
     DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc, ModuleResult,
 };
+use smallvec::SmallVec;
+
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
 /// called through its slot but known by its stub's address.
@@ -41,6 +43,7 @@ pub struct ClifModule {
     data_count: usize,
     pub(crate) functions: Vec<Option<Body>>,
     pub(crate) data: Vec<Option<DataDescription>>,
+    pub(crate) machine_code: MachineCode,
     pub(crate) redirectable: bool,
     compile_at: CompileAt,
 }
@@ -48,14 +51,78 @@ pub struct ClifModule {
 /// What a function was defined with.
 pub(crate) enum Body {
     Clif(Box<ir::Function>),
-    Compiled(MachineCode),
+    Compiled(CompiledBody),
 }
 
-/// A function's machine code.
+/// The bytes and relocations of functions that were compiled at definition.
+#[derive(Default)]
 pub(crate) struct MachineCode {
-    pub(crate) bytes: Box<[u8]>,
-    pub(crate) relocs: Box<[ModuleReloc]>,
-    pub(crate) align: u64,
+    bytes: Chunks<u8>,
+    relocs: Chunks<ModuleReloc>,
+}
+
+/// A compiled function's part of [`MachineCode`].
+pub(crate) struct CompiledBody {
+    bytes: Run,
+    relocs: Run,
+    pub(crate) align: u32,
+}
+
+/// Runs of values, packed. Nothing is ever moved: reallocating what grows with a module would
+/// cost more, in time and in holes in the heap, than the rest of defining a function.
+struct Chunks<T>(Vec<Vec<T>>);
+
+/// Where a run is.
+#[derive(Clone, Copy)]
+struct Run {
+    chunk: u32,
+    start: u32,
+    len: u32,
+}
+
+impl<T> Default for Chunks<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Clone> Chunks<T> {
+    const CHUNK_BYTES: usize = 16 << 10;
+
+    fn add(&mut self, values: &[T]) -> Run {
+        let room = self.0.last().map_or(0, |chunk| chunk.capacity() - chunk.len());
+        if room < values.len() {
+            let capacity = (Self::CHUNK_BYTES / size_of::<T>()).max(values.len());
+            self.0.push(Vec::with_capacity(capacity));
+        }
+        let Some(chunk) = self.0.last_mut() else { return Run { chunk: 0, start: 0, len: 0 } };
+        let start = chunk.len();
+        chunk.extend_from_slice(values);
+        // A chunk is 16 KiB, or one function's, which Cranelift keeps below 4 GiB.
+        Run { chunk: self.0.len() as u32 - 1, start: start as u32, len: values.len() as u32 }
+    }
+
+    fn get(&self, run: Run) -> &[T] {
+        let chunk = self.0.get(run.chunk as usize);
+        chunk.and_then(|chunk| chunk.get(run.start as usize..(run.start + run.len) as usize)).unwrap_or_default()
+    }
+}
+
+impl MachineCode {
+    fn add(&mut self, bytes: &[u8], relocs: &[ModuleReloc], align: u64) -> Body {
+        let align = u32::try_from(align).unwrap_or(u32::MAX);
+        Body::Compiled(CompiledBody { bytes: self.bytes.add(bytes), relocs: self.relocs.add(relocs), align })
+    }
+
+    /// A function's bytes.
+    pub(crate) fn bytes(&self, body: &CompiledBody) -> &[u8] {
+        self.bytes.get(body.bytes)
+    }
+
+    /// A function's relocations.
+    pub(crate) fn relocs(&self, body: &CompiledBody) -> &[ModuleReloc] {
+        self.relocs.get(body.relocs)
+    }
 }
 
 impl ClifModule {
@@ -71,6 +138,7 @@ impl ClifModule {
             data_count: 0,
             functions: Vec::new(),
             data: Vec::new(),
+            machine_code: MachineCode::default(),
             redirectable: false,
             compile_at,
         }
@@ -212,8 +280,8 @@ impl Module for ClifModule {
                 };
                 let align = alignment(&*self.isa, code.buffer.alignment);
                 let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
-                let relocs = relocs.collect::<ModuleResult<_>>()?;
-                Body::Compiled(MachineCode { bytes: code.code_buffer().into(), relocs, align })
+                let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
+                self.machine_code.add(code.code_buffer(), &relocs, align)
             }
         };
         self.functions[id.index()] = Some(body);
@@ -229,8 +297,8 @@ impl Module for ClifModule {
     ) -> ModuleResult<()> {
         self.place_function(id)?;
         let align = alignment.max(self.isa.symbol_alignment());
-        let code = MachineCode { bytes: bytes.into(), relocs: relocs.into(), align };
-        self.functions[id.index()] = Some(Body::Compiled(code));
+        let body = self.machine_code.add(bytes, relocs, align);
+        self.functions[id.index()] = Some(body);
         Ok(())
     }
 

@@ -51,57 +51,79 @@ struct Entry<T> {
     value: Option<T>,
 }
 
+/// Entries of a chunk. A table grows by chunks and moves nothing: doubling would need thrice its
+/// memory for a moment, in one piece.
+const CHUNK: usize = 64;
+
 /// A table that recycles its places and not its ids.
 pub(crate) struct Arena<T> {
-    entries: Vec<Entry<T>>,
+    chunks: Vec<Vec<Entry<T>>>,
     free: Vec<u32>,
 }
 
 impl<T> Default for Arena<T> {
     fn default() -> Self {
-        Self { entries: Vec::new(), free: Vec::new() }
+        Self { chunks: Vec::new(), free: Vec::new() }
     }
 }
 
 impl<T> Arena<T> {
     pub(crate) fn insert(&mut self, value: T) -> Id<T> {
-        if let Some(index) = self.free.pop() {
-            let entry = &mut self.entries[index as usize];
+        if let Some(index) = self.free.pop()
+            && let Some(entry) = self.entry_mut(index)
+        {
             entry.value = Some(value);
             return Id { index, generation: entry.generation, entry: PhantomData };
         }
+        let index = self.len();
+        if (index as usize).is_multiple_of(CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.push(Entry { generation: 0, value: Some(value) });
+        }
+        Id { index, generation: 0, entry: PhantomData }
+    }
+
+    /// Places, used or not.
+    fn len(&self) -> u32 {
+        let Some(last) = self.chunks.last() else { return 0 };
+        let len = (self.chunks.len() - 1) * CHUNK + last.len();
         // An entry is larger than a byte: 2^32 of them do not fit the address space of any machine
         // that holds the program that made them.
-        let index = u32::try_from(self.entries.len()).expect("tables stay below 2^32 entries");
-        self.entries.push(Entry { generation: 0, value: Some(value) });
-        Id { index, generation: 0, entry: PhantomData }
+        u32::try_from(len).expect("tables stay below 2^32 entries")
+    }
+
+    fn entry(&self, index: u32) -> Option<&Entry<T>> {
+        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)
+    }
+
+    fn entry_mut(&mut self, index: u32) -> Option<&mut Entry<T>> {
+        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
     }
 
     /// The id that the next `insert` gives.
     pub(crate) fn next_id(&self) -> Id<T> {
-        match self.free.last() {
-            Some(&index) => Id { index, generation: self.entries[index as usize].generation, entry: PhantomData },
-            None => Id { index: self.entries.len() as u32, generation: 0, entry: PhantomData },
-        }
+        let (index, generation) = match self.free.last() {
+            Some(&index) => (index, self.entry(index).map_or(0, |entry| entry.generation)),
+            None => (self.len(), 0),
+        };
+        Id { index, generation, entry: PhantomData }
     }
 
     /// The entry in a place, whatever its generation.
     pub(crate) fn at(&self, index: u32) -> Option<(Id<T>, &T)> {
-        let entry = self.entries.get(index as usize)?;
+        let entry = self.entry(index)?;
         Some((Id { index, generation: entry.generation, entry: PhantomData }, entry.value.as_ref()?))
     }
 
     /// As [`at`](Self::at).
     pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.entries.get_mut(index as usize)?.value.as_mut()
-    }
-
-    pub(crate) fn reserve(&mut self, additional: usize) {
-        self.entries.reserve(additional.saturating_sub(self.free.len()));
+        self.entry_mut(index)?.value.as_mut()
     }
 
     pub(crate) fn remove(&mut self, id: Id<T>) -> Option<T> {
-        let entry = self.entries.get_mut(id.index())?;
+        let entry = self.entry_mut(id.index)?;
         if entry.generation != id.generation {
             return None;
         }
@@ -112,20 +134,17 @@ impl<T> Arena<T> {
     }
 
     pub(crate) fn get(&self, id: Id<T>) -> Option<&T> {
-        let entry = self.entries.get(id.index())?;
+        let entry = self.entry(id.index)?;
         if entry.generation == id.generation { entry.value.as_ref() } else { None }
     }
 
     pub(crate) fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
-        let entry = self.entries.get_mut(id.index())?;
+        let entry = self.entry_mut(id.index)?;
         if entry.generation == id.generation { entry.value.as_mut() } else { None }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Id<T>, &T)> {
-        self.entries.iter().enumerate().filter_map(|(index, entry)| {
-            let id = Id { index: index as u32, generation: entry.generation, entry: PhantomData };
-            Some((id, entry.value.as_ref()?))
-        })
+        (0..self.len()).filter_map(|index| self.at(index))
     }
 }
 

@@ -210,7 +210,6 @@ impl ExecutionSession {
     }
 
     /// Opens a scope: what is removed until it is dropped stays in memory as long as that.
-    #[must_use]
     pub fn enter(&self) -> ExecutionScope<'_> {
         self.shared.scopes.enter()
     }

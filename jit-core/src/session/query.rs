@@ -37,12 +37,15 @@ pub(crate) enum Outcome {
     Failed(SymbolFailure),
 }
 
+/// What became of each name of a query, in their order.
+pub(crate) type Answers = Vec<Result<FoundSymbol, SymbolFailure>>;
+
 /// What happens when a query is answered.
 pub(crate) enum Completion {
     /// All or nothing: answered as soon as one symbol fails.
     All(Box<dyn FnOnce(Result<Vec<FoundSymbol>, LookupError>) + Send>),
     /// Answered once each symbol has been found or has failed, in the order of the names.
-    Each(Box<dyn FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send>),
+    Each(Box<dyn FnOnce(Answers) + Send>),
 }
 
 /// A lookup that has been started.

@@ -48,9 +48,12 @@ pub(crate) struct Unit {
     pub(crate) symbols: SmallVec<[SymbolId; 1]>,
     pub(crate) memory_used: u64,
     pub(crate) code: Option<Arc<FinalizedAllocation>>,
-    /// Seldom any.
-    pub(crate) resources: Option<Box<Vec<Box<dyn Send>>>>,
+    pub(crate) resources: Option<Box<Resources>>,
 }
+
+/// What a unit holds beside its code; few units hold anything.
+#[derive(Default)]
+pub(crate) struct Resources(pub(crate) Vec<Box<dyn Send>>);
 
 /// A unit to be defined.
 pub struct UnitDefinition {
@@ -110,8 +113,6 @@ impl State {
         let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
         self.check_duplicates(dylib, &units)?;
         let count = units.len();
-        self.symbols.reserve(count);
-        self.units.reserve(count);
         if let Some(dylib) = self.dylibs.get_mut(dylib) {
             dylib.symbols.reserve(count);
         }

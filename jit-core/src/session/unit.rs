@@ -153,7 +153,7 @@ impl MaterializationResponsibility {
         let mut state = lock(&self.session.shared.state);
         match state.units.get_mut(self.unit) {
             Some(unit) => {
-                unit.resources.get_or_insert_default().push(resource);
+                unit.resources.get_or_insert_default().0.push(resource);
                 Ok(())
             }
             None => {

@@ -185,9 +185,6 @@ mod tests {
 
     #[test]
     fn a_relocation_on_another_instruction_is_refused() {
-        assert_eq!(
-            patched(EdgeKind::Branch26, 0xd503_201f, 0, 0),
-            Err(FixupError::Instruction { word: 0xd503_201f })
-        );
+        assert_eq!(patched(EdgeKind::Branch26, 0xd503_201f, 0, 0), Err(FixupError::Instruction { word: 0xd503_201f }));
     }
 }

@@ -120,10 +120,7 @@ pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) 
 /// The `N` bytes of the field at `offset`.
 fn field<const N: usize>(block: &mut [u8], offset: u32) -> Result<&mut [u8; N], FixupError> {
     let size = block.len();
-    block
-        .get_mut(offset as usize..)
-        .and_then(|rest| rest.first_chunk_mut())
-        .ok_or(FixupError::OutsideBlock { size })
+    block.get_mut(offset as usize..).and_then(|rest| rest.first_chunk_mut()).ok_or(FixupError::OutsideBlock { size })
 }
 
 /// `value`, if it fits a signed field of `bits`.

@@ -182,7 +182,13 @@ impl LinkGraph {
         self.push_block(kind, Content::Zero, size, align)
     }
 
-    fn push_block(&mut self, kind: SegmentKind, content: Content, size: u32, align: u64) -> Result<BlockId, GraphError> {
+    fn push_block(
+        &mut self,
+        kind: SegmentKind,
+        content: Content,
+        size: u32,
+        align: u64,
+    ) -> Result<BlockId, GraphError> {
         if !align.is_power_of_two() || align > 1 << 31 {
             return Err(GraphError::Alignment { align });
         }

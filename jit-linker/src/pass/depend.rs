@@ -96,7 +96,13 @@ pub(crate) fn exclude(graph: &mut LinkGraph, failed: &[SymbolId]) -> Vec<SymbolI
     excluded
 }
 
-fn kill(graph: &mut LinkGraph, owners: &Owners, block: BlockId, work: &mut Vec<SymbolId>, excluded: &mut Vec<SymbolId>) {
+fn kill(
+    graph: &mut LinkGraph,
+    owners: &Owners,
+    block: BlockId,
+    work: &mut Vec<SymbolId>,
+    excluded: &mut Vec<SymbolId>,
+) {
     if std::mem::replace(&mut graph.blocks[block.index()].live, false) {
         for symbol in owners.of(block) {
             work.push(symbol);

@@ -36,11 +36,10 @@ impl Indirection {
             let inside = matches!(graph.symbol(edge.target).definition, Definition::Block { .. });
             let kind = match edge.kind {
                 EdgeKind::X86_64(kind) => EdgeKind::X86_64(this.visit_x86_64(graph, index, kind, inside)),
-                EdgeKind::Aarch64(kind) => {
-                    EdgeKind::Aarch64(this.visit_aarch64(graph, index, kind, inside).map_err(|source| {
-                        LinkError::fixup(graph, &edge, source)
-                    })?)
-                }
+                EdgeKind::Aarch64(kind) => EdgeKind::Aarch64(
+                    this.visit_aarch64(graph, index, kind, inside)
+                        .map_err(|source| LinkError::fixup(graph, &edge, source))?,
+                ),
             };
             graph.edges[index].kind = kind;
         }
