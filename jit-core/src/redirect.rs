@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::first_call::{CallThrough, FirstCall, LazyBody};
 use crate::session::{
     FoundSymbol, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
-    SymbolDef, SymbolFlags, SymbolState, UnitDefinition,
+    SymbolDef, SymbolFlags, SymbolState, UnitDefinition, WeakTracker,
 };
 use crate::sync::{Arc, Mutex, lock};
 
@@ -96,12 +96,14 @@ impl Entry {
 }
 
 /// Removes bodies when none of them is the newest of its function any more.
-struct BodyOwner(ResourceTracker);
+struct BodyOwner(WeakTracker);
 
 impl Drop for BodyOwner {
     fn drop(&mut self) {
-        // An error means that the dylib is gone, and the bodies with it.
-        _ = self.0.remove();
+        if let Some(tracker) = self.0.upgrade() {
+            // An error means that the dylib is gone, and the bodies with it.
+            _ = tracker.remove();
+        }
     }
 }
 
@@ -149,7 +151,7 @@ impl Redirections {
         let known = self.check_signatures(&bodies)?;
         let tracker = dylib.create_tracker()?;
         layer.add_named(&tracker, module, body_name)?;
-        let owner = Arc::new(BodyOwner(tracker));
+        let owner = Arc::new(BodyOwner(tracker.downgrade()));
 
         let mut added = Vec::new();
         let result = self

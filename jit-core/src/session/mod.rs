@@ -40,7 +40,7 @@ pub use state::UnitDefinition;
 pub use symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolState};
 pub use unit::{MaterializationResponsibility, MaterializationUnit, OwnSymbol};
 #[cfg(feature = "cranelift")]
-pub(crate) use weak::WeakDylib;
+pub(crate) use weak::{WeakDylib, WeakTracker};
 
 /// Told of each symbol whose unit failed, with the cause.
 pub type ErrorReporter = Box<dyn Fn(&SymbolName, &Cause) + Send + Sync>;
