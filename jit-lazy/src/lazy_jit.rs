@@ -1,0 +1,91 @@
+//! `LazyJit`: a `Jit` whose redirectable functions are lazy.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use jit_core::{Error, Jit, JitBuilder, LookupError, SymbolName};
+
+use crate::call_through::{FailureHandler, LazyCallThrough, abort_on_failure};
+
+/// A [`Jit`] in which nothing is compiled before it is called.
+///
+/// Functions of [redirectable](jit_core::ClifModule::redirectable) modules, added by
+/// [`Jit::redefine`], are compiled when they are first called, and when [`Jit::lookup`] asks for
+/// them by name. A redefined function is compiled anew when it is next called. All else is as in
+/// `Jit`, which this dereferences to.
+///
+/// ```
+/// use jit_lazy::LazyJit;
+///
+/// let jit = LazyJit::builder().build()?;
+/// assert_eq!(jit.statistics().functions, 0);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct LazyJit {
+    jit: Jit,
+}
+
+impl LazyJit {
+    /// A lazy JIT for the host, with everything at its default.
+    ///
+    /// # Errors
+    ///
+    /// As [`JitBuilder::build`].
+    pub fn new() -> Result<Self, Error> {
+        Self::builder().build()
+    }
+
+    /// Sets one up.
+    pub fn builder() -> LazyJitBuilder {
+        LazyJitBuilder::new(Jit::builder())
+    }
+}
+
+impl Deref for LazyJit {
+    type Target = Jit;
+
+    fn deref(&self) -> &Jit {
+        &self.jit
+    }
+}
+
+impl From<LazyJit> for Jit {
+    fn from(lazy: LazyJit) -> Self {
+        lazy.jit
+    }
+}
+
+/// Sets up a [`LazyJit`].
+#[must_use]
+pub struct LazyJitBuilder {
+    jit: JitBuilder,
+    failure: FailureHandler,
+}
+
+impl LazyJitBuilder {
+    /// Makes what `jit` sets up lazy.
+    pub fn new(jit: JitBuilder) -> Self {
+        Self { jit, failure: Arc::new(abort_on_failure) }
+    }
+
+    /// Where calls go whose function can't be had: see [`FailureHandler`]. By default the process
+    /// is [aborted](abort_on_failure).
+    pub fn failure_handler(
+        mut self,
+        handler: impl Fn(&SymbolName, &LookupError) -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.failure = Arc::new(handler);
+        self
+    }
+
+    /// Builds it.
+    ///
+    /// # Errors
+    ///
+    /// As [`JitBuilder::build`].
+    pub fn build(self) -> Result<LazyJit, Error> {
+        let first_call = Arc::new(LazyCallThrough::new(self.failure));
+        Ok(LazyJit { jit: self.jit.first_call(first_call).build()? })
+    }
+}

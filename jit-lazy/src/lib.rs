@@ -1,0 +1,23 @@
+//! Functions that are compiled when they are first called.
+//!
+//! ```text
+//! caller -> slot -> trampoline -> re-entry routine -> lookup of the body -> body     first call
+//! caller -> slot -> body                                                             later calls
+//! ```
+//!
+//! [`LazyJit`] is a [`Jit`](jit_core::Jit) that does so. [`LazyCallThrough`] is the part of it that
+//! makes the trampolines, for whoever puts a `Jit` together otherwise: it goes to
+//! [`JitBuilder::first_call`](jit_core::JitBuilder::first_call).
+//!
+//! This crate is policy: a first call is a lookup, and the session does all waiting. A first call
+//! takes locks and allocates, so it must not be made in a signal handler; and `resolve`'s frames
+//! come on top of the caller's stack, as deep as Cranelift's for one function.
+
+mod call_through;
+mod lazy_jit;
+mod reentry;
+mod registry;
+mod trampoline;
+
+pub use call_through::{FailureHandler, LazyCallThrough, abort_on_failure};
+pub use lazy_jit::{LazyJit, LazyJitBuilder};

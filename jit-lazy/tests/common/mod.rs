@@ -1,0 +1,58 @@
+//! Lazy functions from CLIF text.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+#[path = "../../../jit-core/tests/common/mod.rs"]
+mod clif;
+
+use jit_core::{Error, Jit, OptLevel};
+use jit_lazy::{LazyJit, LazyJitBuilder};
+
+pub(crate) type Nullary = unsafe extern "C" fn() -> i64;
+
+pub(crate) fn builder() -> LazyJitBuilder {
+    LazyJitBuilder::new(Jit::builder().opt_level(OptLevel::None).verifier(true))
+}
+
+pub(crate) fn jit() -> LazyJit {
+    builder().build().unwrap()
+}
+
+/// Defines lazy functions, or gives them new bodies.
+pub(crate) fn redefine(jit: &Jit, text: &str) -> Result<(), Error> {
+    let mut module = jit.module("bodies").redirectable();
+    clif::define(&mut module, text);
+    jit.redefine(module)
+}
+
+pub(crate) fn constant(name: &str, value: i64) -> String {
+    format!("function %{name}() -> i64 system_v {{ block0: v0 = iconst.i64 {value} return v0 }}")
+}
+
+/// A function that calls another one and adds 100 to what it gives.
+pub(crate) fn caller(name: &str, callee: &str) -> String {
+    format!(
+        "function %{name}() -> i64 system_v {{
+            sig0 = () -> i64 system_v
+            fn0 = %{callee} sig0
+        block0:
+            v0 = call fn0()
+            v1 = iconst.i64 100
+            v2 = iadd v0, v1
+            return v2
+        }}"
+    )
+}
+
+/// Calls what compiled code would call: the function's address, which is looked up and not
+/// compiled.
+pub(crate) fn call(jit: &Jit, name: &str) -> i64 {
+    let function = at(jit.lookup_address(name).unwrap());
+    // SAFETY: the functions of these tests only compute.
+    unsafe { function() }
+}
+
+pub(crate) fn at(address: u64) -> Nullary {
+    // SAFETY: the address of a function of this type.
+    unsafe { std::mem::transmute::<usize, Nullary>(address as usize) }
+}
