@@ -1,0 +1,76 @@
+//! The command `orcane`, run as a user runs it.
+#![cfg(feature = "cli")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+fn orcane(arguments: &[&str]) -> Output {
+    // Where programs of the target need an emulator, Cargo's own setting names it.
+    let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default();
+    let runner = if cfg!(target_arch = "aarch64") { runner } else { String::new() };
+    let mut words = runner.split_whitespace().chain([env!("CARGO_BIN_EXE_orcane")]);
+    Command::new(words.next().unwrap()).args(words).args(arguments).output().unwrap()
+}
+
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+const HYPOTENUSE: &str = "
+function %square(f64) -> f64 {
+block0(v0: f64):
+    v1 = fmul v0, v0
+    return v1
+}
+
+function %main(f64, f64) -> f64 {
+    sig0 = (f64) -> f64
+    fn0 = %square sig0
+block0(v0: f64, v1: f64):
+    v2 = call fn0(v0)
+    v3 = call fn0(v1)
+    v4 = fadd v2, v3
+    v5 = sqrt v4
+    return v5
+}";
+
+#[test]
+fn a_file_is_compiled_and_called() {
+    let file = file("hypotenuse.clif", HYPOTENUSE);
+    let output = orcane(&["run", file.to_str().unwrap(), "3", "4"]);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "5\n");
+    assert!(output.status.success());
+}
+
+#[test]
+fn another_entry_and_the_other_types() {
+    let text = "function %narrow(i8, i16, i32, i64, f32) -> i8, f32 {
+        block0(v0: i8, v1: i16, v2: i32, v3: i64, v4: f32):
+            return v0, v4
+        }";
+    let file = file("narrow.clif", text);
+    let output = orcane(&["run", "--entry", "narrow", file.to_str().unwrap(), "-1", "2", "3", "4", "0.5"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "-1\n0.5\n");
+}
+
+#[test]
+fn errors_are_told() {
+    let good = file("errors.clif", HYPOTENUSE);
+    let bad = file("bad.clif", "function %main() {");
+    let good = good.to_str().unwrap();
+    for (arguments, expected) in [
+        (vec!["run", good], "the function takes 2 arguments, not 0"),
+        (vec!["run", good, "1", "x"], "'x' is no f64"),
+        (vec!["run", good, "--entry", "none"], "no function %none"),
+        (vec!["run", bad.to_str().unwrap()], "bad.clif:1:"),
+        (vec!["run", "/no/such/file"], "No such file"),
+    ] {
+        let output = orcane(&arguments);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.starts_with("orcane: ") && message.contains(expected), "{arguments:?}: {message}");
+        assert!(!output.status.success());
+    }
+}
