@@ -1,7 +1,9 @@
 //! The primitives of concurrency that the session is built from, in one place so that a model
 //! checker can stand in for them.
 
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+#[cfg(feature = "cranelift")]
+pub(crate) use std::sync::Weak;
+pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Locks `mutex`. No user code runs while one of our locks is held, so a poisoned one was
 /// poisoned by a defect of ours or by memory running out, and its data is as whole as it can be.

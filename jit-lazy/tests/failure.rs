@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::backtrace::Backtrace;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::{builder, call, caller, constant, redefine};
+use common::{at, builder, call, caller, constant, redefine};
 
 extern "C" fn substitute() -> i64 {
     -1
@@ -33,6 +34,28 @@ fn a_call_whose_body_fails_goes_where_the_handler_says() {
     redefine(&jit, &constant("broken", 1)).unwrap();
     assert_eq!(call(&jit, "outer"), 101);
     assert_eq!(told.lock().unwrap().len(), 1);
+}
+
+#[inline(never)]
+fn a_named_caller(address: u64) -> i64 {
+    // SAFETY: the functions only compute.
+    std::hint::black_box(unsafe { at(address)() })
+}
+
+#[test]
+fn a_backtrace_leads_through_the_first_call_to_its_caller() {
+    let seen = Arc::new(Mutex::new(String::new()));
+    let trace = Arc::clone(&seen);
+    let handler = move |_: &jit_core::SymbolName, _: &jit_core::LookupError| {
+        *trace.lock().unwrap() = Backtrace::force_capture().to_string();
+        substitute as *const () as u64
+    };
+    let jit = builder().failure_handler(handler).build().unwrap();
+    redefine(&jit, &caller("broken", "missing")).unwrap();
+    assert_eq!(a_named_caller(jit.lookup_address("broken").unwrap()), -1);
+    let trace = seen.lock().unwrap();
+    let (routine, caller) = (trace.find("orcane_reentry"), trace.find("a_named_caller"));
+    assert!(routine.is_some() && routine < caller, "{trace}");
 }
 
 #[test]
