@@ -384,7 +384,7 @@ impl Bodies {
         let rest = self.waiting.len().saturating_sub(BATCH);
         let items = self.waiting.split_off(rest);
         let rest = self.planned.len().saturating_sub(BATCH);
-        let planned = self.planned.drain(rest..).rev().map(|item| module.entry(item).name.clone()).collect();
+        let planned = self.planned.drain(rest..).map(|item| module.entry(item).name.clone()).collect();
         (items, planned)
     }
 }

@@ -161,11 +161,12 @@ impl ExecutionSession {
     }
 
     /// Hands a piece of work to the dispatcher.
-    pub(crate) fn run(&self, work: Box<dyn FnOnce() + Send>) {
+    pub fn run(&self, work: Box<dyn FnOnce() + Send>) {
         self.shared.dispatcher.dispatch(vec![TaskKind::Run(work).into()]);
     }
 
     /// The memory that the definition of a symbol lies in, as long as it is ready.
+    #[cfg(feature = "cranelift")]
     pub(crate) fn code_of(&self, symbol: SymbolId) -> Option<Option<Arc<FinalizedAllocation>>> {
         let state = lock(&self.shared.state);
         let symbol = state.symbols.get(symbol)?;
@@ -173,6 +174,7 @@ impl ExecutionSession {
     }
 
     /// The name of the dylib that a symbol belongs to; empty if it is gone.
+    #[cfg(feature = "cranelift")]
     pub(crate) fn dylib_name_of(&self, symbol: SymbolId) -> String {
         let state = lock(&self.shared.state);
         let dylib = state.symbols.get(symbol).and_then(|symbol| state.dylibs.get(symbol.dylib));
@@ -316,7 +318,7 @@ impl JitDylib {
     }
 
     /// Starts the units behind those of the names that this dylib has, and waits for none.
-    pub(crate) fn demand(&self, names: &[SymbolName]) {
+    pub fn demand(&self, names: &[SymbolName]) {
         let mut effects = Effects::default();
         let mut state = lock(&self.session.shared.state);
         for name in names {
