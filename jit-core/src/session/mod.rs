@@ -17,7 +17,6 @@ mod weak;
 
 use std::fmt;
 
-use jit_linker::memory::FinalizedAllocation;
 use jit_linker::{SymbolName, SymbolStringPool};
 use smallvec::{SmallVec, smallvec};
 
@@ -28,6 +27,7 @@ use dispatch::TaskKind;
 pub(crate) use query::{Completion, Outcome};
 use scope::ExecutionScopes;
 use state::{Dylib, Effects, State, Tracker};
+#[cfg(feature = "cranelift")]
 pub(crate) use symbol::SymbolId;
 
 pub use dispatch::{InPlaceDispatcher, Task, TaskDispatcher, ThreadPoolDispatcher};
@@ -167,7 +167,7 @@ impl ExecutionSession {
 
     /// The memory that the definition of a symbol lies in, as long as it is ready.
     #[cfg(feature = "cranelift")]
-    pub(crate) fn code_of(&self, symbol: SymbolId) -> Option<Option<Arc<FinalizedAllocation>>> {
+    pub(crate) fn code_of(&self, symbol: SymbolId) -> Option<Option<Arc<jit_linker::memory::FinalizedAllocation>>> {
         let state = lock(&self.shared.state);
         let symbol = state.symbols.get(symbol)?;
         (symbol.state == SymbolState::Ready).then(|| state.units.get(symbol.unit).and_then(|unit| unit.code.clone()))
