@@ -12,6 +12,8 @@ use crate::subject::{Subject, Times};
 
 const ROUNDS: usize = 15;
 const LEVELS: [(OptLevel, &str); 2] = [(OptLevel::None, "none"), (OptLevel::Speed, "speed")];
+/// When a module's functions are compiled: cranelift-jit does it at definition.
+const WHEN: [(Subject, &str); 2] = [(Subject::Orcane(0), "at lookup"), (Subject::OrcaneAtDefinition, "at definition")];
 const MEBIBYTE: f64 = (1 << 20) as f64;
 
 enum Limit {
@@ -67,19 +69,22 @@ pub(crate) fn exact(count: usize) -> Result<Vec<Bar>> {
         let build = instructions(Subject::Build)?;
         let compile = instructions(Subject::Compile)?;
         let peer = instructions(Subject::CraneliftJit)?;
-        let ours = instructions(Subject::Orcane(0))?;
-        let added = (ours - compile) / count as f64;
-        bars.push(Bar::at_most(
-            1.05,
-            format!("{count} functions, {name}: instructions / cranelift-jit's"),
-            (ours - build) / (peer - build),
-        ));
-        bars.push(Bar::at_most(20_000.0, format!("{count} functions, {name}: instructions added to each"), added));
+        for (subject, when) in WHEN {
+            let ours = instructions(subject)?;
+            let added = (ours - compile) / count as f64;
+            bars.push(Bar::at_most(
+                1.05,
+                format!("{count} functions, {name}, {when}: instructions / cranelift-jit's"),
+                (ours - build) / (peer - build),
+            ));
+            let what = format!("{count} functions, {name}, {when}: instructions added to each");
+            bars.push(Bar::at_most(20_000.0, what, added));
+        }
 
         let memory = |subject| -> Result<f64> { Ok(run(subject).peak_memory()? as f64) };
         let nothing = memory(Subject::Nothing)?;
         let peer = memory(Subject::CraneliftJit)? - nothing;
-        for (subject, when) in [(Subject::Orcane(0), "at lookup"), (Subject::OrcaneAtDefinition, "at definition")] {
+        for (subject, when) in WHEN {
             let ours = memory(subject)? - nothing;
             let what = format!("{count} functions, {name}, {when}: peak memory / cranelift-jit's");
             bars.push(Bar::at_most(1.1, what, ours / peer));
