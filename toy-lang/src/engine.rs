@@ -1,0 +1,250 @@
+//! Orcane at work: functions in, values out. All that this language needs of the JIT is here.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cranelift_codegen::Context;
+use cranelift_frontend::FunctionBuilderContext;
+use cranelift_module::{Linkage, Module};
+use orcane::lazy::LazyJitBuilder;
+use orcane::{AbsoluteSymbol, ClifModule, DylibLookup, FnPointer, Jit, OptLevel, SymbolDef, SymbolFlags};
+
+use crate::ast::{Expr, Function, Parameter};
+use crate::listing;
+use crate::lower::{LowerError, Symbols, lower, signature};
+use crate::runtime;
+
+/// Why a function can't be compiled or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The JIT refused.
+    #[error(transparent)]
+    Jit(#[from] orcane::Error),
+    /// The function could not be lowered.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+}
+
+/// When a function is compiled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compile {
+    /// When it is defined.
+    #[default]
+    Eagerly,
+    /// When it is first called.
+    Lazily,
+}
+
+/// How programs are compiled and run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineOptions {
+    /// How hard the code generator tries.
+    pub opt_level: OptLevel,
+    /// When it does.
+    pub compile: Compile,
+    /// On how many threads; with zero, on the one that runs the program.
+    pub threads: usize,
+}
+
+/// What has been done so far, and how long it took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Statistics {
+    /// Functions compiled, top-level expressions included.
+    pub functions: u64,
+    /// Bytes of their code.
+    pub code_bytes: u64,
+    /// Bytes of their data and the linker's tables.
+    pub data_bytes: u64,
+    /// Time to read sources.
+    pub parse: Duration,
+    /// Time to check names and arities.
+    pub check: Duration,
+    /// Time to build CLIF.
+    pub lower: Duration,
+    /// Time to generate code, over all threads.
+    pub compile: Duration,
+    /// Time to link, over all threads.
+    pub link: Duration,
+    /// Time inside the program.
+    pub run: Duration,
+}
+
+impl fmt::Display for Statistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "functions compiled  {:>12}", self.functions)?;
+        writeln!(f, "bytes of code       {:>12}", self.code_bytes)?;
+        writeln!(f, "bytes of data       {:>12}", self.data_bytes)?;
+        let phases = [
+            ("parse", self.parse),
+            ("check", self.check),
+            ("lower", self.lower),
+            ("compile", self.compile),
+            ("link", self.link),
+            ("run", self.run),
+        ];
+        for (phase, time) in phases {
+            writeln!(f, "time to {phase:<11} {:>12.3} ms", time.as_secs_f64() * 1e3)?;
+        }
+        Ok(())
+    }
+}
+
+/// A JIT with the program's functions.
+pub struct Engine {
+    jit: Jit,
+    compile: Compile,
+    scratch: FunctionBuilderContext,
+    context: Context,
+    symbols: Symbols,
+    /// How many modules there have been: what makes their names and those of expressions unique.
+    modules: usize,
+    lower: Duration,
+    run: Duration,
+}
+
+type Expression = unsafe extern "C" fn() -> f64;
+
+impl Engine {
+    /// An engine for the host.
+    ///
+    /// # Errors
+    /// The host can't be compiled for, or the system refuses memory or threads.
+    pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
+        let builder = Jit::builder().opt_level(options.opt_level).compile_threads(options.threads);
+        let jit = match options.compile {
+            Compile::Eagerly => builder.build()?,
+            Compile::Lazily => Jit::from(LazyJitBuilder::new(builder).build()?),
+        };
+        // In a dylib of their own, so that a program may define functions of these names.
+        let runtime = jit.session().create_dylib("runtime")?;
+        let host: [(&str, extern "C" fn(f64) -> f64); 2] =
+            [("printd", runtime::printd), ("putchard", runtime::putchard)];
+        let symbols = host.map(|(name, function)| AbsoluteSymbol {
+            name: jit.session().intern(name),
+            definition: SymbolDef::at(function.address()),
+            flags: SymbolFlags::FUNCTION,
+            signature: None,
+        });
+        runtime.define_absolute(symbols.into())?;
+        jit.main().add_to_link_order(&runtime, DylibLookup::Exported)?;
+        Ok(Self {
+            compile: options.compile,
+            scratch: FunctionBuilderContext::new(),
+            context: Context::new(),
+            symbols: Symbols::default(),
+            modules: 0,
+            lower: Duration::ZERO,
+            run: Duration::ZERO,
+            jit,
+        })
+    }
+
+    /// Whether the runtime or the process has a symbol of this name. Not to be asked of a function that was defined.
+    pub fn has_symbol(&self, name: &str) -> bool {
+        self.jit.lookup_address(name).is_ok()
+    }
+
+    /// Gives functions a body, their first or a new one. What they call must be defined, be it here, or a symbol.
+    ///
+    /// # Errors
+    /// A function can't be compiled: then nothing has changed.
+    pub fn define(&mut self, functions: &[Arc<Function>]) -> Result<(), EngineError> {
+        let mut module = self.new_module().redirectable();
+        for function in functions {
+            let prototype = &function.prototype;
+            self.add(&mut module, &prototype.name, &prototype.parameters, &function.body)?;
+        }
+        self.jit.redefine(module)?;
+        if self.compile == Compile::Eagerly {
+            let names = functions.iter().map(|function| self.jit.session().intern(&function.prototype.name)).collect();
+            self.jit.session().lookup(&self.jit.search_order(), names).map_err(orcane::Error::from)?;
+        }
+        Ok(())
+    }
+
+    /// Compiles an expression, runs it once and removes it.
+    ///
+    /// # Errors
+    /// It can't be compiled.
+    pub fn evaluate(&mut self, expression: &Expr) -> Result<f64, EngineError> {
+        let mut module = self.new_module();
+        // No function of the language has a point in its name.
+        let name = format!("expression.{}", self.modules);
+        self.add(&mut module, &name, &[], expression)?;
+        let tracker = self.jit.add_module(module)?;
+        let value = self.jit.lookup::<Expression>(&name).map(|function| {
+            let start = Instant::now();
+            // SAFETY: the code was generated from a checked program, whose functions take and give doubles. That the
+            // process's symbols it declares do so too, is what the author of the program vouches for.
+            let value = unsafe { function.call() };
+            self.run += start.elapsed();
+            value
+        });
+        tracker.remove()?;
+        Ok(value?)
+    }
+
+    /// The CLIF of a function.
+    ///
+    /// # Errors
+    /// It can't be lowered.
+    pub fn clif(&self, function: &Function) -> Result<String, EngineError> {
+        let title = function.prototype.to_string();
+        Ok(listing::clif(&mut self.jit.module("listing"), &title, &function.prototype.parameters, &function.body)?)
+    }
+
+    /// The machine code of a function, disassembled.
+    ///
+    /// # Errors
+    /// It can't be compiled.
+    pub fn assembly(&self, function: &Function) -> Result<String, EngineError> {
+        let title = function.prototype.to_string();
+        let mut module = self.jit.module("listing");
+        Ok(listing::assembly(&mut module, &title, &function.prototype.parameters, &function.body)?)
+    }
+
+    /// What has been compiled and run; the times of parsing and checking are zero.
+    pub fn statistics(&self) -> Statistics {
+        let compiled = self.jit.statistics();
+        Statistics {
+            functions: compiled.functions,
+            code_bytes: compiled.code_bytes,
+            data_bytes: compiled.data_bytes,
+            lower: self.lower,
+            compile: compiled.compile_time,
+            link: compiled.link_time,
+            run: self.run,
+            ..Statistics::default()
+        }
+    }
+
+    fn new_module(&mut self) -> ClifModule {
+        self.modules += 1;
+        self.jit.module(&format!("module {}", self.modules))
+    }
+
+    fn add(
+        &mut self,
+        module: &mut ClifModule,
+        name: &str,
+        parameters: &[Parameter],
+        body: &Expr,
+    ) -> Result<(), LowerError> {
+        let start = Instant::now();
+        let signature = signature(module, parameters.len());
+        let id = module.declare_function(name, Linkage::Export, &signature)?;
+        module.clear_context(&mut self.context);
+        lower(module, &self.symbols, &mut self.scratch, &mut self.context, parameters, body)?;
+        module.define_function(id, &mut self.context)?;
+        self.lower += start.elapsed();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("jit", &self.jit).finish_non_exhaustive()
+    }
+}

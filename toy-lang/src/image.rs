@@ -1,0 +1,160 @@
+//! A whole program ahead of time: which functions its object file has, and what its `main` does in which order.
+//!
+//! Run by the JIT, a program is a sequence: an expression calls the functions as they are when it is reached. A
+//! function that the program defines twice is therefore called through a *slot*, a variable that `main` sets anew where
+//! the later definition stands. All others are called directly; an `extern` binds to a definition anywhere in the
+//! program, also a later one.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+use crate::ast::{Expr, Item, Name, Parameter, Prototype};
+use crate::check;
+
+/// The function of the runtime that prints the value of a top-level expression.
+pub const PRINT: &str = "kaleidoscope_print";
+
+/// The symbols of an executable that the program can't have for functions of its own: what the C library starts, and
+/// what the runtime is and calls.
+const TAKEN: [&str; 11] =
+    ["main", PRINT, "atoi", "memcpy", "printf", "putchar", "puts", "snprintf", "strchr", "strlen", "strtod"];
+
+/// What a program becomes.
+#[derive(Debug, Default)]
+pub struct Image<'p> {
+    /// All functions, those of the top-level expressions included.
+    pub bodies: Vec<Body<'p>>,
+    /// The functions that are called through a variable.
+    pub slots: Vec<Slot>,
+    /// The functions that the linker must find elsewhere, with their arity.
+    pub imports: Vec<(Name, usize)>,
+    /// What `main` does. Empty if the program only defines functions: then there is no `main`, and they are exported.
+    pub steps: Vec<Step>,
+    /// The symbols of the functions that aren't called by their own name.
+    pub renamed: HashMap<Name, String>,
+}
+
+/// A function.
+#[derive(Debug)]
+pub struct Body<'p> {
+    /// Its symbol.
+    pub symbol: String,
+    /// What it takes.
+    pub parameters: &'p [Parameter],
+    /// What it gives.
+    pub expression: &'p Expr,
+}
+
+/// A variable that says where a function's body is now.
+#[derive(Debug)]
+pub struct Slot {
+    /// The function.
+    pub name: Name,
+    /// The variable's symbol.
+    pub symbol: String,
+    /// The body that it starts with, by index.
+    pub initial: usize,
+}
+
+/// Something that `main` does.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// Prints the value of this body.
+    Evaluate(usize),
+    /// Sets a slot to another body.
+    Redefine {
+        /// The slot, by index.
+        slot: usize,
+        /// The body, by index.
+        body: usize,
+    },
+}
+
+impl<'p> Image<'p> {
+    /// Arranges a program whose items have been admitted in this order.
+    pub fn new(items: &'p [Item]) -> Self {
+        let mut image = Self::default();
+        let is_program = items.iter().any(|item| matches!(item, Item::Expression(_)));
+        let mut definitions: HashMap<&Name, usize> = HashMap::new();
+        for item in items {
+            if let Item::Definition(function) = item {
+                *definitions.entry(&function.prototype.name).or_default() += 1;
+            }
+        }
+        let mut slots: HashMap<&Name, usize> = HashMap::new();
+        let mut seen: HashMap<&Name, usize> = HashMap::new();
+        for item in items {
+            match item {
+                Item::Extern(_) => {}
+                Item::Definition(function) => {
+                    let name = &function.prototype.name;
+                    let body = image.bodies.len();
+                    let version = seen.entry(name).and_modify(|count| *count += 1).or_insert(1);
+                    let is_last = *version == definitions[name];
+                    // A last body bears the name: it is what others link with.
+                    let is_taken = is_program && TAKEN.contains(&&**name);
+                    let symbol = if is_last && !is_taken { name.to_string() } else { format!("{name}.{version}") };
+                    if is_taken && definitions[name] == 1 {
+                        image.renamed.insert(name.clone(), symbol.clone());
+                    }
+                    image.bodies.push(Body {
+                        symbol,
+                        parameters: &function.prototype.parameters,
+                        expression: &function.body,
+                    });
+                    if definitions[name] == 1 {
+                        continue;
+                    }
+                    match slots.entry(name) {
+                        Entry::Occupied(slot) => image.steps.push(Step::Redefine { slot: *slot.get(), body }),
+                        Entry::Vacant(slot) => {
+                            slot.insert(image.slots.len());
+                            let symbol = format!("{name}.slot");
+                            image.slots.push(Slot { name: name.clone(), symbol, initial: body });
+                        }
+                    }
+                }
+                Item::Expression(expression) => {
+                    image.steps.push(Step::Evaluate(image.bodies.len()));
+                    let symbol = format!("expression.{}", image.bodies.len());
+                    image.bodies.push(Body { symbol, parameters: &[], expression });
+                }
+            }
+        }
+        if !is_program {
+            // Nothing runs between two definitions: only the last counts.
+            for step in image.steps.drain(..) {
+                if let Step::Redefine { slot, body } = step {
+                    image.slots[slot].initial = body;
+                }
+            }
+        }
+        image.find_imports(items, &definitions);
+        image
+    }
+
+    /// Whether the program does something by itself. If not, its functions are for others to call.
+    pub fn is_program(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    fn find_imports(&mut self, items: &'p [Item], definitions: &HashMap<&Name, usize>) {
+        let mut called: Vec<Name> = Vec::new();
+        let mut known = HashSet::new();
+        for body in &self.bodies {
+            let names = check::callees(body.expression).into_iter().map(|(name, _)| name);
+            called.extend(names.filter(|name| known.insert(name.clone())));
+        }
+        let mut arities: HashMap<&str, &Prototype> = HashMap::new();
+        for item in items {
+            if let Item::Extern(prototype) = item {
+                arities.insert(&prototype.name, prototype);
+            }
+        }
+        for name in called.into_iter().filter(|name| !definitions.contains_key(name)) {
+            if let Some(prototype) = arities.get(&*name) {
+                self.imports.push((name, prototype.parameters.len()));
+            }
+        }
+    }
+}

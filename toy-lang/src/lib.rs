@@ -1,0 +1,66 @@
+//! Kaleidoscope, the language of LLVM's tutorial, on Orcane. The command is `kaleidoscope`.
+//!
+//! It shows what a language needs of a JIT, and uses nothing that a stranger could not use: all that touches Orcane
+//! is in [`engine`]. A source becomes tokens ([`lexer`]), a tree ([`parser`], [`ast`]), is checked ([`check`]), and is
+//! lowered to CLIF ([`lower`]) for the JIT ([`session`]) or for an object file ([`object`]), or written as LLVM's IR
+//! ([`llvm_ir`]).
+//!
+//! # The language
+//!
+//! Every value is a double. A program is a list of items; a `;` between them may be left out.
+//!
+//! ```text
+//! extern sin(x);                                # a function of the process, or one that is defined later
+//! def average(a b) (a + b) / 2;                 # parameters are separated by blanks, arguments by commas
+//! def unary!(v) if v then 0 else 1;             # operators are functions: this one is called `unary!`
+//! def binary| 5 (a b) if a then 1 else b;       # precedence 5, between `=` and `<`; 30 if not given
+//! def binary: 1 (a b) b;
+//! def sum(n) var total in                       # variables start with zero
+//!   (for i = 1, i < n in total = total + i) : total;
+//! average(sum(10), sin(1));                     # a top-level expression: its value is printed
+//! ```
+//!
+//! It is the tutorial's language, with `/` built in. Where the tutorial leaves something open, or people differ:
+//!
+//! - Precedences are `=` 2, `<` 10, `+` and `-` 20, `*` and `/` 40. All operators associate to the left, `=` too:
+//!   `a = b = 1` assigns to `a = b`, which is an error. The built-in ones can't be defined as binary operators; any is
+//!   free as a unary one, and none is built in: `-1` needs `def unary-(v) 0-v`.
+//! - An operator is one character of ASCII punctuation other than `( ) , ; # . _`. It can be used from its prototype
+//!   on, in its own body too. A unary operator may begin the next item: after an expression, a character that is only
+//!   a unary operator does.
+//! - `<` gives one if its left side is less or if either is a NaN, otherwise zero. A condition is true unless it is
+//!   zero or a NaN.
+//! - A loop evaluates its body, its step and its end, in this order, then adds the step, then goes on if the end, which
+//!   has seen the variable before the step, was true. Its value is zero. The body runs at least once.
+//! - In `var a = x, b = y in …`, `y` sees `a`, and `x` sees what `a` was outside.
+//! - Names are of letters, digits and `_`; numbers of digits and one point, without exponent or sign.
+//! - A later `def` of the same name and arity replaces the earlier one for all its callers, or the process's function
+//!   that callers were bound to. With another arity it is an error.
+//! - A function may call what is declared `extern` and defined nowhere yet. To run it before it is defined is an error
+//!   of the expression that needs it. Ahead of time, an `extern` binds to the program's definition wherever it stands.
+//! - `printd(x)` prints `x` as `%f`, `putchard(x)` the byte; both write to standard output and give zero.
+//! - Values print in the [shortest form](number::shortest) that reads back to the same double.
+//! - Expressions nest [400](parser::MAX_DEPTH) deep at most, functions have [255](parser::MAX_PARAMETERS) parameters at
+//!   most. How many operators follow each other is not limited.
+//!
+//! What runs without end, or recurses until the stack is full, does so as a native program does.
+
+pub mod ast;
+pub mod check;
+pub mod command;
+pub mod diagnostic;
+pub mod engine;
+pub mod image;
+pub mod lexer;
+pub mod listing;
+pub mod llvm_ir;
+pub mod lower;
+pub mod number;
+pub mod object;
+pub mod options;
+pub mod parser;
+pub mod program;
+pub mod repl;
+pub mod runtime;
+pub mod session;
+pub mod terminal;

@@ -1,0 +1,278 @@
+//! The tree to CLIF, for any [`Module`]: JIT or object file, it makes no difference here.
+//!
+//! Every value is a double. Variables are the frontend's, which finds out itself which of them need no memory.
+
+use std::collections::HashMap;
+
+use cranelift_codegen::Context;
+use cranelift_codegen::ir::condcodes::FloatCC;
+use cranelift_codegen::ir::{
+    AbiParam, BlockArg, FuncRef, GlobalValue, InstBuilder, MemFlagsData, SigRef, Signature, Value, types,
+};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
+use cranelift_module::{DataId, Linkage, Module, ModuleError};
+
+use crate::ast::{Binding, Expr, ExprKind, For, Infix, Link, Name, Parameter};
+
+/// Why a function could not be compiled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LowerError {
+    /// The module or the code generator refused it.
+    #[error(transparent)]
+    Module(Box<ModuleError>),
+    /// The tree wasn't checked: it uses a name that it doesn't bind.
+    #[error("`{0}` is not bound here")]
+    Unchecked(Name),
+}
+
+impl From<ModuleError> for LowerError {
+    fn from(error: ModuleError) -> Self {
+        Self::Module(Box::new(error))
+    }
+}
+
+/// What the functions of a program are in a module, where it isn't a symbol of the same name.
+#[derive(Debug, Default)]
+pub struct Symbols {
+    /// Functions that are called through a variable, which holds the address of the current body.
+    pub slots: HashMap<Name, DataId>,
+    /// Functions whose symbol is another.
+    pub renamed: HashMap<Name, String>,
+}
+
+impl Symbols {
+    /// The symbol of the function `name`.
+    pub fn symbol<'n>(&'n self, name: &'n str) -> &'n str {
+        self.renamed.get(name).map_or(name, String::as_str)
+    }
+}
+
+/// The signature of a function of so many doubles.
+pub fn signature<M: Module>(module: &M, arity: usize) -> Signature {
+    let mut signature = module.make_signature();
+    signature.params.resize(arity, AbiParam::new(types::F64));
+    signature.returns.push(AbiParam::new(types::F64));
+    signature
+}
+
+/// Fills `context` with a function of `parameters` that gives `body`, calling functions of `module`.
+///
+/// # Errors
+/// The module has a function that `body` calls with another signature, or the tree wasn't checked.
+pub fn lower<M: Module>(
+    module: &mut M,
+    symbols: &Symbols,
+    scratch: &mut FunctionBuilderContext,
+    context: &mut Context,
+    parameters: &[Parameter],
+    body: &Expr,
+) -> Result<(), LowerError> {
+    context.func.signature = signature(module, parameters.len());
+    let builder = FunctionBuilder::new(&mut context.func, scratch);
+    let mut lowering = Lowering { builder, module, symbols, scope: HashMap::new(), callees: HashMap::new() };
+    let result = lowering.function(parameters, body);
+    let config = lowering.module.target_config();
+    // Also after an error, since it is what makes the scratch space reusable.
+    lowering.builder.seal_all_blocks();
+    match result {
+        Ok(()) => lowering.builder.finalize(config),
+        Err(_) => *scratch = FunctionBuilderContext::new(),
+    }
+    result
+}
+
+/// How a function is called.
+#[derive(Clone, Copy)]
+enum Callee {
+    Direct(FuncRef),
+    Slot(GlobalValue, SigRef),
+}
+
+struct Lowering<'a, 'f, M> {
+    builder: FunctionBuilder<'f>,
+    module: &'a mut M,
+    symbols: &'a Symbols,
+    /// The bindings of each name, innermost last.
+    scope: HashMap<&'a Name, Vec<Variable>>,
+    callees: HashMap<&'a Name, Callee>,
+}
+
+type Lowered<T> = Result<T, LowerError>;
+
+impl<'a, M: Module> Lowering<'a, '_, M> {
+    fn function(&mut self, parameters: &'a [Parameter], body: &'a Expr) -> Lowered<()> {
+        let entry = self.builder.create_block();
+        self.builder.append_block_params_for_function_params(entry);
+        self.builder.switch_to_block(entry);
+        self.builder.seal_block(entry);
+        for (i, parameter) in parameters.iter().enumerate() {
+            let value = self.builder.block_params(entry)[i];
+            self.bind(&parameter.name, value);
+        }
+        let value = self.expression(body)?;
+        self.builder.ins().return_(&[value]);
+        Ok(())
+    }
+
+    fn bind(&mut self, name: &'a Name, value: Value) {
+        let variable = self.builder.declare_var(types::F64);
+        self.builder.def_var(variable, value);
+        self.scope.entry(name).or_default().push(variable);
+    }
+
+    fn unbind(&mut self, name: &Name) {
+        self.scope.get_mut(name).and_then(Vec::pop);
+    }
+
+    fn variable(&self, name: &Name) -> Lowered<Variable> {
+        let innermost = self.scope.get(name).and_then(|bindings| bindings.last());
+        innermost.copied().ok_or_else(|| LowerError::Unchecked(name.clone()))
+    }
+
+    fn expression(&mut self, expression: &'a Expr) -> Lowered<Value> {
+        match &expression.kind {
+            ExprKind::Number(number) => Ok(self.builder.ins().f64const(*number)),
+            ExprKind::Variable(name) => {
+                let variable = self.variable(name)?;
+                Ok(self.builder.use_var(variable))
+            }
+            ExprKind::Assign { name, value, .. } => {
+                let value = self.expression(value)?;
+                let variable = self.variable(name)?;
+                self.builder.def_var(variable, value);
+                Ok(value)
+            }
+            ExprKind::Chain { first, rest } => self.chain(first, rest),
+            ExprKind::Unary { operator, operand } => {
+                let operand = self.expression(operand)?;
+                self.call(&operator.function, &[operand])
+            }
+            ExprKind::Call { callee, arguments, .. } => self.call_with(callee, arguments),
+            ExprKind::If { condition, consequent, alternative } => self.conditional(condition, consequent, alternative),
+            ExprKind::For(parts) => self.repetition(parts),
+            ExprKind::Var { bindings, body } => self.variables(bindings, body),
+        }
+    }
+
+    fn call_with(&mut self, callee: &'a Name, arguments: &'a [Expr]) -> Lowered<Value> {
+        let arguments = arguments.iter().map(|argument| self.expression(argument)).collect::<Lowered<Vec<_>>>()?;
+        self.call(callee, &arguments)
+    }
+
+    fn chain(&mut self, first: &'a Expr, rest: &'a [Link]) -> Lowered<Value> {
+        let mut left = self.expression(first)?;
+        for link in rest {
+            let right = self.expression(&link.operand)?;
+            left = match &link.operator {
+                Infix::Add => self.builder.ins().fadd(left, right),
+                Infix::Subtract => self.builder.ins().fsub(left, right),
+                Infix::Multiply => self.builder.ins().fmul(left, right),
+                Infix::Divide => self.builder.ins().fdiv(left, right),
+                Infix::Less => {
+                    let less = self.builder.ins().fcmp(FloatCC::UnorderedOrLessThan, left, right);
+                    self.builder.ins().fcvt_from_uint(types::F64, less)
+                }
+                Infix::User(operator) => self.call(&operator.function, &[left, right])?,
+            };
+        }
+        Ok(left)
+    }
+
+    /// Whether an expression is neither zero nor a NaN, as an integer.
+    fn condition(&mut self, expression: &'a Expr) -> Lowered<Value> {
+        // A comparison needs no detour by way of a double.
+        if let ExprKind::Chain { first, rest } = &expression.kind
+            && let Some((Link { operator: Infix::Less, operand }, before)) = rest.split_last()
+        {
+            let left = self.chain(first, before)?;
+            let right = self.expression(operand)?;
+            return Ok(self.builder.ins().fcmp(FloatCC::UnorderedOrLessThan, left, right));
+        }
+        let value = self.expression(expression)?;
+        let zero = self.builder.ins().f64const(0.0);
+        Ok(self.builder.ins().fcmp(FloatCC::OrderedNotEqual, value, zero))
+    }
+
+    fn conditional(&mut self, condition: &'a Expr, consequent: &'a Expr, alternative: &'a Expr) -> Lowered<Value> {
+        let condition = self.condition(condition)?;
+        let [on_true, on_false, join] = [(); 3].map(|()| self.builder.create_block());
+        let result = self.builder.append_block_param(join, types::F64);
+        self.builder.ins().brif(condition, on_true, &[], on_false, &[]);
+        for (block, branch) in [(on_true, consequent), (on_false, alternative)] {
+            self.builder.seal_block(block);
+            self.builder.switch_to_block(block);
+            let value = self.expression(branch)?;
+            self.builder.ins().jump(join, &[BlockArg::Value(value)]);
+        }
+        self.builder.seal_block(join);
+        self.builder.switch_to_block(join);
+        Ok(result)
+    }
+
+    fn repetition(&mut self, parts: &'a For) -> Lowered<Value> {
+        let start = self.expression(&parts.start)?;
+        self.bind(&parts.variable, start);
+        let variable = self.variable(&parts.variable)?;
+        let [repeat, after] = [(); 2].map(|()| self.builder.create_block());
+        self.builder.ins().jump(repeat, &[]);
+        self.builder.switch_to_block(repeat);
+        self.expression(&parts.body)?;
+        let step = match &parts.step {
+            Some(step) => self.expression(step)?,
+            None => self.builder.ins().f64const(1.0),
+        };
+        let again = self.condition(&parts.end)?;
+        let current = self.builder.use_var(variable);
+        let next = self.builder.ins().fadd(current, step);
+        self.builder.def_var(variable, next);
+        self.builder.ins().brif(again, repeat, &[], after, &[]);
+        self.builder.seal_block(repeat);
+        self.builder.seal_block(after);
+        self.builder.switch_to_block(after);
+        self.unbind(&parts.variable);
+        Ok(self.builder.ins().f64const(0.0))
+    }
+
+    fn variables(&mut self, bindings: &'a [Binding], body: &'a Expr) -> Lowered<Value> {
+        for binding in bindings {
+            let value = match &binding.initialiser {
+                Some(initialiser) => self.expression(initialiser)?,
+                None => self.builder.ins().f64const(0.0),
+            };
+            self.bind(&binding.name, value);
+        }
+        let value = self.expression(body)?;
+        bindings.iter().for_each(|binding| self.unbind(&binding.name));
+        Ok(value)
+    }
+
+    fn call(&mut self, name: &'a Name, arguments: &[Value]) -> Lowered<Value> {
+        let call = match self.callee(name, arguments.len())? {
+            Callee::Direct(function) => self.builder.ins().call(function, arguments),
+            Callee::Slot(slot, signature) => {
+                let pointer = self.module.target_config().pointer_type();
+                let slot = self.builder.ins().symbol_value(pointer, slot);
+                let body = self.builder.ins().load(pointer, MemFlagsData::trusted(), slot, 0);
+                self.builder.ins().call_indirect(signature, body, arguments)
+            }
+        };
+        Ok(self.builder.inst_results(call)[0])
+    }
+
+    fn callee(&mut self, name: &'a Name, arity: usize) -> Lowered<Callee> {
+        if let Some(&callee) = self.callees.get(name) {
+            return Ok(callee);
+        }
+        let signature = signature(self.module, arity);
+        let callee = if let Some(&slot) = self.symbols.slots.get(name) {
+            let slot = self.module.declare_data_in_func(slot, self.builder.func);
+            Callee::Slot(slot, self.builder.import_signature(signature))
+        } else {
+            let id = self.module.declare_function(self.symbols.symbol(name), Linkage::Import, &signature)?;
+            Callee::Direct(self.module.declare_func_in_func(id, self.builder.func))
+        };
+        self.callees.insert(name, callee);
+        Ok(callee)
+    }
+}

@@ -1,0 +1,86 @@
+//! Object files, linked with the system's linker and the runtime in C: they print what the JIT prints.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use support::{Ran, doubles, examples, kaleidoscope};
+
+const RUNTIME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/runtime/runtime.c");
+
+/// Emits an object from `program`, links it with `others` and runs it; `None` where there is no C compiler.
+fn compiled(arguments: &[&str], program: &str, others: &[&str]) -> Option<Ran> {
+    if Command::new("cc").arg("--version").output().is_err() {
+        eprintln!("not run: this needs `cc`");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("program.ks"), program).unwrap();
+    let (source, object, executable) = (path("program.ks"), path("program.o"), path("program"));
+    let ran = kaleidoscope(&[arguments, &["--emit", "obj", "-o", &object, &source]].concat(), "");
+    assert!(ran.success, "{}", ran.err);
+    let linked = Command::new("cc").args(["-o", &executable, &object]).args(others).arg("-lm").output().unwrap();
+    assert!(linked.status.success(), "{}", String::from_utf8_lossy(&linked.stderr));
+    Some(Command::new(executable).output().unwrap().into())
+}
+
+#[test]
+fn examples_print_the_same_when_linked() {
+    for level in ["none", "speed"] {
+        for (path, expected) in examples() {
+            let program = fs::read_to_string(&path).unwrap();
+            let Some(ran) = compiled(&["-O", level], &program, &[RUNTIME]) else { return };
+            assert!(ran.success, "{}", path.display());
+            assert_eq!(ran.out, expected, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn values_print_the_same_when_linked() {
+    let (values, program) = doubles();
+    let Some(ran) = compiled(&[], &program, &[RUNTIME]) else { return };
+    assert_eq!(ran.out.lines().count(), values.len());
+    for (line, value) in ran.out.lines().zip(values) {
+        assert_eq!(line, toy_lang::number::shortest(value));
+    }
+}
+
+#[test]
+fn functions_of_a_program_without_expressions_are_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let main = folder.path().join("main.c");
+    let text = r#"
+        #include <stdio.h>
+        double average(double, double);
+        int main(void) { printf("%g\n", average(3.0, 4.0)); return 0; }
+    "#;
+    fs::write(&main, text).unwrap();
+    let program = "def average(x y) x; def average(x y) (x + y) * 0.5;";
+    let Some(ran) = compiled(&[], program, &[main.to_str().unwrap()]) else { return };
+    assert_eq!(ran.out, "3.5\n");
+}
+
+#[test]
+fn functions_may_have_the_names_of_the_c_library() {
+    let program = "def main(x) x + 1; def printf(x) x * 2; def printd(x) 7; def strtod(a b) a; \
+                   main(1); printf(4); printd(1); strtod(0.1, 2);";
+    let Some(ran) = compiled(&[], program, &[RUNTIME]) else { return };
+    assert_eq!(ran.out, "2\n8\n7\n0.1\n");
+}
+
+#[test]
+fn the_object_is_named_after_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("answer.ks"), "42").unwrap();
+    let status = Command::new(env!("CARGO_BIN_EXE_kaleidoscope"))
+        .args(["--emit", "obj", "answer.ks"])
+        .current_dir(&folder)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert!(Path::new(&folder.path().join("answer.o")).is_file());
+}
