@@ -80,7 +80,7 @@ impl State {
         for &index in &waiting {
             let Some(symbol) = self.symbols.at_mut(index) else { continue };
             let first = symbol.needs;
-            symbol.pending().ring.members.push((index, first));
+            symbol.pending().ring.get_or_insert_default().members.push((index, first));
         }
         for index in waiting {
             self.advance(index, effects);
@@ -92,7 +92,12 @@ impl State {
     /// case, which needs no bookkeeping.
     fn is_ready_at_once(&mut self, id: SymbolId, effects: &mut Effects) -> bool {
         let Some(symbol) = self.symbols.get(id) else { return true };
-        if symbol.pending.as_ref().is_some_and(|pending| !pending.ring.watchers.is_empty()) {
+        if symbol
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.ring.as_ref())
+            .is_some_and(|ring| !ring.watchers.is_empty())
+        {
             return false;
         }
         let mut edge = symbol.needs;
@@ -144,7 +149,7 @@ impl State {
     }
 
     fn ring(&mut self, symbol: u32) -> Option<&mut Ring> {
-        Some(&mut self.symbols.at_mut(symbol)?.pending().ring)
+        Some(self.symbols.at_mut(symbol)?.pending().ring.get_or_insert_default())
     }
 
     /// Whether a symbol is emitted and neither ready nor failed.
@@ -226,7 +231,7 @@ impl State {
     /// The next dependence of a ring that was not looked at.
     fn next_dependence(&mut self, ring: u32) -> Option<u32> {
         loop {
-            let ring = &mut self.symbols.at_mut(ring)?.pending.as_mut()?.ring;
+            let ring = self.symbols.at_mut(ring)?.pending.as_mut()?.ring.as_mut()?;
             let (member, edge) = ring.members.last_mut()?;
             if *edge != edges::NONE {
                 let dependency;

@@ -360,10 +360,12 @@ impl State {
         if pending.waiters.is_empty() {
             return;
         }
-        let waiters: SmallVec<[Waiter; 4]> = if failure.is_some() {
+        let waiters: SmallVec<[Waiter; 1]> = if failure.is_some() {
             pending.waiters.drain(..).collect()
         } else {
-            pending.waiters.extract_if(.., |waiter| waiter.required <= state).collect()
+            let (ready, waiting) = pending.waiters.drain(..).partition(|waiter| waiter.required <= state);
+            pending.waiters = waiting;
+            ready
         };
         for waiter in waiters {
             let outcome = self.outcome(id, waiter.required);

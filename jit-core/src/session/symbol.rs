@@ -3,9 +3,11 @@
 use std::fmt;
 
 use jit_linker::SymbolName;
+use smallvec::SmallVec;
 
 use super::arena::Id;
-use super::query::FoundSymbol;
+use super::query::{FoundSymbol, Waiter};
+use super::readiness::Ring;
 use super::state::{Dylib, Unit};
 use crate::error::Cause;
 use crate::sync::Arc;
@@ -119,8 +121,9 @@ impl Symbol {
 /// The part of a symbol's entry that is dropped once it is ready.
 #[derive(Default)]
 pub(crate) struct Pending {
-    pub(crate) waiters: Vec<super::query::Waiter>,
-    pub(crate) ring: super::readiness::Ring,
+    pub(crate) waiters: SmallVec<[Waiter; 1]>,
+    /// `None` for a ring of one that nobody watches and that watches nobody.
+    pub(crate) ring: Option<Box<Ring>>,
 }
 
 impl fmt::Display for SymbolState {
