@@ -215,9 +215,9 @@ impl Diagnostic {
     /// # Errors
     /// Those of `out`.
     pub fn write(&self, source: &Source, colour: bool, out: &mut dyn Write) -> io::Result<()> {
-        let range = self.drawn_range(&source.text);
-        let line_start = source.text[..range.start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line_end = source.text[range.end..].find('\n').map_or(source.text.len(), |length| range.end + length);
+        let Range { start, end } = self.drawn_range(&source.text);
+        let line_start = source.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = source.text[end..].find('\n').map_or(source.text.len(), |length| end + length);
         if source.text[line_start..line_end].split('\n').any(|line| line.len() > LONGEST_DRAWN_LINE) {
             let (line, column) = source.line_and_column(self.span.start);
             writeln!(out, "Error: {}\n   at {}:{line}:{column}", self.problem, source.name)?;
@@ -228,6 +228,9 @@ impl Diagnostic {
         }
         let config = Config::default().with_index_type(IndexType::Byte).with_color(colour).with_compact(false);
         let name = source.name.as_str();
+        // ariadne's own line offset doesn't reach the margin.
+        let text = "\n".repeat(source.lines_before) + &source.text;
+        let range = start + source.lines_before..end + source.lines_before;
         let label = Label::new((name, range.clone())).with_message(self.problem.to_string());
         let mut report = Report::build(ReportKind::Error, (name, range))
             .with_config(config)
@@ -236,8 +239,7 @@ impl Diagnostic {
         if let Some(help) = self.problem.help() {
             report = report.with_help(help);
         }
-        let text = ariadne::Source::from(source.text.as_str()).with_display_line_offset(source.lines_before);
-        report.finish().write((name, text), out)
+        report.finish().write((name, ariadne::Source::from(text)), out)
     }
 
     /// The span, moved onto whole characters inside the text: what ends too early is shown at its last character.

@@ -1,6 +1,7 @@
 //! Orcane at work: functions in, values out. All that this language needs of the JIT is here.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,9 @@ use cranelift_codegen::Context;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{Linkage, Module};
 use orcane::lazy::LazyJitBuilder;
-use orcane::{AbsoluteSymbol, ClifModule, DylibLookup, FnPointer, Jit, OptLevel, SymbolDef, SymbolFlags};
+use orcane::{
+    AbsoluteSymbol, ClifModule, DylibLookup, FnPointer, Jit, LookupError, OptLevel, SymbolDef, SymbolFlags, SymbolName,
+};
 
 use crate::ast::{Expr, Function, Parameter};
 use crate::listing;
@@ -104,6 +107,13 @@ pub struct Engine {
     run: Duration,
 }
 
+/// Ends the program when a function that it calls turns out not to be compilable: the call can't go on without it.
+fn give_up(function: &SymbolName, error: &LookupError) -> u64 {
+    // There is nobody else to tell.
+    _ = writeln!(io::stderr(), "Error: `{function}` can't be compiled: {error}");
+    std::process::exit(1)
+}
+
 type Expression = unsafe extern "C" fn() -> f64;
 
 impl Engine {
@@ -115,7 +125,7 @@ impl Engine {
         let builder = Jit::builder().opt_level(options.opt_level).compile_threads(options.threads);
         let jit = match options.compile {
             Compile::Eagerly => builder.build()?,
-            Compile::Lazily => Jit::from(LazyJitBuilder::new(builder).build()?),
+            Compile::Lazily => LazyJitBuilder::new(builder).failure_handler(give_up).build()?.into(),
         };
         // In a dylib of their own, so that a program may define functions of these names.
         let runtime = jit.session().create_dylib("runtime")?;

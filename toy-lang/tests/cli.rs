@@ -62,8 +62,8 @@ fn functions_of_the_process_are_found() {
 
 #[test]
 fn standard_output_that_is_closed_ends_the_command_quietly() {
-    use std::process::{Command, Stdio};
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kaleidoscope"))
+    use std::process::Stdio;
+    let mut child = support::target_program(env!("CARGO_BIN_EXE_kaleidoscope"))
         .args(["-e", "for i = 0, i < 1 in 1; 2; 3"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -95,6 +95,16 @@ fn statistics_go_to_standard_error() {
     for text in ["functions compiled             2", "bytes of code", "bytes of data", "time to compile", "time to run"]
     {
         assert!(ran.err.contains(text), "{}", ran.err);
+    }
+}
+
+#[test]
+fn laziness_compiles_only_what_is_called() {
+    let program = "def f(x) x; def g(x) x; def h(x) if x then f(x) else g(x); h(1)";
+    for (option, compiled) in [("--eager", 4), ("--lazy", 3)] {
+        let ran = kaleidoscope(&["--stats", option, "-e", program], "");
+        assert_eq!(ran.out, "1\n");
+        assert!(ran.err.contains(&format!("functions compiled {compiled:>13}\n")), "{option}: {}", ran.err);
     }
 }
 

@@ -4,27 +4,22 @@ mod support;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use support::{Ran, doubles, examples, kaleidoscope};
+use support::{Ran, c_compiler, doubles, examples, kaleidoscope, target_program};
 
 const RUNTIME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/runtime/runtime.c");
 
-/// Emits an object from `program`, links it with `others` and runs it; `None` where there is no C compiler.
-fn compiled(arguments: &[&str], program: &str, others: &[&str]) -> Option<Ran> {
-    if Command::new("cc").arg("--version").output().is_err() {
-        eprintln!("not run: this needs `cc`");
-        return None;
-    }
+/// Emits an object from `program`, links it with `others` and runs it.
+fn compiled(arguments: &[&str], program: &str, others: &[&str]) -> Ran {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     fs::write(path("program.ks"), program).unwrap();
     let (source, object, executable) = (path("program.ks"), path("program.o"), path("program"));
     let ran = kaleidoscope(&[arguments, &["--emit", "obj", "-o", &object, &source]].concat(), "");
     assert!(ran.success, "{}", ran.err);
-    let linked = Command::new("cc").args(["-o", &executable, &object]).args(others).arg("-lm").output().unwrap();
+    let linked = c_compiler().args(["-o", &executable, &object]).args(others).arg("-lm").output().unwrap();
     assert!(linked.status.success(), "{}", String::from_utf8_lossy(&linked.stderr));
-    Some(Command::new(executable).output().unwrap().into())
+    target_program(&executable).output().unwrap().into()
 }
 
 #[test]
@@ -32,7 +27,7 @@ fn examples_print_the_same_when_linked() {
     for level in ["none", "speed"] {
         for (path, expected) in examples() {
             let program = fs::read_to_string(&path).unwrap();
-            let Some(ran) = compiled(&["-O", level], &program, &[RUNTIME]) else { return };
+            let ran = compiled(&["-O", level], &program, &[RUNTIME]);
             assert!(ran.success, "{}", path.display());
             assert_eq!(ran.out, expected, "{}", path.display());
         }
@@ -42,7 +37,7 @@ fn examples_print_the_same_when_linked() {
 #[test]
 fn values_print_the_same_when_linked() {
     let (values, program) = doubles();
-    let Some(ran) = compiled(&[], &program, &[RUNTIME]) else { return };
+    let ran = compiled(&[], &program, &[RUNTIME]);
     assert_eq!(ran.out.lines().count(), values.len());
     for (line, value) in ran.out.lines().zip(values) {
         assert_eq!(line, toy_lang::number::shortest(value));
@@ -60,7 +55,7 @@ fn functions_of_a_program_without_expressions_are_exported() {
     "#;
     fs::write(&main, text).unwrap();
     let program = "def average(x y) x; def average(x y) (x + y) * 0.5;";
-    let Some(ran) = compiled(&[], program, &[main.to_str().unwrap()]) else { return };
+    let ran = compiled(&[], program, &[main.to_str().unwrap()]);
     assert_eq!(ran.out, "3.5\n");
 }
 
@@ -68,7 +63,7 @@ fn functions_of_a_program_without_expressions_are_exported() {
 fn functions_may_have_the_names_of_the_c_library() {
     let program = "def main(x) x + 1; def printf(x) x * 2; def printd(x) 7; def strtod(a b) a; \
                    main(1); printf(4); printd(1); strtod(0.1, 2);";
-    let Some(ran) = compiled(&[], program, &[RUNTIME]) else { return };
+    let ran = compiled(&[], program, &[RUNTIME]);
     assert_eq!(ran.out, "2\n8\n7\n0.1\n");
 }
 
@@ -76,7 +71,7 @@ fn functions_may_have_the_names_of_the_c_library() {
 fn the_object_is_named_after_the_program() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("answer.ks"), "42").unwrap();
-    let status = Command::new(env!("CARGO_BIN_EXE_kaleidoscope"))
+    let status = target_program(env!("CARGO_BIN_EXE_kaleidoscope"))
         .args(["--emit", "obj", "answer.ks"])
         .current_dir(&folder)
         .status()

@@ -19,6 +19,19 @@ fn assert_conversation(input: &str, output: &str, errors: &[&str]) {
 }
 
 #[test]
+fn lazy_functions_can_be_redefined() {
+    let input = "def f(x) x+1\ndef g(x) f(x)*2\ng(3)\ndef f(x) x+100\ng(3)\ndef g(x) f(x)\ng(3)\n";
+    let ran = kaleidoscope(&["--lazy", "--threads", "2"], input);
+    assert_eq!(ran.out, "8\n206\n103\n", "{}", ran.err);
+}
+
+#[test]
+fn errors_show_the_line_of_the_conversation() {
+    let ran = kaleidoscope(&[], "1\n2; 3\n4; y\n");
+    assert!(ran.err.contains("<stdin>:3:4 ") && ran.err.contains("3 │ 4; y"), "{}", ran.err);
+}
+
+#[test]
 fn values_are_printed_line_by_line() {
     assert_conversation("1+2\ndef f(x) x*2\nf(4); f(5)\n", "3\n8\n10\n", &[]);
 }

@@ -25,9 +25,29 @@ impl From<Output> for Ran {
     }
 }
 
+/// A setting of Cargo's for the target that these tests were compiled for; tests run with it in their environment.
+fn cargo_setting(name: &str) -> Option<String> {
+    let target = format!("{}_UNKNOWN_LINUX_GNU", std::env::consts::ARCH.to_uppercase());
+    std::env::var(format!("CARGO_TARGET_{target}_{name}")).ok()
+}
+
+/// A program compiled for the target: an emulator runs it if one runs the tests.
+pub(crate) fn target_program(path: &str) -> Command {
+    let runner = cargo_setting("RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace().chain([path]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
+    command
+}
+
+/// The C compiler for the target: what Rust links with.
+pub(crate) fn c_compiler() -> Command {
+    Command::new(cargo_setting("LINKER").unwrap_or_else(|| "cc".to_owned()))
+}
+
 /// `kaleidoscope` with these arguments and this input.
 pub(crate) fn kaleidoscope(arguments: &[&str], input: impl AsRef<[u8]>) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kaleidoscope"))
+    let mut child = target_program(env!("CARGO_BIN_EXE_kaleidoscope"))
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
