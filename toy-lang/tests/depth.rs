@@ -3,7 +3,10 @@
 mod support;
 
 use support::{Ran, kaleidoscope};
+use toy_lang::diagnostic::Source;
+use toy_lang::engine::EngineOptions;
 use toy_lang::parser::MAX_DEPTH;
+use toy_lang::session::Session;
 
 const DEEP: usize = 100_000;
 
@@ -72,6 +75,31 @@ fn what_is_just_within_the_bound_works() {
     ] {
         let ran = run(&program);
         assert_eq!(ran.out, "7\n", "{:.300}", ran.err);
+    }
+}
+
+/// On a thread of the size that a library's user may well have.
+#[test]
+fn every_stage_needs_little_stack() {
+    let depth = MAX_DEPTH - 10;
+    for program in [
+        format!("{}7{}", "(".repeat(depth), ")".repeat(depth)),
+        format!("def unary!(v) v; {}7", "!".repeat(depth)),
+        format!("{}7", "if 0 then 1 else ".repeat(depth)),
+        format!("def f(x) x; {}7{}", "f(".repeat(depth), ")".repeat(depth)),
+        format!("{}7", "var x = 1 in ".repeat(depth)),
+        // Register allocation takes time that grows with the cube of this depth.
+        format!("{}7", "for i = 0, 0 in ".repeat(depth / 8)),
+    ] {
+        let stages = move || {
+            let mut session = Session::new(EngineOptions::default()).unwrap();
+            let items = session.read(&Source::new("test", program)).unwrap();
+            assert!(!toy_lang::llvm_ir::emit(&items).is_empty());
+            for item in &items {
+                session.execute(item).unwrap();
+            }
+        };
+        std::thread::Builder::new().stack_size(1 << 20).spawn(stages).unwrap().join().unwrap();
     }
 }
 
