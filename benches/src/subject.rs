@@ -141,10 +141,10 @@ fn orcane(level: OptLevel, count: usize, threads: usize, at: CompileAt) -> Resul
     generate(&mut module, count, |module, id, context| Ok(module.define_function(id, context)?))?;
     let built = Instant::now();
     jit.add_module(module)?;
-    let names = (0..count).map(|index| jit.session().intern(&name(index))).collect();
-    let found = jit.session().lookup(&jit.search_order(), names)?;
+    // The last function calls the one before, and so on: this compiles and links them all.
+    let last = jit.lookup_address(&name(count - 1))?;
     let times = Times { total: start.elapsed(), callable: built.elapsed() };
-    check(found[count - 1].definition.address, count)?;
+    check(last, count)?;
     Ok(times)
 }
 

@@ -14,11 +14,11 @@ use triomphe::ThinArc;
 /// Two handles from one [`SymbolStringPool`] are equal exactly if their texts are, so they compare
 /// and hash as one word. The order of handles is arbitrary, and fixed while they live.
 #[derive(Clone)]
-pub struct SymbolName(ThinArc<u64, u8>);
+pub struct SymbolName(ThinArc<(), u8>);
 
 impl SymbolName {
-    fn new(hash: u64, text: &str) -> Self {
-        Self(ThinArc::from_header_and_slice(hash, text.as_bytes()))
+    fn new(text: &str) -> Self {
+        Self(ThinArc::from_header_and_slice((), text.as_bytes()))
     }
 
     /// The name's text.
@@ -30,7 +30,7 @@ impl SymbolName {
     }
 
     fn text_hash(&self) -> u64 {
-        self.0.header.header
+        hash(self)
     }
 
     fn address(&self) -> usize {
@@ -84,6 +84,11 @@ impl fmt::Debug for SymbolName {
     }
 }
 
+/// Not kept in the names: it is cheaper to compute again when a table grows.
+fn hash(text: &str) -> u64 {
+    FxBuildHasher.hash_one(text)
+}
+
 /// Shards by bits of the hash that the tables do not use: threads that intern different names seldom meet.
 const SHARDS: usize = 16;
 
@@ -102,11 +107,11 @@ impl SymbolStringPool {
 
     /// The handle of `text`, the same for the same text as long as a handle lives.
     pub fn intern(&self, text: &str) -> SymbolName {
-        let hash = FxBuildHasher.hash_one(text);
+        let hash = hash(text);
         let mut names = lock(&self.shards[(hash >> 32) as usize % SHARDS]);
         names
-            .entry(hash, |name| name.text_hash() == hash && name.as_str() == text, SymbolName::text_hash)
-            .or_insert_with(|| SymbolName::new(hash, text))
+            .entry(hash, |name| name.as_str() == text, SymbolName::text_hash)
+            .or_insert_with(|| SymbolName::new(text))
             .get()
             .clone()
     }

@@ -6,7 +6,7 @@
 
 use jit_linker::SymbolName;
 use jit_linker::memory::FinalizedAllocation;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::arena::{Arena, Id};
@@ -124,15 +124,21 @@ impl State {
 
     fn check_duplicates(&self, dylib: Id<Dylib>, units: &[UnitDefinition]) -> Result<(), Error> {
         let table = self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
-        let mut strong_here: FxHashMap<&SymbolName, &str> = FxHashMap::default();
+        let mut strong_here: FxHashSet<&SymbolName> = FxHashSet::default();
+        strong_here.reserve(units.len());
         let mut duplicates = Vec::new();
         for unit in units {
             for symbol in unit.symbols.iter().filter(|symbol| !symbol.flags.weak) {
-                let earlier = strong_here.insert(&symbol.name, &unit.name).map(str::to_owned).or_else(|| {
-                    let existing = self.symbols.get(*table.symbols.get(&symbol.name)?)?;
-                    let replaceable = existing.flags.weak && existing.state == SymbolState::NeverSearched;
-                    (!replaceable).then(|| self.unit_name(existing.unit))
-                });
+                let earlier = if strong_here.insert(&symbol.name) {
+                    table.symbols.get(&symbol.name).and_then(|existing| {
+                        let existing = self.symbols.get(*existing)?;
+                        let replaceable = existing.flags.weak && existing.state == SymbolState::NeverSearched;
+                        (!replaceable).then(|| self.unit_name(existing.unit))
+                    })
+                } else {
+                    let defines = |unit: &&UnitDefinition| unit.symbols.iter().any(|other| other.name == symbol.name);
+                    units.iter().find(defines).map(|unit| unit.name.to_string())
+                };
                 if let Some(first) = earlier {
                     duplicates.push(DuplicateDefinition {
                         name: symbol.name.clone(),
