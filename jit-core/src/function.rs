@@ -129,12 +129,16 @@ impl<F: FnPointer> JitFn<F> {
         self.address
     }
 
-    /// The bare pointer. It must not be called when the handle is gone, nor while what the
-    /// function calls is being removed: no execution scope is open then.
+    /// The bare pointer.
+    ///
+    /// # Safety
+    ///
+    /// Where the session does not know the function's signature, it must be `F`'s. The pointer
+    /// must not be called when the handle is gone, nor while what the function calls is being
+    /// removed: no execution scope is open then. If `F` is safe to call, so must the function be.
     #[must_use]
-    pub fn pointer(&self) -> F {
-        // SAFETY: the lookup that made the handle compared the signatures where it knew both;
-        // where it did not, calling is what the caller vouches for.
+    pub unsafe fn pointer(&self) -> F {
+        // SAFETY: as the caller says.
         unsafe { F::at(self.address) }
     }
 }
@@ -176,14 +180,14 @@ macro_rules! pointer {
             ///
             /// # Safety
             ///
-            /// The function's code must be safe to run with these arguments.
+            /// The function's code must be safe to run with these arguments, and where the session
+            /// does not know its signature, that must be the handle's.
             #[allow(clippy::too_many_arguments, reason = "as many as the function has")]
             pub unsafe fn call(&self $(, $value: $arg)*) -> R {
                 let _scope = self.session.enter();
-                let function = self.pointer();
                 #[allow(unused_unsafe, reason = "half of the pointer types are safe to call")]
-                // SAFETY: as the caller says.
-                unsafe { function($($value),*) }
+                // SAFETY: the handle is alive and a scope open; the rest is as the caller says.
+                unsafe { self.pointer()($($value),*) }
             }
         }
     };
