@@ -15,9 +15,9 @@ use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
-use super::layer::{Item, ModuleUnits};
+use super::layer::{Item, ModuleUnits, TakenBody};
 use super::libcall;
-use super::module::{ADDRESS_OF, Body, DATA, FUNCTION, alignment, module_reloc};
+use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, module_reloc};
 use super::reloc::edge_kind;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::tls;
@@ -136,13 +136,12 @@ impl Batch {
     }
 
     fn add_function(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
-        let body = lock(&self.module.bodies).functions[index as usize].take();
+        let body = lock(&self.module.bodies).take_function(index);
         let module = Arc::clone(&self.module);
         let block = match body {
-            Some(Body::Clif(func)) => self.add_clif(context, index, *func)?,
-            Some(Body::Compiled(compiled)) => {
-                let code = &module.machine_code;
-                self.add_code(index, code.bytes(&compiled), u64::from(compiled.align), code.relocs(&compiled))?
+            Some(TakenBody::Clif(func)) => self.add_clif(context, index, *func)?,
+            Some(TakenBody::Compiled(code)) => {
+                self.add_code(index, code.bytes(), u64::from(code.align), code.relocs())?
             }
             None => return Err(refused("the function was materialized before")),
         };

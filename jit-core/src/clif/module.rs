@@ -54,23 +54,37 @@ pub(crate) enum Body {
     Compiled(CompiledBody),
 }
 
-/// The bytes and relocations of functions that were compiled at definition.
+/// The bytes and relocations of functions that were compiled at definition, until they are linked.
 #[derive(Default)]
 pub(crate) struct MachineCode {
     bytes: Chunks<u8>,
     relocs: Chunks<ModuleReloc>,
 }
 
+/// A compiled function, taken out to be linked.
+pub(crate) struct TakenCode {
+    bytes: TakenRun<u8>,
+    relocs: TakenRun<ModuleReloc>,
+    pub(crate) align: u32,
+}
+
 /// A compiled function's part of [`MachineCode`].
 pub(crate) struct CompiledBody {
     bytes: Run,
     relocs: Run,
-    pub(crate) align: u32,
+    align: u32,
 }
 
 /// Runs of values, packed. Nothing is ever moved: reallocating what grows with a module would
-/// cost more, in time and in holes in the heap, than the rest of defining a function.
-struct Chunks<T>(Vec<Vec<T>>);
+/// cost more, in time and in holes in the heap, than the rest of defining a function. A chunk goes
+/// when the last of its runs was taken: what is linked does not stand in memory twice.
+struct Chunks<T>(Vec<Chunk<T>>);
+
+struct Chunk<T> {
+    values: Arc<Vec<T>>,
+    /// Runs that nobody has taken.
+    left: u32,
+}
 
 /// Where a run is.
 #[derive(Clone, Copy)]
@@ -80,6 +94,24 @@ struct Run {
     len: u32,
 }
 
+/// A run that keeps its chunk.
+struct TakenRun<T> {
+    chunk: Arc<Vec<T>>,
+    run: Run,
+}
+
+impl<T> TakenRun<T> {
+    fn values(&self) -> &[T] {
+        self.run.of(&self.chunk)
+    }
+}
+
+impl Run {
+    fn of<T>(self, values: &[T]) -> &[T] {
+        values.get(self.start as usize..(self.start + self.len) as usize).unwrap_or_default()
+    }
+}
+
 impl<T> Default for Chunks<T> {
     fn default() -> Self {
         Self(Vec::new())
@@ -87,24 +119,44 @@ impl<T> Default for Chunks<T> {
 }
 
 impl<T: Clone> Chunks<T> {
-    const CHUNK_BYTES: usize = 16 << 10;
+    /// Of the first chunk. Each next one is twice as large as the last, up to a size that the
+    /// allocator gives back to the system.
+    const LEAST_BYTES: usize = 4 << 10;
+    const MOST_BYTES: usize = 256 << 10;
 
     fn add(&mut self, values: &[T]) -> Run {
-        let room = self.0.last().map_or(0, |chunk| chunk.capacity() - chunk.len());
-        if room < values.len() {
-            let capacity = (Self::CHUNK_BYTES / size_of::<T>()).max(values.len());
-            self.0.push(Vec::with_capacity(capacity));
+        let last = self.0.last().map(|chunk| &chunk.values);
+        let room = last.map_or(0, |values| values.capacity() - values.len());
+        if room < values.len() || self.0.is_empty() {
+            let capacity = last.map_or(Self::LEAST_BYTES / size_of::<T>(), |values| 2 * values.capacity());
+            let capacity = capacity.min(Self::MOST_BYTES / size_of::<T>()).max(values.len());
+            self.0.push(Chunk { values: Arc::new(Vec::with_capacity(capacity)), left: 0 });
         }
-        let Some(chunk) = self.0.last_mut() else { return Run { chunk: 0, start: 0, len: 0 } };
+        let index = self.0.len().saturating_sub(1) as u32;
+        // Nothing is taken before everything has been added.
+        let Some((chunk, left)) =
+            self.0.last_mut().and_then(|chunk| Some((Arc::get_mut(&mut chunk.values)?, &mut chunk.left)))
+        else {
+            return Run { chunk: index, start: 0, len: 0 };
+        };
+        *left += 1;
         let start = chunk.len();
         chunk.extend_from_slice(values);
-        // A chunk is 16 KiB, or one function's, which Cranelift keeps below 4 GiB.
-        Run { chunk: self.0.len() as u32 - 1, start: start as u32, len: values.len() as u32 }
+        // A chunk is small, or one function's, which Cranelift keeps below 4 GiB.
+        Run { chunk: index, start: start as u32, len: values.len() as u32 }
     }
 
     fn get(&self, run: Run) -> &[T] {
-        let chunk = self.0.get(run.chunk as usize);
-        chunk.and_then(|chunk| chunk.get(run.start as usize..(run.start + run.len) as usize)).unwrap_or_default()
+        self.0.get(run.chunk as usize).map_or(&[], |chunk| run.of(&chunk.values))
+    }
+
+    fn take(&mut self, run: Run) -> TakenRun<T> {
+        let Some(chunk) = self.0.get_mut(run.chunk as usize) else {
+            return TakenRun { chunk: Arc::default(), run };
+        };
+        chunk.left = chunk.left.saturating_sub(1);
+        let values = if chunk.left == 0 { std::mem::take(&mut chunk.values) } else { Arc::clone(&chunk.values) };
+        TakenRun { chunk: values, run }
     }
 }
 
@@ -114,14 +166,24 @@ impl MachineCode {
         Body::Compiled(CompiledBody { bytes: self.bytes.add(bytes), relocs: self.relocs.add(relocs), align })
     }
 
-    /// A function's bytes.
-    pub(crate) fn bytes(&self, body: &CompiledBody) -> &[u8] {
-        self.bytes.get(body.bytes)
-    }
-
-    /// A function's relocations.
+    /// A function's relocations, as long as it was not taken.
     pub(crate) fn relocs(&self, body: &CompiledBody) -> &[ModuleReloc] {
         self.relocs.get(body.relocs)
+    }
+
+    /// Takes a function out.
+    pub(crate) fn take(&mut self, body: &CompiledBody) -> TakenCode {
+        TakenCode { bytes: self.bytes.take(body.bytes), relocs: self.relocs.take(body.relocs), align: body.align }
+    }
+}
+
+impl TakenCode {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.values()
+    }
+
+    pub(crate) fn relocs(&self) -> &[ModuleReloc] {
+        self.relocs.values()
     }
 }
 
