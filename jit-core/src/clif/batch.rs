@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
-use cranelift_codegen::{CodegenError, Context, ir};
+use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
 use jit_linker::arch::Architecture;
 use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
@@ -15,7 +15,7 @@ use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
-use super::layer::{Item, ModuleUnits, TakenBody};
+use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, module_reloc};
 use super::reloc::edge_kind;
@@ -65,6 +65,8 @@ struct Batch {
     /// What each external refers to, in the order of their tags.
     externals: Vec<External>,
     own: Vec<Own>,
+    /// Functions that are compiled.
+    spent: Vec<BoxedFunction>,
 }
 
 struct External {
@@ -109,6 +111,7 @@ impl Batch {
             references: FxHashMap::with_capacity_and_hasher(2 * items, FxBuildHasher),
             externals: Vec::new(),
             own: Vec::with_capacity(items),
+            spent: Vec::new(),
         }
     }
 
@@ -133,13 +136,14 @@ impl Batch {
             }
         }
         lock(&layer.contexts).push(context);
+        layer.spent.free(std::mem::take(&mut self.spent));
     }
 
     fn add_function(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).take_function(index);
         let module = Arc::clone(&self.module);
         let block = match body {
-            Some(TakenBody::Clif(func)) => self.add_clif(context, index, *func)?,
+            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
             Some(TakenBody::Compiled(code)) => {
                 self.add_code(index, code.bytes(), u64::from(code.align), code.relocs())?
             }
@@ -149,10 +153,11 @@ impl Batch {
         Ok(Added { symbol: self.define(FUNCTION, index, block), variable: None })
     }
 
-    fn add_clif(&mut self, context: &mut Context, index: u32, func: ir::Function) -> Result<BlockId, Refused> {
+    fn add_clif(&mut self, context: &mut Context, index: u32, mut func: BoxedFunction) -> Result<BlockId, Refused> {
         let layer = Arc::clone(&self.module.layer);
         context.clear();
-        context.func = func;
+        std::mem::swap(&mut context.func, &mut func);
+        self.spent.push(func);
         let isa = &*layer.isa;
         if let Err(error) = context.compile(isa, &mut ControlPlane::default()) {
             return Err(refused(describe_failure(&error.inner)));

@@ -1,6 +1,6 @@
 //! `ClifLayer`: turns the contents of a `ClifModule` into materialization units.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cranelift_codegen::Context;
@@ -36,8 +36,38 @@ pub(crate) struct LayerShared {
     pub(crate) isa: OwnedTargetIsa,
     /// Contexts between two batches: they keep their buffers.
     pub(crate) contexts: Mutex<Vec<Box<Context>>>,
+    pub(crate) spent: Spent,
     modules: AtomicU64,
     pub(crate) counters: Counters,
+}
+
+/// A function as its module holds it: large, and moved from hand to hand.
+pub(crate) type BoxedFunction = Box<ir::Function>;
+
+/// Functions that were compiled and have to be freed. Whoever built them allocated them; compile
+/// threads that free them at once fight for that thread's heap.
+#[derive(Default)]
+pub(crate) struct Spent {
+    functions: Mutex<Vec<BoxedFunction>>,
+    freeing: AtomicBool,
+}
+
+impl Spent {
+    /// Frees `functions`, or leaves it to the thread that is about it.
+    pub(crate) fn free(&self, functions: Vec<BoxedFunction>) {
+        lock(&self.functions).extend(functions);
+        if self.freeing.swap(true, Ordering::Acquire) {
+            return;
+        }
+        loop {
+            let functions = std::mem::take(&mut *lock(&self.functions));
+            if functions.is_empty() {
+                break;
+            }
+            drop(functions);
+        }
+        self.freeing.store(false, Ordering::Release);
+    }
 }
 
 #[derive(Default)]
@@ -76,8 +106,13 @@ impl ClifLayer {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let shared =
-            LayerShared { isa, contexts: Mutex::default(), modules: AtomicU64::new(0), counters: Counters::default() };
+        let shared = LayerShared {
+            isa,
+            contexts: Mutex::default(),
+            spent: Spent::default(),
+            modules: AtomicU64::new(0),
+            counters: Counters::default(),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -405,7 +440,7 @@ impl ModuleUnits {
 
 /// What a function is made from.
 pub(crate) enum TakenBody {
-    Clif(Box<ir::Function>),
+    Clif(BoxedFunction),
     Compiled(TakenCode),
 }
 

@@ -56,7 +56,8 @@ pub(crate) enum Stage {
     Waiting(Box<dyn MaterializationUnit>),
     /// It has been dispatched, and has made no code.
     Dispatched,
-    /// It has emitted code.
+    /// It has emitted code, which goes with it.
+    #[cfg_attr(not(feature = "cranelift"), expect(dead_code, reason = "only handles to functions look at it"))]
     Emitted(Arc<FinalizedAllocation>),
 }
 
@@ -521,6 +522,7 @@ impl Unit {
     }
 
     /// The memory that it was emitted into.
+    #[cfg(feature = "cranelift")]
     pub(crate) fn code(&self) -> Option<&Arc<FinalizedAllocation>> {
         if let Stage::Emitted(code) = &self.stage { Some(code) } else { None }
     }
