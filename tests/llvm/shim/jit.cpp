@@ -107,4 +107,14 @@ LLVMErrorRef orcane_llvm_jit_add(LLVMOrcLLJITRef jit, bool lazy, LLVMOrcThreadSa
     return wrap(unwrap(jit)->addIRModule(std::move(*taken)));
 }
 
+// Looks all names up at once in the main dylib, and waits.
+LLVMErrorRef orcane_llvm_jit_lookup_all(LLVMOrcLLJITRef jit, const char *const *names, size_t count) {
+    auto &main = unwrap(jit)->getMainJITDylib();
+    SymbolLookupSet symbols;
+    for (size_t i = 0; i < count; ++i)
+        symbols.add(unwrap(jit)->mangleAndIntern(names[i]));
+    auto found = main.getExecutionSession().lookup(makeJITDylibSearchOrder(&main), std::move(symbols));
+    return wrap(found.takeError());
+}
+
 } // extern "C"

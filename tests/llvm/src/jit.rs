@@ -1,6 +1,6 @@
 //! LLJIT and LLLazyJIT.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::Once;
 
@@ -59,6 +59,7 @@ struct RawOptions {
 unsafe extern "C" {
     fn orcane_llvm_initialise();
     fn orcane_llvm_jit_create(options: *const RawOptions, result: *mut LLVMOrcLLJITRef) -> LLVMErrorRef;
+    fn orcane_llvm_jit_lookup_all(jit: LLVMOrcLLJITRef, names: *const *const c_char, count: usize) -> LLVMErrorRef;
     fn orcane_llvm_jit_add(jit: LLVMOrcLLJITRef, lazy: bool, module: LLVMOrcThreadSafeModuleRef) -> LLVMErrorRef;
 }
 
@@ -211,6 +212,23 @@ impl Llvm {
         // SAFETY: the name ends with a zero, and the address is written on success.
         unsafe { check(LLVMOrcLLJITLookup(self.jit, &raw mut address, name.as_ptr()))? };
         Ok(address)
+    }
+
+    /// Compiles and links what several symbols need, all at once.
+    ///
+    /// # Errors
+    ///
+    /// What LLVM says it is missing.
+    ///
+    /// # Panics
+    ///
+    /// When there is a zero in a name.
+    pub fn lookup_all(&self, names: impl IntoIterator<Item = String>) -> Result<(), Error> {
+        let names: Vec<_> =
+            names.into_iter().map(|name| CString::new(name).expect("names have no zero in them")).collect();
+        let pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+        // SAFETY: each name ends with a zero, and lives until the call is over.
+        unsafe { check(orcane_llvm_jit_lookup_all(self.jit, pointers.as_ptr(), pointers.len())) }
     }
 }
 
