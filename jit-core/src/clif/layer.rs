@@ -38,6 +38,7 @@ pub(crate) struct LayerShared {
     pub(crate) contexts: Mutex<Vec<Box<Context>>>,
     modules: AtomicU64,
     pub(crate) counters: Counters,
+    pub(crate) unwinding: bool,
 }
 
 #[derive(Default)]
@@ -73,11 +74,15 @@ impl ClifLayer {
     /// When it does not generate position-independent code, which is what separately compiled
     /// units need.
     pub fn new(isa: OwnedTargetIsa) -> Result<Self, Error> {
+        Self::with_unwinding(isa, true)
+    }
+
+    pub(crate) fn with_unwinding(isa: OwnedTargetIsa, unwinding: bool) -> Result<Self, Error> {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let shared =
-            LayerShared { isa, contexts: Mutex::default(), modules: AtomicU64::new(0), counters: Counters::default() };
+        let (contexts, modules, counters) = Default::default();
+        let shared = LayerShared { isa, contexts, modules, counters, unwinding };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -12,6 +12,8 @@ use cranelift_module::{
 };
 use smallvec::SmallVec;
 
+use super::cfi;
+
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
 /// called through its slot but known by its stub's address.
@@ -57,6 +59,7 @@ pub(crate) enum Body {
 /// The bytes and relocations of functions that were compiled at definition.
 #[derive(Default)]
 pub(crate) struct MachineCode {
+    /// A function's code, and after it the instructions of its frame.
     bytes: Chunks<u8>,
     relocs: Chunks<ModuleReloc>,
 }
@@ -65,6 +68,7 @@ pub(crate) struct MachineCode {
 pub(crate) struct CompiledBody {
     bytes: Run,
     relocs: Run,
+    code_len: u32,
     pub(crate) align: u32,
 }
 
@@ -89,17 +93,18 @@ impl<T> Default for Chunks<T> {
 impl<T: Clone> Chunks<T> {
     const CHUNK_BYTES: usize = 16 << 10;
 
-    fn add(&mut self, values: &[T]) -> Run {
+    fn add<const PARTS: usize>(&mut self, parts: [&[T]; PARTS]) -> Run {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
         let room = self.0.last().map_or(0, |chunk| chunk.capacity() - chunk.len());
-        if room < values.len() {
-            let capacity = (Self::CHUNK_BYTES / size_of::<T>()).max(values.len());
+        if room < len {
+            let capacity = (Self::CHUNK_BYTES / size_of::<T>()).max(len);
             self.0.push(Vec::with_capacity(capacity));
         }
         let Some(chunk) = self.0.last_mut() else { return Run { chunk: 0, start: 0, len: 0 } };
         let start = chunk.len();
-        chunk.extend_from_slice(values);
+        parts.into_iter().for_each(|part| chunk.extend_from_slice(part));
         // A chunk is 16 KiB, or one function's, which Cranelift keeps below 4 GiB.
-        Run { chunk: self.0.len() as u32 - 1, start: start as u32, len: values.len() as u32 }
+        Run { chunk: self.0.len() as u32 - 1, start: start as u32, len: len as u32 }
     }
 
     fn get(&self, run: Run) -> &[T] {
@@ -109,14 +114,21 @@ impl<T: Clone> Chunks<T> {
 }
 
 impl MachineCode {
-    fn add(&mut self, bytes: &[u8], relocs: &[ModuleReloc], align: u64) -> Body {
+    fn add(&mut self, bytes: &[u8], frame: &[u8], relocs: &[ModuleReloc], align: u64) -> Body {
         let align = u32::try_from(align).unwrap_or(u32::MAX);
-        Body::Compiled(CompiledBody { bytes: self.bytes.add(bytes), relocs: self.relocs.add(relocs), align })
+        let code_len = bytes.len() as u32;
+        let (bytes, relocs) = (self.bytes.add([bytes, frame]), self.relocs.add([relocs]));
+        Body::Compiled(CompiledBody { bytes, relocs, code_len, align })
     }
 
     /// A function's bytes.
     pub(crate) fn bytes(&self, body: &CompiledBody) -> &[u8] {
-        self.bytes.get(body.bytes)
+        &self.bytes.get(body.bytes)[..body.code_len as usize]
+    }
+
+    /// The call frame instructions of a function; none if it came as bytes.
+    pub(crate) fn frame(&self, body: &CompiledBody) -> &[u8] {
+        &self.bytes.get(body.bytes)[body.code_len as usize..]
     }
 
     /// A function's relocations.
@@ -281,7 +293,8 @@ impl Module for ClifModule {
                 let align = alignment(&*self.isa, code.buffer.alignment);
                 let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
                 let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
-                self.machine_code.add(code.code_buffer(), &relocs, align)
+                let frame = cfi::instructions(&*self.isa, &code.buffer.unwind_info);
+                self.machine_code.add(code.code_buffer(), &frame, &relocs, align)
             }
         };
         self.functions[id.index()] = Some(body);
@@ -297,7 +310,7 @@ impl Module for ClifModule {
     ) -> ModuleResult<()> {
         self.place_function(id)?;
         let align = alignment.max(self.isa.symbol_alignment());
-        let body = self.machine_code.add(bytes, relocs, align);
+        let body = self.machine_code.add(bytes, &[], relocs, align);
         self.functions[id.index()] = Some(body);
         Ok(())
     }
