@@ -151,7 +151,7 @@ impl JitBuilder {
             ProcessAccess::None => {}
         }
         let layer = ClifLayer::with_unwinding(isa, !self.no_unwinding)?;
-        let redirections = Redirections::new(Arc::clone(&memory), architecture, self.first_call);
+        let redirections = Redirections::new(Arc::clone(&memory), architecture, !self.no_unwinding, self.first_call);
         Ok(Jit { layer, main, redirections, memory, session })
     }
 

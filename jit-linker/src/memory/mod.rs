@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 pub use page::PageManager;
 #[cfg(target_os = "linux")]
 pub use slab::SlabManager;
-pub use slot::{Slot, SlotPool};
+pub use slot::{RegisterStubs, Slot, SlotPool};
 
 /// What a segment's bytes may be used for once the allocation is final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

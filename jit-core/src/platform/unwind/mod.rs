@@ -7,12 +7,14 @@
 //!
 //! The process's unwinder is one of three, and each wants something else (`runtime`).
 
+mod eh_frame;
 mod region;
 mod runtime;
 
 use jit_linker::arch::Architecture;
 use smallvec::SmallVec;
 
+pub use eh_frame::EhFrameError;
 use runtime::{Table, Tables, Unwinder};
 
 /// DWARF's pointer encoding of an absolute address.
@@ -23,6 +25,8 @@ pub(crate) const ABSOLUTE: u8 = 0x00;
 pub(crate) struct Cie {
     /// From the version on, without padding.
     bytes: SmallVec<[u8; 32]>,
+    /// Whether frames say how long their augmentation is.
+    has_data: bool,
     /// Whether frames refer to a language's own tables.
     has_lsda: bool,
 }
@@ -31,6 +35,11 @@ impl Cie {
     /// For code that is entered by a call, of a language without exceptions.
     pub(crate) fn of_calls(architecture: Architecture) -> Self {
         Self::with_augmentation(architecture, b"zR\0", &[ABSOLUTE], false)
+    }
+
+    /// An entry as it stands in an object, with absolute pointers.
+    fn of_object(bytes: &[u8], has_data: bool, has_lsda: bool) -> Self {
+        Self { bytes: SmallVec::from_slice(bytes), has_data, has_lsda }
     }
 
     fn with_augmentation(architecture: Architecture, letters: &[u8], data: &[u8], has_lsda: bool) -> Self {
@@ -51,7 +60,7 @@ impl Cie {
             // The frame begins at sp, and the return address is in x30.
             _ => &[0x0c, 31, 0],
         });
-        Self { bytes, has_lsda }
+        Self { bytes, has_data: true, has_lsda }
     }
 }
 
@@ -116,7 +125,7 @@ impl Frames {
         Self::of_entries(architecture, code, &instructions)
     }
 
-    pub(crate) fn add_cie(&mut self, cie: Cie) -> u32 {
+    fn add_cie(&mut self, cie: Cie) -> u32 {
         let known = self.cies.iter().position(|known| *known == cie);
         let index = known.unwrap_or_else(|| {
             self.cies.push(cie);
@@ -140,7 +149,7 @@ impl Frames {
     }
 
     /// Adds a function. `lsda` counts only where the entry `cie` has a personality.
-    pub(crate) fn add(&mut self, cie: u32, start: u64, size: u64, lsda: u64, instructions: &[u8]) {
+    fn add(&mut self, cie: u32, start: u64, size: u64, lsda: u64, instructions: &[u8]) {
         let from = self.instructions.len() as u32;
         self.instructions.extend_from_slice(instructions);
         self.frames.push(Frame { start, size, lsda, cie, instructions: (from, self.instructions.len() as u32) });
@@ -186,10 +195,11 @@ impl Encoder {
         self.bytes.extend_from_slice(&(start as u32 + 4 - cie).to_le_bytes());
         self.bytes.extend_from_slice(&frame.start.to_le_bytes());
         self.bytes.extend_from_slice(&frame.size.to_le_bytes());
-        if all.cies[frame.cie as usize].has_lsda {
-            self.bytes.push(8);
+        let cie = &all.cies[frame.cie as usize];
+        if cie.has_lsda {
+            self.bytes.push(size_of::<u64>() as u8);
             self.bytes.extend_from_slice(&frame.lsda.to_le_bytes());
-        } else {
+        } else if cie.has_data {
             self.bytes.push(0);
         }
         let (from, to) = frame.instructions;
@@ -246,12 +256,16 @@ impl Drop for Registration {
 }
 
 /// Registers call frame information. No other code lies between the functions of `frames`.
-pub fn register(mut frames: Frames) -> Registration {
+pub fn register(frames: Frames) -> Registration {
+    register_with(frames, runtime::tables())
+}
+
+fn register_with(mut frames: Frames, tables: Tables) -> Registration {
     frames.frames.retain(|frame| frame.start != 0);
     if frames.is_empty() {
         return Registration(None);
     }
-    match runtime::tables() {
+    match tables {
         Tables::Disjoint => {
             let bytes = frames.encode(&frames.frames);
             Registration(Some(Kind::Table(Table::register(bytes, Unwinder::host()))))

@@ -108,3 +108,80 @@ impl Region {
         self.table = Some(Table::register(table, Unwinder::host()));
     }
 }
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use jit_linker::arch::Architecture;
+
+    use super::super::runtime::{Tables, Unwinder, finds, tables};
+    use super::super::{Cie, Registration, register_with};
+    use super::*;
+
+    /// Bytes of a function.
+    const SIZE: u64 = 16;
+    const FUNCTIONS: u64 = 4 << (REGION_LOG2 - 4);
+
+    fn functions(start: u64, indices: &[u64], tables: Tables) -> Registration {
+        let mut frames = Frames::default();
+        let cie = frames.add_cie(Cie::of_calls(Architecture::host().expect("tests run where code can")));
+        for index in indices {
+            frames.add(cie, start + index * SIZE, SIZE, 0, &[]);
+        }
+        register_with(frames, tables)
+    }
+
+    /// Numbers without a pattern (xorshift).
+    fn random(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    /// Registers and withdraws functions in random order, and looks all of them up in between.
+    fn come_and_go(tables: Tables, per_registration: u64) {
+        // No code: only its addresses count.
+        let place = vec![0u8; (FUNCTIONS * SIZE) as usize];
+        let (start, mut state) = (place.as_ptr() as u64, 0x9e37_79b9_7f4a_7c15);
+        let mut live: Vec<(Vec<u64>, Registration)> = Vec::new();
+        let mut known: BTreeSet<u64> = BTreeSet::new();
+        for step in 0..400 {
+            if step % 5 == 4 {
+                let at = random(&mut state) as usize % live.len();
+                let (indices, registration) = live.swap_remove(at);
+                drop(registration);
+                indices.iter().for_each(|index| assert!(known.remove(index)));
+            } else {
+                let first = random(&mut state) % (FUNCTIONS - per_registration);
+                let indices: Vec<u64> =
+                    (first..first + per_registration).filter(|index| !known.contains(index)).collect();
+                known.extend(&indices);
+                let registration = functions(start, &indices, tables);
+                live.push((indices, registration));
+            }
+            if step % 40 == 0 || step > 390 {
+                for index in 0..FUNCTIONS {
+                    let found = finds(start + index * SIZE + 1);
+                    assert_eq!(found, known.contains(&index), "function {index} in step {step}");
+                }
+            }
+        }
+        drop(live);
+        assert!((0..FUNCTIONS).all(|index| !finds(start + index * SIZE + 1)));
+    }
+
+    #[test]
+    fn every_function_is_found_whatever_came_and_went() {
+        if Unwinder::host() == Unwinder::Libgcc {
+            come_and_go(tables(), 40);
+        }
+    }
+
+    #[test]
+    fn tables_that_do_not_overlap_serve_every_unwinder() {
+        // One function each: a longer run could surround another.
+        come_and_go(Tables::Disjoint, 1);
+    }
+}

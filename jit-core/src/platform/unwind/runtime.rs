@@ -58,16 +58,11 @@ pub(super) fn tables() -> Tables {
 /// Whether libgcc finds a function in one table although another lies between it and the table's
 /// beginning. With a search tree it does not; nor does the list, but for what it has never looked
 /// at before.
+/// Whether libgcc finds a function in one table although another lies between it and the table's
+/// beginning. With a search tree it does not; nor does the list, but for what it has never looked
+/// at before.
 #[cfg(target_env = "gnu")]
 fn finds_between_tables() -> bool {
-    /// `struct dwarf_eh_bases` of `unwind-dw2-fde.h`.
-    #[repr(C)]
-    struct Bases([*mut c_void; 3]);
-
-    unsafe extern "C" {
-        fn _Unwind_Find_FDE(pc: *mut c_void, bases: *mut Bases) -> *const c_void;
-    }
-
     // No code: only its addresses count.
     static PLACE: [u8; 128] = [0; 128];
     let start = PLACE.as_ptr() as u64;
@@ -82,9 +77,23 @@ fn finds_between_tables() -> bool {
     };
     let _around = table(&[start, start + 64]);
     let _between = table(&[start + 32]);
+    finds(start + 64)
+}
+
+/// Whether libgcc finds an entry for an address.
+#[cfg(target_env = "gnu")]
+pub(super) fn finds(address: u64) -> bool {
+    /// `struct dwarf_eh_bases` of `unwind-dw2-fde.h`.
+    #[repr(C)]
+    struct Bases([*mut c_void; 3]);
+
+    unsafe extern "C" {
+        fn _Unwind_Find_FDE(pc: *mut c_void, bases: *mut Bases) -> *const c_void;
+    }
+
     let mut bases = Bases([std::ptr::null_mut(); 3]);
-    let pc = PLACE[64..].as_ptr().cast_mut().cast();
-    // SAFETY: the function only looks tables up, and those above are whole; `bases` is written.
+    let pc = std::ptr::with_exposed_provenance_mut(address as usize);
+    // SAFETY: the function only looks tables up, all of which are whole; `bases` is written.
     !unsafe { _Unwind_Find_FDE(pc, &mut bases) }.is_null()
 }
 
