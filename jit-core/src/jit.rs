@@ -59,6 +59,7 @@ pub struct JitBuilder {
     process: ProcessAccess,
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
+    no_unwinding: bool,
 }
 
 impl JitBuilder {
@@ -114,6 +115,14 @@ impl JitBuilder {
         self
     }
 
+    /// Whether panics, C++ exceptions and backtraces get through frames of compiled code, as they
+    /// do by default. It takes about 40 bytes a function. Without it, a panic that would leave a
+    /// host function into compiled code aborts the process.
+    pub fn unwinding(mut self, unwinding: bool) -> Self {
+        self.no_unwinding = !unwinding;
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -141,8 +150,8 @@ impl JitBuilder {
             ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
             ProcessAccess::None => {}
         }
-        let layer = ClifLayer::new(isa)?;
-        let redirections = Redirections::new(Arc::clone(&memory), architecture, self.first_call);
+        let layer = ClifLayer::with_unwinding(isa, !self.no_unwinding)?;
+        let redirections = Redirections::new(Arc::clone(&memory), architecture, !self.no_unwinding, self.first_call);
         Ok(Jit { layer, main, redirections, memory, session })
     }
 

@@ -18,6 +18,7 @@ use smallvec::smallvec;
 use crate::clif::{ClifLayer, ClifModule, describe};
 use crate::error::Error;
 use crate::first_call::{CallThrough, FirstCall, LazyBody};
+use crate::platform::unwind::{self, Frames};
 use crate::session::{
     FoundSymbol, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolDef, SymbolFlags, SymbolState, UnitDefinition, WeakTracker,
@@ -29,6 +30,7 @@ pub(crate) struct Redirections {
     slots: Mutex<Option<SlotPool>>,
     memory: Arc<dyn MemoryManager>,
     architecture: Architecture,
+    unwinding: bool,
     /// `None` where functions are compiled as soon as they are referred to.
     first_call: Option<Arc<dyn FirstCall>>,
     functions: Mutex<HashMap<SymbolName, Redirection>>,
@@ -124,12 +126,14 @@ impl Redirections {
     pub(crate) fn new(
         memory: Arc<dyn MemoryManager>,
         architecture: Architecture,
+        unwinding: bool,
         first_call: Option<Arc<dyn FirstCall>>,
     ) -> Self {
         Self {
             slots: Mutex::new(None),
             memory,
             architecture,
+            unwinding,
             first_call,
             functions: Mutex::default(),
             versions: AtomicU64::new(0),
@@ -226,10 +230,21 @@ impl Redirections {
         Ok(())
     }
 
+    /// A pool whose stubs can be unwound from, if other code can.
+    fn new_pool(&self) -> SlotPool {
+        let (memory, architecture) = (Arc::clone(&self.memory), self.architecture);
+        if !self.unwinding {
+            return SlotPool::new(memory, architecture);
+        }
+        let register =
+            move |stubs| -> Box<dyn Send + Sync> { Box::new(unwind::register(Frames::of_stubs(architecture, stubs))) };
+        SlotPool::registering(memory, architecture, Box::new(register))
+    }
+
     fn enter(&self, dylib: &JitDylib, body: &NewBody, owner: &Arc<BodyOwner>) -> Result<Redirection, Error> {
         let slot = {
             let mut slots = lock(&self.slots);
-            let pool = slots.get_or_insert_with(|| SlotPool::new(Arc::clone(&self.memory), self.architecture));
+            let pool = slots.get_or_insert_with(|| self.new_pool());
             pool.allocate(0)?
         };
         let first = Body { name: body.name.clone(), _owner: Arc::clone(owner) };

@@ -1,6 +1,7 @@
 //! CLIF in the session: the only place that knows Cranelift's compiler.
 
 mod batch;
+mod cfi;
 mod layer;
 mod libcall;
 mod module;

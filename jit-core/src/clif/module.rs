@@ -12,6 +12,8 @@ use cranelift_module::{
 };
 use smallvec::SmallVec;
 
+use super::cfi;
+
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
 /// called through its slot but known by its stub's address.
@@ -57,6 +59,7 @@ pub(crate) enum Body {
 /// The bytes and relocations of functions that were compiled at definition, until they are linked.
 #[derive(Default)]
 pub(crate) struct MachineCode {
+    /// A function's code, and after it the instructions of its frame.
     bytes: Chunks<u8>,
     relocs: Chunks<ModuleReloc>,
 }
@@ -65,6 +68,7 @@ pub(crate) struct MachineCode {
 pub(crate) struct TakenCode {
     bytes: TakenRun<u8>,
     relocs: TakenRun<ModuleReloc>,
+    code_len: u32,
     pub(crate) align: u32,
 }
 
@@ -72,6 +76,7 @@ pub(crate) struct TakenCode {
 pub(crate) struct CompiledBody {
     bytes: Run,
     relocs: Run,
+    code_len: u32,
     align: u32,
 }
 
@@ -124,12 +129,13 @@ impl<T: Clone> Chunks<T> {
     const LEAST_BYTES: usize = 4 << 10;
     const MOST_BYTES: usize = 256 << 10;
 
-    fn add(&mut self, values: &[T]) -> Run {
+    fn add<const PARTS: usize>(&mut self, parts: [&[T]; PARTS]) -> Run {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
         let last = self.0.last().map(|chunk| &chunk.values);
         let room = last.map_or(0, |values| values.capacity() - values.len());
-        if room < values.len() || self.0.is_empty() {
+        if room < len || self.0.is_empty() {
             let capacity = last.map_or(Self::LEAST_BYTES / size_of::<T>(), |values| 2 * values.capacity());
-            let capacity = capacity.min(Self::MOST_BYTES / size_of::<T>()).max(values.len());
+            let capacity = capacity.min(Self::MOST_BYTES / size_of::<T>()).max(len);
             self.0.push(Chunk { values: Arc::new(Vec::with_capacity(capacity)), left: 0 });
         }
         let index = self.0.len().saturating_sub(1) as u32;
@@ -141,9 +147,9 @@ impl<T: Clone> Chunks<T> {
         };
         *left += 1;
         let start = chunk.len();
-        chunk.extend_from_slice(values);
+        parts.into_iter().for_each(|part| chunk.extend_from_slice(part));
         // A chunk is small, or one function's, which Cranelift keeps below 4 GiB.
-        Run { chunk: index, start: start as u32, len: values.len() as u32 }
+        Run { chunk: index, start: start as u32, len: len as u32 }
     }
 
     fn get(&self, run: Run) -> &[T] {
@@ -161,9 +167,11 @@ impl<T: Clone> Chunks<T> {
 }
 
 impl MachineCode {
-    fn add(&mut self, bytes: &[u8], relocs: &[ModuleReloc], align: u64) -> Body {
+    fn add(&mut self, bytes: &[u8], frame: &[u8], relocs: &[ModuleReloc], align: u64) -> Body {
         let align = u32::try_from(align).unwrap_or(u32::MAX);
-        Body::Compiled(CompiledBody { bytes: self.bytes.add(bytes), relocs: self.relocs.add(relocs), align })
+        let code_len = bytes.len() as u32;
+        let (bytes, relocs) = (self.bytes.add([bytes, frame]), self.relocs.add([relocs]));
+        Body::Compiled(CompiledBody { bytes, relocs, code_len, align })
     }
 
     /// A function's relocations, as long as it was not taken.
@@ -173,13 +181,23 @@ impl MachineCode {
 
     /// Takes a function out.
     pub(crate) fn take(&mut self, body: &CompiledBody) -> TakenCode {
-        TakenCode { bytes: self.bytes.take(body.bytes), relocs: self.relocs.take(body.relocs), align: body.align }
+        TakenCode {
+            bytes: self.bytes.take(body.bytes),
+            relocs: self.relocs.take(body.relocs),
+            code_len: body.code_len,
+            align: body.align,
+        }
     }
 }
 
 impl TakenCode {
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.values()
+        self.bytes.values().get(..self.code_len as usize).unwrap_or_default()
+    }
+
+    /// The call frame instructions of the function; none if it came as bytes.
+    pub(crate) fn frame(&self) -> &[u8] {
+        self.bytes.values().get(self.code_len as usize..).unwrap_or_default()
     }
 
     pub(crate) fn relocs(&self) -> &[ModuleReloc] {
@@ -343,7 +361,8 @@ impl Module for ClifModule {
                 let align = alignment(&*self.isa, code.buffer.alignment);
                 let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
                 let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
-                self.machine_code.add(code.code_buffer(), &relocs, align)
+                let frame = cfi::instructions(&*self.isa, &code.buffer.unwind_info);
+                self.machine_code.add(code.code_buffer(), &frame, &relocs, align)
             }
         };
         self.functions[id.index()] = Some(body);
@@ -359,7 +378,7 @@ impl Module for ClifModule {
     ) -> ModuleResult<()> {
         self.place_function(id)?;
         let align = alignment.max(self.isa.symbol_alignment());
-        let body = self.machine_code.add(bytes, relocs, align);
+        let body = self.machine_code.add(bytes, &[], relocs, align);
         self.functions[id.index()] = Some(body);
         Ok(())
     }

@@ -1,3 +1,6 @@
-//! What JIT'd code needs of the process it runs in.
+//! What JIT'd code needs of the process it runs in: everything that is registered with it, as
+//! pairs of action and undo.
 
+#[cfg(feature = "cranelift")]
 pub(crate) mod tls;
+pub mod unwind;
