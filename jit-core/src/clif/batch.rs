@@ -154,7 +154,7 @@ impl Batch {
         let (block, frame) = match body {
             Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
             Some(TakenBody::Compiled(code)) => {
-                let block = self.add_code(index, code.bytes(), u64::from(code.align), code.relocs())?;
+                let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
                 (block, self.add_frame(code.bytes(), code.frame()))
             }
             None => return Err(refused("the function was materialized before")),

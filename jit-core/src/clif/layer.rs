@@ -13,7 +13,8 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
-use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode, TakenCode};
+use super::machine_code::{MachineCode, TakenCode};
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
 use super::signature::describe;
 use crate::error::Error;
 use crate::session::{
@@ -449,7 +450,7 @@ impl Bodies {
     pub(crate) fn take_function(&mut self, index: u32) -> Option<TakenBody> {
         match self.functions.get_mut(index as usize)?.take()? {
             Body::Clif(func) => Some(TakenBody::Clif(func)),
-            Body::Compiled(compiled) => Some(TakenBody::Compiled(self.machine_code.take(&compiled))),
+            Body::Compiled(compiled) => self.machine_code.take(compiled).map(TakenBody::Compiled),
         }
     }
 
