@@ -61,6 +61,7 @@ pub struct JitBuilder {
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
     no_unwinding: bool,
+    failure_address: Option<u64>,
 }
 
 impl JitBuilder {
@@ -131,6 +132,15 @@ impl JitBuilder {
         self
     }
 
+    /// Where calls of redirectable functions go whose body, or something it depends on, was
+    /// removed: the address of a C function that lives as long as the process, and should not
+    /// return. By default the process is aborted. Functions that are [lazy](Self::first_call) have
+    /// a failure handler instead.
+    pub fn failure_address(mut self, address: u64) -> Self {
+        self.failure_address = Some(address);
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -159,7 +169,13 @@ impl JitBuilder {
             ProcessAccess::None => {}
         }
         let layer = ClifLayer::with_unwinding(isa, !self.no_unwinding)?;
-        let redirections = Redirections::new(Arc::clone(&memory), architecture, !self.no_unwinding, self.first_call);
+        let redirections = Redirections::new(
+            Arc::clone(&memory),
+            architecture,
+            !self.no_unwinding,
+            self.first_call,
+            self.failure_address,
+        );
         Ok(Jit { layer, main, redirections, memory, session })
     }
 
@@ -350,7 +366,7 @@ impl Jit {
             }
             if let Some(function) = function.take() {
                 // Calls need not find out for themselves that it is there.
-                self.redirections.publish(&function, &symbol, found.definition.address);
+                self.redirections.publish(&self.session, &function, &found);
             }
             // Gone already if it was removed since: then the lookup says so.
             if let Some(code) = self.session.code_of(found.id) {
