@@ -391,6 +391,12 @@ impl LinkGraph {
         }
     }
 
+    /// Leaves out whatever needs one of the `failed` symbols, and returns the symbols that are
+    /// lost with it.
+    pub fn exclude(&mut self, failed: &[SymbolId]) -> Vec<SymbolId> {
+        crate::pass::depend::exclude(self, failed)
+    }
+
     /// Turns a definition into a reference to another's of the same name: that of a weak symbol
     /// whose definition elsewhere is taken.
     pub fn make_external(&mut self, symbol: SymbolId) {
