@@ -26,6 +26,7 @@ use crate::pass::{depend, layout};
 /// When a relocation does not fit its instruction, or the graph is too large.
 pub fn prepare(mut graph: LinkGraph) -> Result<Prepared, LinkError> {
     let mut order = layout::order(&graph);
+    layout::terminate_unwind_tables(&mut graph, &mut order)?;
     let indirection = Indirection::build(&mut graph, &mut order)?;
     let request = layout::assign(&mut graph, &order)?;
     Ok(Prepared { graph, indirection, request })

@@ -366,6 +366,13 @@ impl LinkGraph {
         }
     }
 
+    /// Pairs of a block and one that lives as long as it does, though it does not refer to it: a
+    /// function's and that of its unwinding record.
+    #[must_use]
+    pub fn attached(&self) -> &[(BlockId, BlockId)] {
+        &self.attached
+    }
+
     /// The COMDAT groups.
     #[must_use]
     pub fn comdats(&self) -> &[Comdat] {

@@ -6,4 +6,5 @@ mod aarch64;
 mod relocation;
 mod run;
 mod support;
+mod unwind;
 mod x86_64;

@@ -101,11 +101,25 @@ impl<'data> Reader<'data> {
         let Some(placed) = self.placed.get(section.0) else {
             return Err(self.malformed(format!("symbol {} is in section {}, which is not there", index.0, section.0)));
         };
-        let Some(block) = *placed else { return Ok(None) };
+        let Some(block) = *placed else { return Ok(self.unwind_bound(section, value)) };
         match u32::try_from(value) {
             Ok(offset) if offset <= self.graph.block(block).size => Ok(Some((Definition::Block { block, offset }, 0))),
             _ => Err(self.malformed(format!("symbol {} is beyond the end of its section", index.0))),
         }
+    }
+
+    /// What marks start or end of unwinding tables.
+    fn unwind_bound(&self, section: SectionIndex, value: u64) -> Option<(Definition, u64)> {
+        let id = self.unwind_tables.get(&section.0)?;
+        let size = self.sections.section(section).ok()?.sh_size.get(LittleEndian);
+        let end = if value == 0 {
+            false
+        } else if value == size {
+            true
+        } else {
+            return None;
+        };
+        Some((Definition::SectionBound { section: *id, end }, 0))
     }
 
     fn add(
