@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 mod aarch64;
+mod compiler;
 mod relocation;
 mod run;
 mod support;
