@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::arch::{Architecture, FixupError, stub};
 use crate::graph::{BlockId, Definition, Edge, EdgeKind, GraphError, LinkGraph, SectionId, SymbolId};
-use crate::memory::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, Request};
+use crate::memory::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, Request, SegmentKind};
 use crate::pass::fixup::Placement;
 use crate::pass::indirect::Indirection;
 use crate::pass::{depend, layout, prune};
@@ -82,6 +82,7 @@ pub fn prepare(graph: LinkGraph) -> Result<Prepared, LinkError> {
 fn lay_out(mut graph: LinkGraph, passes: Passes) -> Result<Prepared, LinkError> {
     graph.check()?;
     let mut order = layout::order(&graph);
+    layout::terminate_unwind_tables(&mut graph, &mut order)?;
     let indirection = Indirection::build(&mut graph, &mut order)?;
     let request = layout::assign(&mut graph, &order)?;
     graph.settle();
@@ -286,6 +287,12 @@ impl Fixed {
     pub fn block_content(&mut self, block: BlockId) -> &mut [u8] {
         let is_live = self.graph().block(block).live;
         if is_live { self.placement.block_bytes(block) } else { &mut [] }
+    }
+
+    /// The bytes of a segment as they will be seen at its address.
+    #[must_use]
+    pub fn content(&mut self, kind: SegmentKind) -> &[u8] {
+        self.placement.allocation.working(kind)
     }
 
     /// Publishes the memory: code can run from here on.

@@ -165,6 +165,9 @@ impl Placement {
             return self.tls_externals.get(&symbol).copied().ok_or(FixupError::NoThreadLocalStorage);
         };
         let block = self.graph.block(block);
+        if !block.live {
+            return Err(FixupError::LeftOut);
+        }
         let section = block.section.map(|section| self.graph.section(section));
         let section = section.filter(|section| section.role == SectionRole::ThreadLocal);
         let section = section.ok_or(FixupError::NotThreadLocal)?;
