@@ -16,6 +16,8 @@ use super::batch;
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode};
 use super::signature::describe;
 use crate::error::Error;
+use crate::platform::Services;
+use crate::platform::code::SourceText;
 use crate::session::{
     ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolFlags, UnitDefinition,
@@ -38,7 +40,7 @@ pub(crate) struct LayerShared {
     pub(crate) contexts: Mutex<Vec<Box<Context>>>,
     modules: AtomicU64,
     pub(crate) counters: Counters,
-    pub(crate) unwinding: bool,
+    pub(crate) services: Services,
 }
 
 #[derive(Default)]
@@ -74,15 +76,15 @@ impl ClifLayer {
     /// When it does not generate position-independent code, which is what separately compiled
     /// units need.
     pub fn new(isa: OwnedTargetIsa) -> Result<Self, Error> {
-        Self::with_unwinding(isa, true)
+        Self::with_services(isa, Services::default())
     }
 
-    pub(crate) fn with_unwinding(isa: OwnedTargetIsa, unwinding: bool) -> Result<Self, Error> {
+    pub(crate) fn with_services(isa: OwnedTargetIsa, services: Services) -> Result<Self, Error> {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
         let (contexts, modules, counters) = Default::default();
-        let shared = LayerShared { isa, contexts, modules, counters, unwinding };
+        let shared = LayerShared { isa, contexts, modules, counters, services };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -128,7 +130,7 @@ impl ClifLayer {
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(tracker.session(), &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, machine_code, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, machine_code, source, .. } = module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
@@ -145,6 +147,7 @@ impl ClifLayer {
             functions: names.functions,
             data: names.data,
             machine_code,
+            source,
             bodies: Mutex::new(bodies),
         });
         tracker.define(units.definitions(body_name))
@@ -258,6 +261,7 @@ pub(crate) struct ModuleUnits {
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
     pub(crate) machine_code: MachineCode,
+    pub(crate) source: Option<Arc<SourceText>>,
     pub(crate) bodies: Mutex<Bodies>,
 }
 
