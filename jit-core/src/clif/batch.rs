@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
-use cranelift_codegen::{CodegenError, Context, ir};
+use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
 use jit_linker::arch::Architecture;
 use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
@@ -16,9 +16,9 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
 use super::cfi;
-use super::layer::{Item, ModuleUnits};
+use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
-use super::module::{ADDRESS_OF, Body, DATA, FUNCTION, alignment, details, module_reloc};
+use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, module_reloc};
 use super::reloc::edge_kind;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::code::{Details, LinkedCode, LinkedFunction};
@@ -80,6 +80,8 @@ struct Batch {
     own: Vec<Own>,
     /// Of functions, if there is to be any.
     frames: Option<Frames>,
+    /// Functions that are compiled.
+    spent: Vec<BoxedFunction>,
 }
 
 struct External {
@@ -127,6 +129,7 @@ impl Batch {
             externals: Vec::new(),
             own: Vec::with_capacity(items),
             frames,
+            spent: Vec::new(),
         }
     }
 
@@ -151,17 +154,18 @@ impl Batch {
             }
         }
         lock(&layer.contexts).push(context);
+        layer.spent.free(std::mem::take(&mut self.spent));
     }
 
     fn add_function(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
-        let body = lock(&self.module.bodies).functions[index as usize].take();
+        let body = lock(&self.module.bodies).take_function(index);
         let module = Arc::clone(&self.module);
         let (block, told) = match body {
-            Some(Body::Clif(func)) => self.add_clif(context, index, *func)?,
-            Some(Body::Compiled(compiled)) => {
-                let (code, align) = (&module.machine_code, u64::from(compiled.align));
-                let block = self.add_code(index, code.bytes(&compiled), align, code.relocs(&compiled))?;
-                (block, self.tell(code.bytes(&compiled), code.frame(&compiled), || code.details(index)))
+            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
+            Some(TakenBody::Compiled(mut code)) => {
+                let block = self.add_code(index, code.bytes(), u64::from(code.align), code.relocs())?;
+                let details = std::mem::take(&mut code.details);
+                (block, self.tell(code.bytes(), code.frame(), || details))
             }
             None => return Err(refused("the function was materialized before")),
         };
@@ -179,10 +183,16 @@ impl Batch {
         }
     }
 
-    fn add_clif(&mut self, context: &mut Context, index: u32, func: ir::Function) -> Result<(BlockId, Told), Refused> {
+    fn add_clif(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        mut func: BoxedFunction,
+    ) -> Result<(BlockId, Told), Refused> {
         let layer = Arc::clone(&self.module.layer);
         context.clear();
-        context.func = func;
+        std::mem::swap(&mut context.func, &mut func);
+        self.spent.push(func);
         let isa = &*layer.isa;
         if let Err(error) = context.compile(isa, &mut ControlPlane::default()) {
             return Err(refused(describe_failure(&error.inner)));

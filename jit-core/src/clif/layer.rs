@@ -1,6 +1,6 @@
 //! `ClifLayer`: turns the contents of a `ClifModule` into materialization units.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cranelift_codegen::Context;
@@ -13,14 +13,14 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
-use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode};
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode, TakenCode};
 use super::signature::describe;
 use crate::error::Error;
 use crate::platform::Services;
 use crate::platform::code::SourceText;
 use crate::session::{
     ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
-    SymbolFlags, UnitDefinition,
+    SymbolFlags, UnitDefinition, UnitSource,
 };
 use crate::sync::{Arc, Mutex, lock};
 
@@ -38,9 +38,39 @@ pub(crate) struct LayerShared {
     pub(crate) isa: OwnedTargetIsa,
     /// Contexts between two batches: they keep their buffers.
     pub(crate) contexts: Mutex<Vec<Box<Context>>>,
+    pub(crate) spent: Spent,
     modules: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) services: Services,
+}
+
+/// A function as its module holds it: large, and moved from hand to hand.
+pub(crate) type BoxedFunction = Box<ir::Function>;
+
+/// Functions that were compiled and have to be freed. Whoever built them allocated them; compile
+/// threads that free them at once fight for that thread's heap.
+#[derive(Default)]
+pub(crate) struct Spent {
+    functions: Mutex<Vec<BoxedFunction>>,
+    freeing: AtomicBool,
+}
+
+impl Spent {
+    /// Frees `functions`, or leaves it to the thread that is about it.
+    pub(crate) fn free(&self, functions: Vec<BoxedFunction>) {
+        lock(&self.functions).extend(functions);
+        if self.freeing.swap(true, Ordering::Acquire) {
+            return;
+        }
+        loop {
+            let functions = std::mem::take(&mut *lock(&self.functions));
+            if functions.is_empty() {
+                break;
+            }
+            drop(functions);
+        }
+        self.freeing.store(false, Ordering::Release);
+    }
 }
 
 #[derive(Default)]
@@ -83,8 +113,14 @@ impl ClifLayer {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let (contexts, modules, counters) = Default::default();
-        let shared = LayerShared { isa, contexts, modules, counters, services };
+        let shared = LayerShared {
+            isa,
+            contexts: Mutex::default(),
+            spent: Spent::default(),
+            modules: AtomicU64::new(0),
+            counters: Counters::default(),
+            services,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -137,6 +173,7 @@ impl ClifLayer {
             followed: vec![false; functions.len()],
             functions,
             data,
+            machine_code,
             planned: Vec::new(),
             waiting: Vec::new(),
             scheduled: 0,
@@ -146,11 +183,10 @@ impl ClifLayer {
             name,
             functions: names.functions,
             data: names.data,
-            machine_code,
             source,
             bodies: Mutex::new(bodies),
         });
-        tracker.define(units.definitions(body_name))
+        tracker.define_each(ModuleDefinitions { module: units, body_name })
     }
 
     fn check_target(&self, module: &ClifModule) -> Result<(), Error> {
@@ -185,6 +221,8 @@ pub(crate) struct Entry {
     /// Of a function.
     pub(crate) signature: Option<SymbolName>,
     flags: SymbolFlags,
+    /// Whether the module defines it.
+    defined: bool,
     /// Whether its definition here goes by another name: calls go through a slot.
     pub(crate) redirectable: bool,
     pub(crate) writable: bool,
@@ -225,6 +263,7 @@ impl Names {
                 name: name_of(&declaration.name, linkage, defined, "function", id.index())?,
                 signature: Some(signature),
                 flags: SymbolFlags { callable: true, ..flags(linkage) },
+                defined,
                 redirectable: module.redirectable && linkage == Linkage::Export,
                 writable: false,
                 tls: false,
@@ -238,6 +277,7 @@ impl Names {
                 name: name_of(&declaration.name, linkage, defined, "data", id.index())?,
                 signature: None,
                 flags: flags(linkage),
+                defined,
                 redirectable: false,
                 writable: declaration.writable,
                 tls: declaration.tls,
@@ -260,7 +300,6 @@ pub(crate) struct ModuleUnits {
     pub(crate) name: Arc<str>,
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
-    pub(crate) machine_code: MachineCode,
     pub(crate) source: Option<Arc<SourceText>>,
     pub(crate) bodies: Mutex<Bodies>,
 }
@@ -268,6 +307,7 @@ pub(crate) struct ModuleUnits {
 pub(crate) struct Bodies {
     pub(crate) functions: Vec<Option<Body>>,
     pub(crate) data: Vec<Option<DataDescription>>,
+    machine_code: MachineCode,
     /// Functions whose references have been followed.
     followed: Vec<bool>,
     /// What those lead to, and nobody has asked the session for: callees after their callers.
@@ -307,9 +347,56 @@ impl MaterializationUnit for ClifUnit {
     fn discard(&mut self, _: &SymbolName) {
         let mut bodies = lock(&self.module.bodies);
         match self.item {
-            Item::Function(index) => bodies.functions[index as usize] = None,
+            Item::Function(index) => drop(bodies.take_function(index)),
             Item::Data(index) => bodies.data[index as usize] = None,
         }
+    }
+}
+
+/// A unit for each function and data object that a module defines.
+struct ModuleDefinitions<F> {
+    module: Arc<ModuleUnits>,
+    body_name: F,
+}
+
+impl<F: Fn(SymbolName) -> SymbolName> ModuleDefinitions<F> {
+    fn items(&self) -> impl Iterator<Item = Item> + use<F> {
+        let module = Arc::clone(&self.module);
+        let functions = (0..module.functions.len() as u32).map(Item::Function);
+        let data = (0..module.data.len() as u32).map(Item::Data);
+        functions.chain(data).filter(move |item| module.entry(*item).defined)
+    }
+
+    fn definition_name(&self, entry: &Entry) -> SymbolName {
+        let name = entry.name.clone();
+        if entry.redirectable { (self.body_name)(name) } else { name }
+    }
+
+    fn definition(&self, item: Item) -> UnitDefinition {
+        let entry = self.module.entry(item);
+        let (name, signature) = (self.definition_name(entry), entry.signature.clone());
+        UnitDefinition {
+            symbols: smallvec![SymbolDeclaration { name, flags: entry.flags, signature }],
+            unit: Box::new(ClifUnit { module: Arc::clone(&self.module), item }),
+            name: Arc::clone(&self.module.name),
+        }
+    }
+}
+
+impl<F: Fn(SymbolName) -> SymbolName> UnitSource for ModuleDefinitions<F> {
+    fn len(&self) -> usize {
+        self.items().count()
+    }
+
+    fn names(&self) -> impl Iterator<Item = (SymbolName, SymbolFlags, &str)> {
+        self.items().map(|item| {
+            let entry = self.module.entry(item);
+            (self.definition_name(entry), entry.flags, &*self.module.name)
+        })
+    }
+
+    fn into_definitions(self) -> impl Iterator<Item = UnitDefinition> {
+        self.items().map(move |item| self.definition(item))
     }
 }
 
@@ -326,30 +413,10 @@ impl ModuleUnits {
         }
     }
 
-    /// A unit for each function and data object that the module defines.
-    fn definitions(self: &Arc<Self>, body_name: impl Fn(SymbolName) -> SymbolName) -> Vec<UnitDefinition> {
-        let bodies = lock(&self.bodies);
-        let functions = bodies.functions.iter().enumerate().filter(|(_, body)| body.is_some());
-        let data = bodies.data.iter().enumerate().filter(|(_, description)| description.is_some());
-        let functions = functions.map(|(index, _)| Item::Function(index as u32));
-        functions
-            .chain(data.map(|(index, _)| Item::Data(index as u32)))
-            .map(|item| {
-                let Entry { name, signature, flags, redirectable, .. } = self.entry(item);
-                let name = if *redirectable { body_name(name.clone()) } else { name.clone() };
-                UnitDefinition {
-                    symbols: smallvec![SymbolDeclaration { name, flags: *flags, signature: signature.clone() }],
-                    unit: Box::new(ClifUnit { module: Arc::clone(self), item }),
-                    name: Arc::clone(&self.name),
-                }
-            })
-            .collect()
-    }
-
     /// Plans for what a function leads to within the module and was not followed before: it will
     /// be needed, and asked for early it is compiled in one batch with others, callees first.
     fn follow(&self, bodies: &mut Bodies, function: u32) {
-        let Bodies { functions, followed, planned, .. } = bodies;
+        let Bodies { functions, machine_code, followed, planned, .. } = bodies;
         let mut work = vec![function];
         while let Some(index) = work.pop() {
             if std::mem::replace(&mut followed[index as usize], true) {
@@ -369,7 +436,7 @@ impl ModuleUnits {
             match &functions[index as usize] {
                 Some(Body::Clif(func)) => references(func, &mut see),
                 Some(Body::Compiled(compiled)) => {
-                    for reloc in self.machine_code.relocs(compiled) {
+                    for reloc in machine_code.relocs(compiled) {
                         if let ModuleRelocTarget::User { namespace, index } = reloc.name {
                             see(namespace, index);
                         }
@@ -381,7 +448,21 @@ impl ModuleUnits {
     }
 }
 
+/// What a function is made from.
+pub(crate) enum TakenBody {
+    Clif(BoxedFunction),
+    Compiled(TakenCode),
+}
+
 impl Bodies {
+    /// Takes a function's body, the first time.
+    pub(crate) fn take_function(&mut self, index: u32) -> Option<TakenBody> {
+        match self.functions.get_mut(index as usize)?.take()? {
+            Body::Clif(func) => Some(TakenBody::Clif(func)),
+            Body::Compiled(compiled) => Some(TakenBody::Compiled(self.machine_code.take(index, &compiled))),
+        }
+    }
+
     /// Takes the next items to link, and the names to ask the session for meanwhile.
     pub(crate) fn next_batch(
         &mut self,

@@ -59,7 +59,7 @@ pub(crate) enum Body {
     Compiled(CompiledBody),
 }
 
-/// The bytes and relocations of functions that were compiled at definition.
+/// The bytes and relocations of functions that were compiled at definition, until they are linked.
 #[derive(Default)]
 pub(crate) struct MachineCode {
     /// A function's code, and after it the instructions of its frame.
@@ -69,17 +69,34 @@ pub(crate) struct MachineCode {
     details: FxHashMap<u32, Details>,
 }
 
+/// A compiled function, taken out to be linked.
+pub(crate) struct TakenCode {
+    bytes: TakenRun<u8>,
+    relocs: TakenRun<ModuleReloc>,
+    code_len: usize,
+    pub(crate) align: u32,
+    /// What the compiler said of it.
+    pub(crate) details: Details,
+}
+
 /// A compiled function's part of [`MachineCode`].
 pub(crate) struct CompiledBody {
     bytes: Run,
     relocs: Run,
     code_len: u32,
-    pub(crate) align: u32,
+    align: u32,
 }
 
 /// Runs of values, packed. Nothing is ever moved: reallocating what grows with a module would
-/// cost more, in time and in holes in the heap, than the rest of defining a function.
-struct Chunks<T>(Vec<Vec<T>>);
+/// cost more, in time and in holes in the heap, than the rest of defining a function. A chunk goes
+/// when the last of its runs was taken: what is linked does not stand in memory twice.
+struct Chunks<T>(Vec<Chunk<T>>);
+
+struct Chunk<T> {
+    values: Arc<Vec<T>>,
+    /// Runs that nobody has taken.
+    left: u32,
+}
 
 /// Where a run is.
 #[derive(Clone, Copy)]
@@ -89,6 +106,24 @@ struct Run {
     len: u32,
 }
 
+/// A run that keeps its chunk.
+struct TakenRun<T> {
+    chunk: Arc<Vec<T>>,
+    run: Run,
+}
+
+impl<T> TakenRun<T> {
+    fn values(&self) -> &[T] {
+        self.run.of(&self.chunk)
+    }
+}
+
+impl Run {
+    fn of<T>(self, values: &[T]) -> &[T] {
+        values.get(self.start as usize..(self.start + self.len) as usize).unwrap_or_default()
+    }
+}
+
 impl<T> Default for Chunks<T> {
     fn default() -> Self {
         Self(Vec::new())
@@ -96,25 +131,45 @@ impl<T> Default for Chunks<T> {
 }
 
 impl<T: Clone> Chunks<T> {
-    const CHUNK_BYTES: usize = 16 << 10;
+    /// Of the first chunk. Each next one is twice as large as the last, up to a size that the
+    /// allocator gives back to the system.
+    const LEAST_BYTES: usize = 4 << 10;
+    const MOST_BYTES: usize = 256 << 10;
 
     fn add<const PARTS: usize>(&mut self, parts: [&[T]; PARTS]) -> Run {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        let room = self.0.last().map_or(0, |chunk| chunk.capacity() - chunk.len());
-        if room < len {
-            let capacity = (Self::CHUNK_BYTES / size_of::<T>()).max(len);
-            self.0.push(Vec::with_capacity(capacity));
+        let last = self.0.last().map(|chunk| &chunk.values);
+        let room = last.map_or(0, |values| values.capacity() - values.len());
+        if room < len || self.0.is_empty() {
+            let capacity = last.map_or(Self::LEAST_BYTES / size_of::<T>(), |values| 2 * values.capacity());
+            let capacity = capacity.min(Self::MOST_BYTES / size_of::<T>()).max(len);
+            self.0.push(Chunk { values: Arc::new(Vec::with_capacity(capacity)), left: 0 });
         }
-        let Some(chunk) = self.0.last_mut() else { return Run { chunk: 0, start: 0, len: 0 } };
+        let index = self.0.len().saturating_sub(1) as u32;
+        // Nothing is taken before everything has been added.
+        let Some((chunk, left)) =
+            self.0.last_mut().and_then(|chunk| Some((Arc::get_mut(&mut chunk.values)?, &mut chunk.left)))
+        else {
+            return Run { chunk: index, start: 0, len: 0 };
+        };
+        *left += 1;
         let start = chunk.len();
         parts.into_iter().for_each(|part| chunk.extend_from_slice(part));
-        // A chunk is 16 KiB, or one function's, which Cranelift keeps below 4 GiB.
-        Run { chunk: self.0.len() as u32 - 1, start: start as u32, len: len as u32 }
+        // A chunk is small, or one function's, which Cranelift keeps below 4 GiB.
+        Run { chunk: index, start: start as u32, len: len as u32 }
     }
 
     fn get(&self, run: Run) -> &[T] {
-        let chunk = self.0.get(run.chunk as usize);
-        chunk.and_then(|chunk| chunk.get(run.start as usize..(run.start + run.len) as usize)).unwrap_or_default()
+        self.0.get(run.chunk as usize).map_or(&[], |chunk| run.of(&chunk.values))
+    }
+
+    fn take(&mut self, run: Run) -> TakenRun<T> {
+        let Some(chunk) = self.0.get_mut(run.chunk as usize) else {
+            return TakenRun { chunk: Arc::default(), run };
+        };
+        chunk.left = chunk.left.saturating_sub(1);
+        let values = if chunk.left == 0 { std::mem::take(&mut chunk.values) } else { Arc::clone(&chunk.values) };
+        TakenRun { chunk: values, run }
     }
 }
 
@@ -126,24 +181,32 @@ impl MachineCode {
         Body::Compiled(CompiledBody { bytes, relocs, code_len, align })
     }
 
-    /// A function's bytes.
-    pub(crate) fn bytes(&self, body: &CompiledBody) -> &[u8] {
-        &self.bytes.get(body.bytes)[..body.code_len as usize]
+    /// A function's relocations, as long as it was not taken.
+    pub(crate) fn relocs(&self, body: &CompiledBody) -> &[ModuleReloc] {
+        self.relocs.get(body.relocs)
+    }
+
+    /// Takes a function out.
+    pub(crate) fn take(&mut self, index: u32, body: &CompiledBody) -> TakenCode {
+        let CompiledBody { bytes, relocs, code_len, align } = *body;
+        let (bytes, relocs) = (self.bytes.take(bytes), self.relocs.take(relocs));
+        let details = self.details.remove(&index).unwrap_or_default();
+        TakenCode { bytes, relocs, code_len: code_len as usize, align, details }
+    }
+}
+
+impl TakenCode {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes.values()[..self.code_len]
     }
 
     /// The call frame instructions of a function; none if it came as bytes.
-    pub(crate) fn frame(&self, body: &CompiledBody) -> &[u8] {
-        &self.bytes.get(body.bytes)[body.code_len as usize..]
+    pub(crate) fn frame(&self) -> &[u8] {
+        &self.bytes.values()[self.code_len..]
     }
 
-    /// What the compiler said of a function's code.
-    pub(crate) fn details(&self, index: u32) -> Details {
-        self.details.get(&index).cloned().unwrap_or_default()
-    }
-
-    /// A function's relocations.
-    pub(crate) fn relocs(&self, body: &CompiledBody) -> &[ModuleReloc] {
-        self.relocs.get(body.relocs)
+    pub(crate) fn relocs(&self) -> &[ModuleReloc] {
+        self.relocs.values()
     }
 }
 

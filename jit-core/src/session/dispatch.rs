@@ -10,7 +10,7 @@ use super::query::Query;
 use super::state::Unit;
 use super::unit::{MaterializationResponsibility, MaterializationUnit, catching_panics};
 use crate::error::Error;
-use crate::sync::{Arc, Condvar, Mutex, lock, wait};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock, wait};
 
 /// A piece of work: a unit to materialize, a lookup to answer, a batch to compile.
 #[must_use = "whoever waits for it waits for ever"]
@@ -64,13 +64,21 @@ struct Queue {
     threads: usize,
     /// Threads of a pool that wait for something.
     blocked: usize,
+    /// Threads asleep until there is a task.
+    idle: usize,
+    /// Threads asleep until what they wait for is there.
+    waiting: usize,
     stopping: bool,
 }
 
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    bell: Condvar,
+    /// Rung for who is idle: there is a task, or another reason to look.
+    work: Condvar,
+    /// Rung for who waits. Two bells, because a thread that wakes in vain takes a core from one
+    /// that compiles.
+    done: Condvar,
 }
 
 thread_local! {
@@ -100,14 +108,40 @@ impl Shared {
                     self.as_runner(|| task.run());
                     queue = lock(&self.queue);
                 }
-                None => queue = wait(&self.bell, queue),
+                None => queue = self.idle(queue),
             }
         }
     }
 
+    fn push(&self, tasks: Vec<Task>) {
+        let count = tasks.len();
+        let mut queue = lock(&self.queue);
+        queue.tasks.extend(tasks);
+        let idle = queue.idle;
+        drop(queue);
+        for _ in 0..count.min(idle) {
+            self.work.notify_one();
+        }
+    }
+
+    fn idle<'a>(&self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        queue.idle += 1;
+        queue = wait(&self.work, queue);
+        queue.idle -= 1;
+        queue
+    }
+
+    /// Has everybody look again.
     fn wake(&self) {
-        drop(lock(&self.queue));
-        self.bell.notify_all();
+        let queue = lock(&self.queue);
+        let (idle, waiting) = (queue.idle, queue.waiting);
+        drop(queue);
+        if idle > 0 {
+            self.work.notify_all();
+        }
+        if waiting > 0 {
+            self.done.notify_all();
+        }
     }
 }
 
@@ -127,10 +161,9 @@ impl InPlaceDispatcher {
 
 impl TaskDispatcher for InPlaceDispatcher {
     fn dispatch(&self, tasks: Vec<Task>) {
-        lock(&self.shared.queue).tasks.extend(tasks);
+        self.shared.push(tasks);
         if self.shared.is_running_here() {
             // The loop that runs the current task comes to these: no recursion.
-            self.shared.bell.notify_all();
             return;
         }
         self.shared.as_runner(|| {
@@ -201,20 +234,14 @@ fn run_worker(shared: &Shared, size: usize) {
                 task.run();
                 queue = lock(&shared.queue);
             }
-            None => queue = wait(&shared.bell, queue),
+            None => queue = shared.idle(queue),
         }
     }
 }
 
 impl TaskDispatcher for ThreadPoolDispatcher {
     fn dispatch(&self, tasks: Vec<Task>) {
-        let count = tasks.len();
-        lock(&self.shared.queue).tasks.extend(tasks);
-        if count == 1 {
-            self.shared.bell.notify_one();
-        } else {
-            self.shared.bell.notify_all();
-        }
+        self.shared.push(tasks);
     }
 
     fn wait(&self, done: &dyn Fn() -> bool) {
@@ -239,12 +266,15 @@ impl TaskDispatcher for ThreadPoolDispatcher {
         }
         let counted = worker && queue.blocked > 0;
         while !done() {
-            queue = wait(&self.shared.bell, queue);
+            queue.waiting += 1;
+            queue = wait(&self.shared.done, queue);
+            queue.waiting -= 1;
         }
         if counted {
             queue.blocked -= 1;
             // A spare that is idle leaves.
-            self.shared.bell.notify_all();
+            drop(queue);
+            self.shared.work.notify_all();
         }
     }
 
@@ -256,7 +286,7 @@ impl TaskDispatcher for ThreadPoolDispatcher {
 impl Drop for ThreadPoolDispatcher {
     fn drop(&mut self) {
         lock(&self.shared.queue).stopping = true;
-        self.shared.bell.notify_all();
+        self.shared.work.notify_all();
         let here = std::thread::current().id();
         let threads = std::mem::take(&mut *lock(&self.threads));
         // The last task of all may be what drops the session: its thread can't wait for itself.

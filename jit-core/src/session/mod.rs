@@ -11,6 +11,7 @@ mod readiness;
 mod scope;
 mod state;
 mod symbol;
+mod table;
 mod unit;
 #[cfg(feature = "cranelift")]
 mod weak;
@@ -37,6 +38,7 @@ pub use lookup::{DylibLookup, SearchOrder};
 pub use query::FoundSymbol;
 pub use scope::ExecutionScope;
 pub use state::UnitDefinition;
+pub(crate) use state::UnitSource;
 pub use symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolState};
 pub use unit::{MaterializationResponsibility, MaterializationUnit, OwnSymbol};
 #[cfg(feature = "cranelift")]
@@ -170,14 +172,14 @@ impl ExecutionSession {
     pub(crate) fn code_of(&self, symbol: SymbolId) -> Option<Option<Arc<jit_linker::memory::FinalizedAllocation>>> {
         let state = lock(&self.shared.state);
         let symbol = state.symbols.get(symbol)?;
-        (symbol.state == SymbolState::Ready).then(|| state.units.get(symbol.unit).and_then(|unit| unit.code.clone()))
+        (symbol.state == SymbolState::Ready).then(|| state.units.get(symbol.unit).and_then(|unit| unit.code().cloned()))
     }
 
     /// The name of the dylib that a symbol belongs to; empty if it is gone.
     #[cfg(feature = "cranelift")]
     pub(crate) fn dylib_name_of(&self, symbol: SymbolId) -> String {
         let state = lock(&self.shared.state);
-        let dylib = state.symbols.get(symbol).and_then(|symbol| state.dylibs.get(symbol.dylib));
+        let dylib = state.symbols.get(symbol).and_then(|symbol| state.dylib_of(symbol));
         dylib.map(|dylib| dylib.name.clone()).unwrap_or_default()
     }
 
@@ -185,8 +187,8 @@ impl ExecutionSession {
     #[must_use]
     pub fn symbol_state(&self, dylib: &JitDylib, name: &SymbolName) -> Option<(SymbolState, Option<Arc<Cause>>)> {
         let state = lock(&self.shared.state);
-        let symbol = state.symbols.get(*state.dylibs.get(dylib.id)?.symbols.get(name)?)?;
-        Some((symbol.state, symbol.failure.clone()))
+        let symbol = state.symbols.get(state.dylibs.get(dylib.id)?.symbols.get(&state.symbols, name)?)?;
+        Some((symbol.state, symbol.failure().cloned()))
     }
 
     fn report(&self, symbol: &SymbolName, cause: &Cause) {
@@ -360,6 +362,11 @@ impl ResourceTracker {
     ///
     /// When a strong definition meets another one in the dylib, or the tracker was removed.
     pub fn define(&self, units: Vec<UnitDefinition>) -> Result<(), Error> {
+        self.define_each(units)
+    }
+
+    /// As [`define`](Self::define), with units that are made one at a time.
+    pub(crate) fn define_each(&self, units: impl UnitSource) -> Result<(), Error> {
         let mut effects = Effects::default();
         let result = lock(&self.session.shared.state).define(self.id, units, &mut effects);
         self.session.perform(effects);

@@ -50,7 +50,7 @@ impl State {
         for id in symbols {
             match self.symbols.get_mut(*id) {
                 None => error = Some(Error::DefunctTracker),
-                Some(symbol) if symbol.failure.is_some() => {}
+                Some(symbol) if symbol.failure().is_some() => {}
                 Some(symbol) if symbol.state == SymbolState::Resolved => symbol.state = SymbolState::Emitted,
                 Some(symbol) => {
                     let unresolved = Error::Unresolved(symbol.name.clone());
@@ -131,7 +131,7 @@ impl State {
                 cause,
             ));
         };
-        if let Some(cause) = &dependency.failure {
+        if let Some(cause) = dependency.failure() {
             let error = Error::UnsatisfiedDependency {
                 symbol: name,
                 dependency: dependency.name.clone(),
@@ -156,7 +156,7 @@ impl State {
     fn is_waiting(&self, symbol: u32) -> bool {
         self.symbols
             .at(symbol)
-            .is_some_and(|(_, symbol)| symbol.state == SymbolState::Emitted && symbol.failure.is_none())
+            .is_some_and(|(_, symbol)| symbol.state == SymbolState::Emitted && symbol.failure().is_none())
     }
 
     /// The symbol that stands for the ring of `symbol`.

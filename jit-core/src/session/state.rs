@@ -6,7 +6,7 @@
 
 use jit_linker::SymbolName;
 use jit_linker::memory::FinalizedAllocation;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use super::arena::{Arena, Id};
@@ -14,7 +14,8 @@ use super::edges::{self, Edges};
 use super::generator::DefinitionGenerator;
 use super::lookup::DylibLookup;
 use super::query::{Outcome, Query, Waiter, failure};
-use super::symbol::{Symbol, SymbolDeclaration, SymbolDef, SymbolId, SymbolState};
+use super::symbol::{Symbol, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
+use super::table::SymbolTable;
 use super::unit::MaterializationUnit;
 use crate::error::{Cause, DuplicateDefinition, Error};
 use crate::sync::Arc;
@@ -22,7 +23,7 @@ use crate::sync::Arc;
 /// A table of symbols, and where it looks for those it does not define.
 pub(crate) struct Dylib {
     pub(crate) name: String,
-    pub(crate) symbols: FxHashMap<SymbolName, SymbolId>,
+    pub(crate) symbols: SymbolTable,
     pub(crate) link_order: Vec<(Id<Dylib>, DylibLookup)>,
     pub(crate) generators: Vec<Arc<dyn DefinitionGenerator>>,
     pub(crate) default_tracker: Id<Tracker>,
@@ -43,12 +44,21 @@ pub(crate) struct Unit {
     pub(crate) tracker: Id<Tracker>,
     /// Its place in the tracker's list.
     pub(crate) position: u32,
-    /// `None` from the moment it is dispatched.
-    pub(crate) materializer: Option<Box<dyn MaterializationUnit>>,
+    pub(crate) stage: Stage,
     pub(crate) symbols: SmallVec<[SymbolId; 1]>,
     pub(crate) memory_used: u64,
-    pub(crate) code: Option<Arc<FinalizedAllocation>>,
     pub(crate) resources: Option<Box<Resources>>,
+}
+
+/// How far a unit has come.
+pub(crate) enum Stage {
+    /// Nobody has asked for it.
+    Waiting(Box<dyn MaterializationUnit>),
+    /// It has been dispatched, and has made no code.
+    Dispatched,
+    /// It has emitted code, which goes with it.
+    #[cfg_attr(not(feature = "cranelift"), expect(dead_code, reason = "only handles to functions look at it"))]
+    Emitted(Arc<FinalizedAllocation>),
 }
 
 /// What a unit holds beside its code; few units hold anything.
@@ -63,6 +73,32 @@ pub struct UnitDefinition {
     pub unit: Box<dyn MaterializationUnit>,
     /// What it is called in errors.
     pub name: Arc<str>,
+}
+
+/// Units to be defined. A large module's, listed, would be as large as the tables they go into.
+pub(crate) trait UnitSource {
+    /// How many units there are.
+    fn len(&self) -> usize;
+
+    /// Each name that they define, how, and what its unit is called.
+    fn names(&self) -> impl Iterator<Item = (SymbolName, SymbolFlags, &str)>;
+
+    /// The units, in the same order.
+    fn into_definitions(self) -> impl Iterator<Item = UnitDefinition>;
+}
+
+impl UnitSource for Vec<UnitDefinition> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn names(&self) -> impl Iterator<Item = (SymbolName, SymbolFlags, &str)> {
+        self.iter().flat_map(|unit| unit.symbols.iter().map(|symbol| (symbol.name.clone(), symbol.flags, &*unit.name)))
+    }
+
+    fn into_definitions(self) -> impl Iterator<Item = UnitDefinition> {
+        self.into_iter()
+    }
 }
 
 /// What a transition asks to be done once the lock is gone.
@@ -95,7 +131,7 @@ impl State {
         let default_tracker = self.trackers.insert(Tracker::new(id));
         Ok(self.dylibs.insert(Dylib {
             name: name.to_owned(),
-            symbols: FxHashMap::default(),
+            symbols: SymbolTable::default(),
             link_order: vec![(id, DylibLookup::All)],
             generators: Vec::new(),
             default_tracker,
@@ -107,46 +143,42 @@ impl State {
     pub(crate) fn define(
         &mut self,
         tracker: Id<Tracker>,
-        units: Vec<UnitDefinition>,
+        units: impl UnitSource,
         effects: &mut Effects,
     ) -> Result<(), Error> {
         let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
-        self.check_duplicates(dylib, &units)?;
         let count = units.len();
+        self.check_duplicates(dylib, &units)?;
         if let Some(dylib) = self.dylibs.get_mut(dylib) {
-            dylib.symbols.reserve(count);
+            dylib.symbols.reserve(&self.symbols, count);
         }
-        for definition in units {
+        if let Some(tracker) = self.trackers.get_mut(tracker) {
+            tracker.units.reserve(count);
+        }
+        for definition in units.into_definitions() {
             self.install(dylib, tracker, definition, effects);
         }
         Ok(())
     }
 
-    fn check_duplicates(&self, dylib: Id<Dylib>, units: &[UnitDefinition]) -> Result<(), Error> {
+    fn check_duplicates(&self, dylib: Id<Dylib>, units: &impl UnitSource) -> Result<(), Error> {
         let table = self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
-        let mut strong_here: FxHashSet<&SymbolName> = FxHashSet::default();
+        let mut strong_here: FxHashSet<SymbolName> = FxHashSet::default();
         strong_here.reserve(units.len());
         let mut duplicates = Vec::new();
-        for unit in units {
-            for symbol in unit.symbols.iter().filter(|symbol| !symbol.flags.weak) {
-                let earlier = if strong_here.insert(&symbol.name) {
-                    table.symbols.get(&symbol.name).and_then(|existing| {
-                        let existing = self.symbols.get(*existing)?;
-                        let replaceable = existing.flags.weak && existing.state == SymbolState::NeverSearched;
-                        (!replaceable).then(|| self.unit_name(existing.unit))
-                    })
-                } else {
-                    let defines = |unit: &&UnitDefinition| unit.symbols.iter().any(|other| other.name == symbol.name);
-                    units.iter().find(defines).map(|unit| unit.name.to_string())
-                };
-                if let Some(first) = earlier {
-                    duplicates.push(DuplicateDefinition {
-                        name: symbol.name.clone(),
-                        dylib: table.name.clone(),
-                        first,
-                        second: unit.name.to_string(),
-                    });
-                }
+        for (name, _, unit) in units.names().filter(|(_, flags, _)| !flags.weak) {
+            let existing = table.symbols.get(&self.symbols, &name).and_then(|existing| self.symbols.get(existing));
+            let earlier = if !strong_here.insert(name.clone()) {
+                units.names().find(|(other, ..)| *other == name).map(|(.., unit)| unit.to_string())
+            } else {
+                existing.and_then(|existing| {
+                    let replaceable = existing.flags.weak && existing.state == SymbolState::NeverSearched;
+                    (!replaceable).then(|| self.unit_name(existing.unit))
+                })
+            };
+            if let Some(first) = earlier {
+                let (dylib, second) = (table.name.clone(), unit.to_string());
+                duplicates.push(DuplicateDefinition { name, dylib, first, second });
             }
         }
         if duplicates.is_empty() { Ok(()) } else { Err(Error::DuplicateDefinitions(duplicates)) }
@@ -177,10 +209,9 @@ impl State {
             name,
             tracker,
             position,
-            materializer: Some(unit),
+            stage: Stage::Waiting(unit),
             symbols: ids,
             memory_used: 0,
-            code: None,
             resources: None,
         });
     }
@@ -195,7 +226,7 @@ impl State {
     ) -> Result<SymbolId, SymbolName> {
         let SymbolDeclaration { name, flags, signature } = declaration;
         let Some(table) = self.dylibs.get(dylib) else { return Err(name) };
-        if let Some(&existing) = table.symbols.get(&name) {
+        if let Some(existing) = table.symbols.get(&self.symbols, &name) {
             if flags.weak {
                 return Err(name);
             }
@@ -204,19 +235,18 @@ impl State {
         let id = self.symbols.insert(Symbol {
             name: name.clone(),
             signature,
-            dylib,
+            dylib: dylib.index() as u32,
             unit,
             address: 0,
             slot: 0,
             flags,
             state: SymbolState::NeverSearched,
-            failure: None,
             needs: edges::NONE,
             needed_by: edges::NONE,
             pending: None,
         });
         if let Some(table) = self.dylibs.get_mut(dylib) {
-            table.symbols.insert(name, id);
+            table.symbols.insert(&self.symbols, &name, id);
         }
         Ok(id)
     }
@@ -224,9 +254,12 @@ impl State {
     /// Takes a symbol that was never searched for away from its unit.
     fn discard(&mut self, id: SymbolId, effects: &mut Effects) {
         let Some(symbol) = self.symbols.remove(id) else { return };
+        if let Some(dylib) = self.dylibs.at_mut(symbol.dylib) {
+            dylib.symbols.remove(&symbol.name, id);
+        }
         let Some(unit) = self.units.get_mut(symbol.unit) else { return };
         unit.symbols.retain(|other| *other != id);
-        if let Some(materializer) = &mut unit.materializer {
+        if let Stage::Waiting(materializer) = &mut unit.stage {
             materializer.discard(&symbol.name);
         }
         if unit.symbols.is_empty() {
@@ -254,10 +287,15 @@ impl State {
     /// The definition of `name` that a search in `order` ends at.
     pub(crate) fn find(&self, order: &[(Id<Dylib>, DylibLookup)], name: &SymbolName) -> Option<SymbolId> {
         order.iter().find_map(|(dylib, visibility)| {
-            let id = *self.dylibs.get(*dylib)?.symbols.get(name)?;
+            let id = self.dylibs.get(*dylib)?.symbols.get(&self.symbols, name)?;
             let symbol = self.symbols.get(id)?;
             (*visibility == DylibLookup::All || symbol.flags.exported).then_some(id)
         })
+    }
+
+    /// The dylib that a symbol belongs to.
+    pub(crate) fn dylib_of(&self, symbol: &Symbol) -> Option<&Dylib> {
+        self.dylibs.at(symbol.dylib).map(|(_, dylib)| dylib)
     }
 
     /// Starts a query: what is there is found, what is not is waited for, and the units that
@@ -301,10 +339,8 @@ impl State {
     /// What a query that wants `required` of a symbol gets now.
     fn outcome(&self, id: SymbolId, required: SymbolState) -> Outcome {
         let Some(symbol) = self.symbols.get(id) else { return Outcome::Waiting(id) };
-        match &symbol.failure {
-            Some(cause) => {
-                Outcome::Failed(failure(symbol.name.clone(), self.dylibs.get(symbol.dylib), Arc::clone(cause)))
-            }
+        match symbol.failure() {
+            Some(cause) => Outcome::Failed(failure(symbol.name.clone(), self.dylib_of(symbol), Arc::clone(cause))),
             None if symbol.state >= required => Outcome::Found(symbol.found(id)),
             None => Outcome::Waiting(id),
         }
@@ -318,7 +354,7 @@ impl State {
         }
         let unit_id = symbol.unit;
         let Some(unit) = self.units.get_mut(unit_id) else { return };
-        let Some(materializer) = unit.materializer.take() else { return };
+        let Some(materializer) = unit.dispatch() else { return };
         for symbol in &unit.symbols {
             if let Some(symbol) = self.symbols.get_mut(*symbol) {
                 symbol.state = SymbolState::Materializing;
@@ -346,7 +382,7 @@ impl State {
         }
         for (id, definition) in definitions {
             if let Some(symbol) = self.symbols.get_mut(*id)
-                && symbol.failure.is_none()
+                && symbol.failure().is_none()
             {
                 symbol.address = definition.address;
                 symbol.slot = definition.slot.unwrap_or(0);
@@ -361,12 +397,12 @@ impl State {
     /// Answers the queries that wait for no more of a symbol than it has reached.
     pub(crate) fn notify(&mut self, id: SymbolId, effects: &mut Effects) {
         let Some(symbol) = self.symbols.get_mut(id) else { return };
-        let (state, failure) = (symbol.state, symbol.failure.clone());
+        let state = symbol.state;
         let Some(pending) = &mut symbol.pending else { return };
         if pending.waiters.is_empty() {
             return;
         }
-        let waiters: SmallVec<[Waiter; 1]> = if failure.is_some() {
+        let waiters: SmallVec<[Waiter; 1]> = if pending.failure.is_some() {
             pending.waiters.drain(..).collect()
         } else {
             let (ready, waiting) = pending.waiters.drain(..).partition(|waiter| waiter.required <= state);
@@ -394,10 +430,10 @@ impl State {
             symbols.into_iter().map(|symbol| (symbol, Arc::clone(cause))).collect();
         while let Some((id, cause)) = work.pop() {
             let Some(symbol) = self.symbols.get_mut(id) else { continue };
-            if symbol.failure.is_some() || symbol.state == SymbolState::Ready {
+            if symbol.failure().is_some() || symbol.state == SymbolState::Ready {
                 continue;
             }
-            symbol.failure = Some(Arc::clone(&cause));
+            symbol.pending().failure = Some(Arc::clone(&cause));
             let dependants = symbol.needed_by;
             let cause = self.dependency_cause(id, &cause);
             work.extend(
@@ -416,7 +452,7 @@ impl State {
             (Cause::Dependency { .. }, _) | (_, None) => Arc::clone(cause),
             (_, Some(symbol)) => Arc::new(Cause::Dependency {
                 name: symbol.name.clone(),
-                dylib: self.dylibs.get(symbol.dylib).map(|dylib| dylib.name.clone()).unwrap_or_default(),
+                dylib: self.dylib_of(symbol).map(|dylib| dylib.name.clone()).unwrap_or_default(),
                 cause: Arc::clone(cause),
             }),
         }
@@ -442,10 +478,8 @@ impl State {
 
     fn remove_symbol(&mut self, id: SymbolId, effects: &mut Effects) {
         let Some(mut symbol) = self.symbols.remove(id) else { return };
-        if let Some(dylib) = self.dylibs.get_mut(symbol.dylib)
-            && dylib.symbols.get(&symbol.name) == Some(&id)
-        {
-            dylib.symbols.remove(&symbol.name);
+        if let Some(dylib) = self.dylibs.at_mut(symbol.dylib) {
+            dylib.symbols.remove(&symbol.name, id);
         }
         let symbols = &mut self.symbols;
         self.edges.remove_needs(symbol.needs, |to, head| {
@@ -472,6 +506,29 @@ impl State {
         tracker.memory_used = used;
         unit.memory_used += bytes;
         Ok(())
+    }
+}
+
+impl Unit {
+    /// Takes out what makes the definitions, the first time.
+    fn dispatch(&mut self) -> Option<Box<dyn MaterializationUnit>> {
+        if !matches!(self.stage, Stage::Waiting(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.stage, Stage::Dispatched) {
+            Stage::Waiting(unit) => Some(unit),
+            Stage::Dispatched | Stage::Emitted(_) => None,
+        }
+    }
+
+    /// The memory that it was emitted into.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn code(&self) -> Option<&Arc<FinalizedAllocation>> {
+        if let Stage::Emitted(code) = &self.stage { Some(code) } else { None }
+    }
+
+    pub(crate) fn set_code(&mut self, code: Option<Arc<FinalizedAllocation>>) {
+        self.stage = code.map_or(Stage::Dispatched, Stage::Emitted);
     }
 }
 

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::arena::Id;
 use super::query::{FoundSymbol, Waiter};
 use super::readiness::Ring;
-use super::state::{Dylib, Unit};
+use super::state::Unit;
 use crate::error::Cause;
 use crate::sync::Arc;
 
@@ -82,19 +82,19 @@ pub struct SymbolDeclaration {
 pub(crate) struct Symbol {
     pub(crate) name: SymbolName,
     pub(crate) signature: Option<SymbolName>,
-    pub(crate) dylib: Id<Dylib>,
     pub(crate) unit: Id<Unit>,
     pub(crate) address: u64,
     /// 0 for none.
     pub(crate) slot: u64,
-    pub(crate) flags: SymbolFlags,
-    pub(crate) state: SymbolState,
-    pub(crate) failure: Option<Arc<Cause>>,
+    /// The index of its dylib, which goes no sooner than its symbols.
+    pub(crate) dylib: u32,
     /// First edge to a symbol that this one depends on.
     pub(crate) needs: u32,
     /// First edge from a symbol that depends on this one.
     pub(crate) needed_by: u32,
-    /// What is known while somebody waits or the symbol is not ready.
+    pub(crate) flags: SymbolFlags,
+    pub(crate) state: SymbolState,
+    /// What is known while somebody waits, or the symbol is not ready or has failed.
     pub(crate) pending: Option<Box<Pending>>,
 }
 
@@ -113,6 +113,11 @@ impl Symbol {
         }
     }
 
+    /// Why it can't be had.
+    pub(crate) fn failure(&self) -> Option<&Arc<Cause>> {
+        self.pending.as_ref()?.failure.as_ref()
+    }
+
     pub(crate) fn pending(&mut self) -> &mut Pending {
         self.pending.get_or_insert_with(Box::default)
     }
@@ -122,6 +127,7 @@ impl Symbol {
 #[derive(Default)]
 pub(crate) struct Pending {
     pub(crate) waiters: SmallVec<[Waiter; 1]>,
+    pub(crate) failure: Option<Arc<Cause>>,
     /// `None` for a ring of one that nobody watches and that watches nobody.
     pub(crate) ring: Option<Box<Ring>>,
 }

@@ -254,7 +254,7 @@ impl ExecutionSession {
             for unit in units {
                 match state.units.get_mut(unit) {
                     Some(unit) => {
-                        unit.code = code.cloned();
+                        unit.set_code(code.cloned());
                         symbols.extend_from_slice(&unit.symbols);
                     }
                     None => gone = Err(Error::DefunctTracker),
