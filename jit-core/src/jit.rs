@@ -16,6 +16,7 @@ use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe}
 use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
+use crate::platform::debug::Debugger;
 use crate::platform::{Services, trap};
 use crate::redirect::Redirections;
 use crate::session::{
@@ -129,6 +130,13 @@ impl JitBuilder {
     /// is not a trap of a call that catches it.
     pub fn traps(mut self, traps: bool) -> Self {
         self.services.traps = traps;
+        self
+    }
+
+    /// Whether debuggers are told of compiled code: its functions, and their lines where modules
+    /// have a [source](ClifModule::source).
+    pub fn debugger(mut self, debugger: Debugger) -> Self {
+        self.services.debugger = debugger.is_wanted();
         self
     }
 

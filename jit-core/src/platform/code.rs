@@ -10,7 +10,6 @@ use crate::sync::Arc;
 
 /// The functions of one allocation.
 #[derive(Debug)]
-#[allow(dead_code, reason = "for those that write files")]
 pub(crate) struct LinkedCode {
     pub(crate) architecture: Architecture,
     /// The module's name.

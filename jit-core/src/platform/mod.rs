@@ -4,6 +4,8 @@
 #[cfg(feature = "cranelift")]
 pub mod code;
 #[cfg(feature = "cranelift")]
+pub mod debug;
+#[cfg(feature = "cranelift")]
 pub(crate) mod tls;
 #[cfg(feature = "cranelift")]
 pub mod trap;
@@ -20,12 +22,14 @@ pub(crate) struct Services {
     pub(crate) unwinding: bool,
     /// The handler of traps.
     pub(crate) traps: bool,
+    /// Debuggers.
+    pub(crate) debugger: bool,
 }
 
 #[cfg(feature = "cranelift")]
 impl Default for Services {
     fn default() -> Self {
-        Self { unwinding: true, traps: false }
+        Self { unwinding: true, traps: false, debugger: false }
     }
 }
 
@@ -33,17 +37,19 @@ impl Default for Services {
 impl Services {
     /// Whether anyone wants to know how frames are unwound.
     pub(crate) fn want_frames(&self) -> bool {
-        self.unwinding
+        self.unwinding || self.debugger
     }
 
     /// Whether anyone wants to know more than that.
     pub(crate) fn want_code(&self) -> bool {
-        self.traps
+        self.traps || self.debugger
     }
 
     /// Tells of code. What is given is to be dropped before the code's memory is used again.
     pub(crate) fn register(&self, code: code::LinkedCode) -> Box<dyn Send + Sync> {
         let code = Arc::new(code);
-        Box::new(self.traps.then(|| trap::register(&code)))
+        // The last that were told are undone first.
+        let debugger = self.debugger.then(|| debug::register(&code));
+        Box::new((debugger, self.traps.then(|| trap::register(&code))))
     }
 }
