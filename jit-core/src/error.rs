@@ -103,6 +103,9 @@ pub enum Error {
     /// The system refused a thread.
     #[error("cannot start a compile thread: {0}")]
     Thread(Arc<std::io::Error>),
+    /// The system refused handlers for signals.
+    #[error("cannot handle signals: {0}")]
+    Signals(Arc<std::io::Error>),
     /// The module declares something it does not define, or can't be added for another reason.
     #[error("module: {0}")]
     Module(String),

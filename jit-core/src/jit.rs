@@ -16,6 +16,8 @@ use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe}
 use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
+use crate::platform::debug::Debugger;
+use crate::platform::{Services, trap};
 use crate::redirect::Redirections;
 use crate::session::{
     AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
@@ -60,8 +62,8 @@ pub struct JitBuilder {
     process: ProcessAccess,
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
-    no_unwinding: bool,
     failure_address: Option<u64>,
+    services: Services,
 }
 
 impl JitBuilder {
@@ -128,7 +130,22 @@ impl JitBuilder {
     /// do by default. It takes about 40 bytes a function. Without it, a panic that would leave a
     /// host function into compiled code aborts the process.
     pub fn unwinding(mut self, unwinding: bool) -> Self {
-        self.no_unwinding = !unwinding;
+        self.services.unwinding = unwinding;
+        self
+    }
+
+    /// Whether traps of compiled code can be caught, by [`JitFn::try_call`]; by default not.
+    /// Handlers for signals of faults are installed then, once for the process: they pass on what
+    /// is not a trap of a call that catches it.
+    pub fn traps(mut self, traps: bool) -> Self {
+        self.services.traps = traps;
+        self
+    }
+
+    /// Whether debuggers are told of compiled code: its functions, and their lines where modules
+    /// have a [source](ClifModule::source).
+    pub fn debugger(mut self, debugger: Debugger) -> Self {
+        self.services.debugger = debugger.is_wanted();
         self
     }
 
@@ -150,6 +167,9 @@ impl JitBuilder {
     pub fn build(self) -> Result<Jit, Error> {
         let isa = self.isa()?;
         let architecture = architecture(&isa)?;
+        if self.services.traps {
+            trap::enable().map_err(|error| Error::Signals(Arc::new(error)))?;
+        }
         let memory = match self.memory {
             Some(memory) => memory,
             None => default_memory()?,
@@ -168,11 +188,11 @@ impl JitBuilder {
             ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
             ProcessAccess::None => {}
         }
-        let layer = ClifLayer::with_unwinding(isa, !self.no_unwinding)?;
+        let layer = ClifLayer::with_services(isa, self.services.clone())?;
         let redirections = Redirections::new(
             Arc::clone(&memory),
             architecture,
-            !self.no_unwinding,
+            self.services.unwinding,
             self.first_call,
             self.failure_address,
         );
@@ -370,7 +390,8 @@ impl Jit {
             }
             // Gone already if it was removed since: then the lookup says so.
             if let Some(code) = self.session.code_of(found.id) {
-                return Ok(JitFn::new(found.definition.address, self.session.clone(), code));
+                let traps = self.layer.shared.services.traps;
+                return Ok(JitFn::new(found.definition.address, self.session.clone(), code, traps));
             }
         }
     }

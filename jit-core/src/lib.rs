@@ -45,6 +45,12 @@ pub use first_call::{CallThrough, FirstCall, LazyBody};
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
 pub use jit::{Jit, JitBuilder, OptLevel, ProcessAccess};
+#[cfg(feature = "cranelift")]
+pub use platform::code::SourceText;
+#[cfg(feature = "cranelift")]
+pub use platform::debug::Debugger;
+#[cfg(feature = "cranelift")]
+pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};
 
 /// Cranelift, in the version whose types this crate speaks.
 #[cfg(feature = "cranelift")]

@@ -17,6 +17,8 @@ use super::machine_code::{MachineCode, TakenCode};
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
 use super::signature::describe;
 use crate::error::Error;
+use crate::platform::Services;
+use crate::platform::code::SourceText;
 use crate::session::{
     ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolFlags, UnitDefinition, UnitSource,
@@ -40,7 +42,7 @@ pub(crate) struct LayerShared {
     pub(crate) spent: Spent,
     modules: AtomicU64,
     pub(crate) counters: Counters,
-    pub(crate) unwinding: bool,
+    pub(crate) services: Services,
 }
 
 /// A function as its module holds it: large, and moved from hand to hand.
@@ -105,15 +107,15 @@ impl ClifLayer {
     /// When it does not generate position-independent code, which is what separately compiled
     /// units need.
     pub fn new(isa: OwnedTargetIsa) -> Result<Self, Error> {
-        Self::with_unwinding(isa, true)
+        Self::with_services(isa, Services::default())
     }
 
-    pub(crate) fn with_unwinding(isa: OwnedTargetIsa, unwinding: bool) -> Result<Self, Error> {
+    pub(crate) fn with_services(isa: OwnedTargetIsa, services: Services) -> Result<Self, Error> {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
         let (contexts, spent, modules, counters) = Default::default();
-        let shared = LayerShared { isa, contexts, spent, modules, counters, unwinding };
+        let shared = LayerShared { isa, contexts, spent, modules, counters, services };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -159,7 +161,7 @@ impl ClifLayer {
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(tracker.session(), &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, machine_code, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, machine_code, source, .. } = module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
@@ -176,6 +178,7 @@ impl ClifLayer {
             name,
             functions: names.functions,
             data: names.data,
+            source,
             bodies: Mutex::new(bodies),
         });
         tracker.define_each(ModuleDefinitions { module: units, body_name })
@@ -292,6 +295,7 @@ pub(crate) struct ModuleUnits {
     pub(crate) name: Arc<str>,
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
+    pub(crate) source: Option<Arc<SourceText>>,
     pub(crate) bodies: Mutex<Bodies>,
 }
 
@@ -450,7 +454,7 @@ impl Bodies {
     pub(crate) fn take_function(&mut self, index: u32) -> Option<TakenBody> {
         match self.functions.get_mut(index as usize)?.take()? {
             Body::Clif(func) => Some(TakenBody::Clif(func)),
-            Body::Compiled(compiled) => self.machine_code.take(compiled).map(TakenBody::Compiled),
+            Body::Compiled(compiled) => self.machine_code.take(index, compiled).map(TakenBody::Compiled),
         }
     }
 

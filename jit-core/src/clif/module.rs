@@ -6,7 +6,7 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
 use cranelift_codegen::ir::{self, InstructionData, Opcode, UserExternalName};
 use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
-use cranelift_codegen::{CodegenError, Context, FinalizedMachReloc, FinalizedRelocTarget};
+use cranelift_codegen::{CodegenError, CompiledCode, Context, FinalizedMachReloc, FinalizedRelocTarget};
 use cranelift_module::{
     DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc, ModuleResult,
 };
@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
+use crate::platform::code::{Details, SourceText};
 
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
@@ -47,6 +48,7 @@ pub struct ClifModule {
     pub(crate) functions: Vec<Option<Body>>,
     pub(crate) data: Vec<Option<DataDescription>>,
     pub(crate) machine_code: MachineCode,
+    pub(crate) source: Option<Arc<SourceText>>,
     pub(crate) redirectable: bool,
     compile_at: CompileAt,
 }
@@ -71,6 +73,7 @@ impl ClifModule {
             functions: Vec::new(),
             data: Vec::new(),
             machine_code: MachineCode::default(),
+            source: None,
             redirectable: false,
             compile_at,
         }
@@ -81,6 +84,13 @@ impl ClifModule {
     #[must_use]
     pub fn redirectable(mut self) -> Self {
         self.redirectable = true;
+        self
+    }
+
+    /// Says what the source locations of its functions are offsets into, for traps and debuggers.
+    #[must_use]
+    pub fn source(mut self, text: SourceText) -> Self {
+        self.source = Some(Arc::new(text));
         self
     }
 
@@ -213,6 +223,10 @@ impl Module for ClifModule {
                 let align = alignment(&*self.isa, code.buffer.alignment);
                 let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
                 let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
+                let details = details(code);
+                if !details.is_empty() {
+                    self.machine_code.details.insert(id.as_u32(), details);
+                }
                 let frame = cfi::instructions(&*self.isa, &code.buffer.unwind_info);
                 self.machine_code.add(code.code_buffer(), &frame, &relocs, align)
             }
@@ -262,6 +276,13 @@ impl Module for ClifModule {
 /// The alignment of a function's code.
 pub(crate) fn alignment(isa: &dyn TargetIsa, code: u32) -> u64 {
     u64::from(code.max(isa.function_alignment().minimum)).max(isa.symbol_alignment())
+}
+
+/// What is to be told of the places in a function's code.
+pub(crate) fn details(code: &CompiledCode) -> Details {
+    let traps = code.buffer.traps().iter().map(|trap| (trap.offset, trap.code.as_raw().get())).collect();
+    let known = code.buffer.get_srclocs_sorted().iter().filter(|line| !line.loc.is_default());
+    Details { traps, lines: known.map(|line| (line.start, line.end, line.loc.bits())).collect() }
 }
 
 /// A relocation in terms of the module's declarations.

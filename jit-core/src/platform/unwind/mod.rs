@@ -161,6 +161,15 @@ impl Frames {
         self.frames.is_empty()
     }
 
+    /// The contents of an `.eh_frame` section for functions that have a place.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn to_section(&self) -> Vec<u8> {
+        let placed: Vec<_> = self.frames.iter().filter(|frame| frame.start != 0).copied().collect();
+        let mut section = self.encode(&placed);
+        section.extend_from_slice(&[0; Table::TERMINATOR]);
+        section
+    }
+
     /// The contents of an `.eh_frame` section, without the terminator: position-independent.
     fn encode(&self, frames: &[Frame]) -> Vec<u8> {
         let mut table = Encoder { bytes: Vec::with_capacity(self.size_bound(frames)), cies: SmallVec::new() };
