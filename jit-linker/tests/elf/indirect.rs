@@ -111,7 +111,7 @@ fn elf_23_aarch64_got_loads_become_additions_where_the_target_is_near() {
 fn elf_23_aarch64_offsets_from_the_got() {
     let source = ".reloc ., R_AARCH64_LD64_GOTPAGE_LO15, f\nldr x3, [x3]\n.reloc ., R_AARCH64_LD64_GOTOFF_LO15, f\nldr x3, [x3]\n.data\n.skip 16\n";
     let linked = image(assemble(AARCH64, source), &|_| Some(FAR)).expect("the entry is near");
-    assert_eq!(Image::word(&linked.code, 0), 0xf940_0063 | 16 / 8 << 10, "from the page");
+    assert_eq!(Image::word(&linked.code, 0), 0xf940_0063 | (16 / 8) << 10, "from the page");
     assert_eq!(Image::word(&linked.code, 4), 0xf940_0063, "from the GOT");
     assert_eq!(linked.data[16..], FAR.to_le_bytes());
 }
