@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::arch::{Architecture, FixupError, stub};
 use crate::graph::{Definition, Edge, EdgeKind, GraphError, LinkGraph, SectionId, SymbolId};
-use crate::memory::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, Request};
+use crate::memory::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, Request, SegmentKind};
 use crate::pass::fixup::Placement;
 use crate::pass::indirect::Indirection;
 use crate::pass::{depend, layout};
@@ -26,6 +26,7 @@ use crate::pass::{depend, layout};
 /// When a relocation does not fit its instruction, or the graph is too large.
 pub fn prepare(mut graph: LinkGraph) -> Result<Prepared, LinkError> {
     let mut order = layout::order(&graph);
+    layout::terminate_unwind_tables(&mut graph, &mut order)?;
     let indirection = Indirection::build(&mut graph, &mut order)?;
     let request = layout::assign(&mut graph, &order)?;
     Ok(Prepared { graph, indirection, request })
@@ -196,6 +197,12 @@ pub struct Fixed {
 }
 
 impl Fixed {
+    /// The bytes of a segment as they will be seen at its address.
+    #[must_use]
+    pub fn content(&mut self, kind: SegmentKind) -> &[u8] {
+        self.allocation.working(kind)
+    }
+
     /// Publishes the memory: code can run from here on.
     ///
     /// # Errors

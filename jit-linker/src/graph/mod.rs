@@ -366,6 +366,13 @@ impl LinkGraph {
         }
     }
 
+    /// Pairs of a block and one that lives as long as it does, though it does not refer to it: a
+    /// function's and that of its unwinding record.
+    #[must_use]
+    pub fn attached(&self) -> &[(BlockId, BlockId)] {
+        &self.attached
+    }
+
     /// The COMDAT groups.
     #[must_use]
     pub fn comdats(&self) -> &[Comdat] {
@@ -389,6 +396,12 @@ impl LinkGraph {
                 self.blocks[attached.index()].live = false;
             }
         }
+    }
+
+    /// Leaves out whatever needs one of the `failed` symbols, and returns the symbols that are
+    /// lost with it.
+    pub fn exclude(&mut self, failed: &[SymbolId]) -> Vec<SymbolId> {
+        crate::pass::depend::exclude(self, failed)
     }
 
     /// Turns a definition into a reference to another's of the same name: that of a weak symbol

@@ -8,7 +8,10 @@ mod group;
 mod relocation;
 mod section;
 mod symbol;
+mod unwind;
 mod x86_64;
+
+use std::collections::BTreeMap;
 
 use object::elf::{ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, SHT_SYMTAB};
 use object::read::SectionIndex;
@@ -47,6 +50,7 @@ pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Resul
         data,
         names,
         placed: vec![None; sections.len()],
+        unwind_tables: BTreeMap::new(),
         named: FxHashMap::default(),
         symbol_ids: vec![None; symbols.len()],
         zero: None,
@@ -88,6 +92,8 @@ struct Reader<'data> {
     symbols: SymbolTable<'data, Header>,
     /// By section index: where its content is, if it is in memory.
     placed: Vec<Option<BlockId>>,
+    /// By section index: those with unwinding records, which become many blocks.
+    unwind_tables: BTreeMap<usize, SectionId>,
     /// Sections of the graph that all sections of one name or role share.
     named: FxHashMap<section::Key<'data>, SectionId>,
     /// By symbol index: the graph's symbol. Undefined symbols are added when they are referred to.

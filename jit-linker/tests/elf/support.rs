@@ -9,6 +9,10 @@ use jit_linker::link::{self, Allocated, LinkError};
 use jit_linker::memory::{FinalizedAllocation, MemoryManager, SlabManager};
 use jit_linker::{LinkGraph, SymbolStringPool, format};
 
+/// The C compiler whose objects run here, wherever the tests were compiled.
+pub(crate) const CC: &str =
+    if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu-gcc" } else { "x86_64-linux-gnu-gcc" };
+
 /// Runs a compiler or assembler on `source`, and returns the object it wrote.
 pub(crate) fn build(command: &[&str], extension: &str, source: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
