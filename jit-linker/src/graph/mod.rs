@@ -84,6 +84,9 @@ pub struct Block {
     pub size: u32,
     /// The power of two its address is a multiple of, as an exponent.
     pub align_log2: u8,
+    /// How far past such a multiple its address is instead: a part of a section keeps the alignment
+    /// that it had in the whole.
+    pub align_offset: u32,
     /// Whether it is linked; cleared by pruning and by [`exclude`](crate::link::Allocated::exclude).
     pub live: bool,
     /// Where it lies in its segment, once laid out.
@@ -194,7 +197,16 @@ impl LinkGraph {
         }
         let id = BlockId::new(self.blocks.len());
         let align_log2 = align.trailing_zeros() as u8;
-        self.blocks.push(Block { kind, section: None, content, size, align_log2, live: true, segment_offset: 0 });
+        self.blocks.push(Block {
+            kind,
+            section: None,
+            content,
+            size,
+            align_log2,
+            align_offset: 0,
+            live: true,
+            segment_offset: 0,
+        });
         Ok(id)
     }
 
