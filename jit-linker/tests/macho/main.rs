@@ -2,10 +2,14 @@
 
 #![cfg(target_os = "linux")]
 
+mod arm64;
+mod difference;
 mod object;
+mod relocation;
 mod run;
 #[path = "../elf/support.rs"]
 mod support;
+mod x86_64;
 
 use support::build;
 
