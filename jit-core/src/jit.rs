@@ -16,6 +16,8 @@ use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe}
 use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
+use crate::platform::debug::Debugger;
+use crate::platform::{Services, trap};
 use crate::redirect::Redirections;
 use crate::session::{
     AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
@@ -54,11 +56,14 @@ pub struct JitBuilder {
     target: Option<Triple>,
     opt_level: OptLevel,
     verifier: Option<bool>,
+    settings: Vec<(String, String)>,
     compile_threads: usize,
     memory: Option<Arc<dyn MemoryManager>>,
     process: ProcessAccess,
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
+    failure_address: Option<u64>,
+    services: Services,
 }
 
 impl JitBuilder {
@@ -80,6 +85,13 @@ impl JitBuilder {
     /// miscompiled.
     pub fn verifier(mut self, verify: bool) -> Self {
         self.verifier = Some(verify);
+        self
+    }
+
+    /// Changes a setting of Cranelift's, a general one or one of the instruction set. Those that Orcane relies on, such
+    /// as `is_pic`, stay as they are.
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
         self
     }
 
@@ -114,6 +126,38 @@ impl JitBuilder {
         self
     }
 
+    /// Whether panics, C++ exceptions and backtraces get through frames of compiled code, as they
+    /// do by default. It takes about 40 bytes a function. Without it, a panic that would leave a
+    /// host function into compiled code aborts the process.
+    pub fn unwinding(mut self, unwinding: bool) -> Self {
+        self.services.unwinding = unwinding;
+        self
+    }
+
+    /// Whether traps of compiled code can be caught, by [`JitFn::try_call`]; by default not.
+    /// Handlers for signals of faults are installed then, once for the process: they pass on what
+    /// is not a trap of a call that catches it.
+    pub fn traps(mut self, traps: bool) -> Self {
+        self.services.traps = traps;
+        self
+    }
+
+    /// Whether debuggers are told of compiled code: its functions, and their lines where modules
+    /// have a [source](ClifModule::source).
+    pub fn debugger(mut self, debugger: Debugger) -> Self {
+        self.services.debugger = debugger.is_wanted();
+        self
+    }
+
+    /// Where calls of redirectable functions go whose body, or something it depends on, was
+    /// removed: the address of a C function that lives as long as the process, and should not
+    /// return. By default the process is aborted. Functions that are [lazy](Self::first_call) have
+    /// a failure handler instead.
+    pub fn failure_address(mut self, address: u64) -> Self {
+        self.failure_address = Some(address);
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -123,6 +167,9 @@ impl JitBuilder {
     pub fn build(self) -> Result<Jit, Error> {
         let isa = self.isa()?;
         let architecture = architecture(&isa)?;
+        if self.services.traps {
+            trap::enable().map_err(|error| Error::Signals(Arc::new(error)))?;
+        }
         let memory = match self.memory {
             Some(memory) => memory,
             None => default_memory()?,
@@ -141,23 +188,37 @@ impl JitBuilder {
             ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
             ProcessAccess::None => {}
         }
-        let layer = ClifLayer::new(isa)?;
-        let redirections = Redirections::new(Arc::clone(&memory), architecture, self.first_call);
+        let layer = ClifLayer::with_services(isa, self.services.clone())?;
+        let redirections = Redirections::new(
+            Arc::clone(&memory),
+            architecture,
+            self.services.unwinding,
+            self.first_call,
+            self.failure_address,
+        );
         Ok(Jit { layer, main, redirections, memory, session })
     }
 
     fn isa(&self) -> Result<OwnedTargetIsa, Error> {
         let unsupported = |error: &dyn fmt::Display| Error::Target(error.to_string());
-        let builder = match &self.target {
+        let mut builder = match &self.target {
             None => cranelift_native::builder().map_err(|error| unsupported(&error))?,
             Some(triple) => isa::lookup(triple.clone()).map_err(|error| unsupported(&error))?,
         };
-        let flags = self.flags().map_err(|error| unsupported(&error))?;
+        let mut flags = settings::builder();
+        for (name, value) in &self.settings {
+            let result = match flags.set(name, value) {
+                Err(SetError::BadName(_)) => builder.set(name, value),
+                result => result,
+            };
+            result.map_err(|error| unsupported(&error))?;
+        }
+        let flags = self.flags(flags).map_err(|error| unsupported(&error))?;
         builder.finish(flags).map_err(|error| unsupported(&error))
     }
 
-    fn flags(&self) -> Result<settings::Flags, SetError> {
-        let mut flags = settings::builder();
+    /// Adds the settings that Orcane relies on, and those with a method of their own.
+    fn flags(&self, mut flags: settings::Builder) -> Result<settings::Flags, SetError> {
         let verifier = self.verifier.unwrap_or(cfg!(debug_assertions));
         for (name, value) in [
             ("opt_level", if self.opt_level == OptLevel::None { "none" } else { "speed" }),
@@ -325,11 +386,12 @@ impl Jit {
             }
             if let Some(function) = function.take() {
                 // Calls need not find out for themselves that it is there.
-                self.redirections.publish(&function, &symbol, found.definition.address);
+                self.redirections.publish(&self.session, &function, &found);
             }
             // Gone already if it was removed since: then the lookup says so.
             if let Some(code) = self.session.code_of(found.id) {
-                return Ok(JitFn::new(found.definition.address, self.session.clone(), code));
+                let traps = self.layer.shared.services.traps;
+                return Ok(JitFn::new(found.definition.address, self.session.clone(), code, traps));
             }
         }
     }

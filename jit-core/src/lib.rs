@@ -10,6 +10,7 @@
 //! and [`Jit`] puts everything together.
 
 mod error;
+pub mod platform;
 mod session;
 mod sync;
 
@@ -22,17 +23,18 @@ mod function;
 #[cfg(feature = "cranelift")]
 mod jit;
 #[cfg(feature = "cranelift")]
-mod platform;
-#[cfg(feature = "cranelift")]
 mod redirect;
 
-pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure};
+pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, Use};
 pub use jit_linker::{SymbolName, SymbolStringPool};
 pub use session::{
-    AbsoluteSymbol, DefinitionGenerator, DylibLookup, ErrorReporter, ExecutionScope, ExecutionSession,
-    ExecutorProcessControl, FoundSymbol, InPlaceDispatcher, InProcess, JitDylib, MaterializationResponsibility,
-    MaterializationUnit, OwnSymbol, ProcessSymbols, ResourceTracker, SearchOrder, SymbolDeclaration, SymbolDef,
-    SymbolFilter, SymbolFlags, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
+    AbsoluteSymbol, Alias, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, ErrorReporter, ExecutionScope,
+    ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher, InProcess, JitDylib,
+    LibraryHandle, LookupFuture, LookupHandle, LookupKind, LookupSet, LookupState, Mangling,
+    MaterializationResponsibility, MaterializationUnit, OwnSymbol, Platform, PlatformError, Priority, ProcessSymbols,
+    ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionStatistics,
+    SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolFilter, SymbolFlags, SymbolLookup, SymbolState, Task,
+    TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
 };
 
 #[cfg(feature = "cranelift")]
@@ -43,6 +45,12 @@ pub use first_call::{CallThrough, FirstCall, LazyBody};
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
 pub use jit::{Jit, JitBuilder, OptLevel, ProcessAccess};
+#[cfg(feature = "cranelift")]
+pub use platform::code::SourceText;
+#[cfg(feature = "cranelift")]
+pub use platform::debug::Debugger;
+#[cfg(feature = "cranelift")]
+pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};
 
 /// Cranelift, in the version whose types this crate speaks.
 #[cfg(feature = "cranelift")]

@@ -10,17 +10,20 @@ use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTa
 use jit_linker::arch::Architecture;
 use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
 use jit_linker::link::{Allocated, Prepared};
-use jit_linker::memory::SegmentKind;
+use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
+use super::cfi;
 use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
-use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, module_reloc};
+use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, module_reloc};
 use super::reloc::edge_kind;
 use crate::error::{Cause, SymbolFailure};
+use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
+use crate::platform::unwind::{self, Frames};
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
 use crate::sync::{Arc, lock};
 
@@ -51,8 +54,18 @@ struct Own {
     responsibility: Option<MaterializationResponsibility>,
     symbol: SymbolId,
     graph_symbol: GraphSymbol,
+    told: Told,
     /// The thread-local variable whose descriptor the symbol is, and its initial value.
     variable: Option<(Box<tls::Variable>, GraphSymbol)>,
+}
+
+/// What is told of a function.
+#[derive(Default)]
+struct Told {
+    /// Its index in the unwind information.
+    frame: Option<usize>,
+    /// If anyone wants to know more.
+    code: Option<Box<(u32, Details)>>,
 }
 
 struct Batch {
@@ -65,6 +78,8 @@ struct Batch {
     /// What each external refers to, in the order of their tags.
     externals: Vec<External>,
     own: Vec<Own>,
+    /// Of functions, if there is to be any.
+    frames: Option<Frames>,
     /// Functions that are compiled.
     spent: Vec<BoxedFunction>,
 }
@@ -79,6 +94,7 @@ struct External {
 /// An item that is part of the graph.
 struct Added {
     symbol: GraphSymbol,
+    told: Told,
     /// A thread-local variable, and the symbol of its initial value.
     variable: Option<(Box<tls::Variable>, GraphSymbol)>,
 }
@@ -103,6 +119,7 @@ impl Batch {
         let architecture = session.executor().architecture();
         let mut graph = LinkGraph::new(&*module.name, architecture);
         graph.reserve(items);
+        let frames = module.layer.services.want_frames().then(|| Frames::of_functions(architecture, items));
         Self {
             session: session.clone(),
             module: Arc::clone(module),
@@ -111,6 +128,7 @@ impl Batch {
             references: FxHashMap::with_capacity_and_hasher(2 * items, FxBuildHasher),
             externals: Vec::new(),
             own: Vec::with_capacity(items),
+            frames,
             spent: Vec::new(),
         }
     }
@@ -128,9 +146,9 @@ impl Batch {
                 Item::Data(index) => self.add_data(index),
             };
             match added {
-                Ok(Added { symbol: graph_symbol, variable }) => {
+                Ok(Added { symbol: graph_symbol, told, variable }) => {
                     let responsibility = Some(responsibility);
-                    self.own.push(Own { responsibility, symbol, graph_symbol, variable });
+                    self.own.push(Own { responsibility, symbol, graph_symbol, told, variable });
                 }
                 Err(cause) => responsibility.fail_with(&cause),
             }
@@ -142,18 +160,35 @@ impl Batch {
     fn add_function(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).take_function(index);
         let module = Arc::clone(&self.module);
-        let block = match body {
+        let (block, told) = match body {
             Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
-            Some(TakenBody::Compiled(code)) => {
-                self.add_code(index, code.bytes(), u64::from(code.align), code.relocs())?
+            Some(TakenBody::Compiled(mut code)) => {
+                let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
+                let details = std::mem::take(&mut code.details);
+                (block, self.tell(code.bytes(), code.frame(), || details))
             }
             None => return Err(refused("the function was materialized before")),
         };
         module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
-        Ok(Added { symbol: self.define(FUNCTION, index, block), variable: None })
+        Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
     }
 
-    fn add_clif(&mut self, context: &mut Context, index: u32, mut func: BoxedFunction) -> Result<BlockId, Refused> {
+    /// Notes what is to be told of a function.
+    fn tell(&mut self, code: &[u8], instructions: &[u8], details: impl FnOnce() -> Details) -> Told {
+        let frames = self.frames.as_mut().filter(|_| !instructions.is_empty());
+        let wanted = self.module.layer.services.want_code();
+        Told {
+            frame: frames.map(|frames| frames.add_unplaced(code.len() as u64, instructions)),
+            code: wanted.then(|| Box::new((code.len() as u32, details()))),
+        }
+    }
+
+    fn add_clif(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        mut func: BoxedFunction,
+    ) -> Result<(BlockId, Told), Refused> {
         let layer = Arc::clone(&self.module.layer);
         context.clear();
         std::mem::swap(&mut context.func, &mut func);
@@ -171,7 +206,12 @@ impl Batch {
             .map(|reloc| module_reloc(reloc, &context.func, FuncId::new(index as usize)))
             .collect::<Result<SmallVec<[_; 8]>, _>>()
             .map_err(refused)?;
-        self.add_code(index, code.code_buffer(), align, &relocs)
+        let block = self.add_code(index, code.code_buffer(), align, &relocs)?;
+        let instructions = match self.frames {
+            Some(_) => cfi::instructions(isa, &code.buffer.unwind_info),
+            None => SmallVec::new(),
+        };
+        Ok((block, self.tell(code.code_buffer(), &instructions, || details(code))))
     }
 
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {
@@ -247,13 +287,14 @@ impl Batch {
         self.add_edges(block, (DATA, index), &relocs)?;
         self.module.layer.counters.data_bytes.fetch_add(description.init.size() as u64, Ordering::Relaxed);
         if !tls {
-            return Ok(Added { symbol: self.define(DATA, index, block), variable: None });
+            return Ok(Added { symbol: self.define(DATA, index, block), told: Told::default(), variable: None });
         }
         let variable = tls::Variable::new(description.init.size(), align as usize).map_err(refused)?;
         let image = self.graph.define(None, block, 0, 0);
         let descriptor = tls::descriptor(&variable);
         let block = self.graph.add_block(SegmentKind::Data, &descriptor, 16).map_err(refused)?;
-        Ok(Added { symbol: self.define(DATA, index, block), variable: Some((variable, image)) })
+        let symbol = self.define(DATA, index, block);
+        Ok(Added { symbol, told: Told::default(), variable: Some((variable, image)) })
     }
 
     fn add_contents(&mut self, kind: SegmentKind, data: &DataDescription, align: u64) -> Result<BlockId, Refused> {
@@ -300,11 +341,11 @@ impl Batch {
     }
 
     fn link(self) {
-        let Self { session, module, graph, externals, own, .. } = self;
+        let Self { session, module, graph, externals, own, frames, .. } = self;
         if own.is_empty() {
             return;
         }
-        let mut linking = Linking { session, module, own };
+        let mut linking = Linking { session, module, own, frames };
         let prepared = match link::prepare(graph) {
             Ok(prepared) => prepared,
             Err(error) => return linking.fail_all(error),
@@ -325,9 +366,11 @@ impl Batch {
             return linking.finish(allocated, &[]);
         }
         let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
-        let names = externals.iter().map(|external| external.name.clone()).collect();
-        let (session, order) = (linking.session.clone(), first.link_order());
-        session.lookup_resolved(&order, names, move |answers| linking.externals_known(allocated, externals, answers));
+        let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
+        let (session, order, owner) = (linking.session.clone(), first.link_order(), first.owner());
+        session.lookup_owned(&order, names.into(), Some(owner), move |answers| {
+            linking.externals_known(allocated, externals, answers);
+        });
     }
 }
 
@@ -336,6 +379,7 @@ struct Linking {
     session: ExecutionSession,
     module: Arc<ModuleUnits>,
     own: Vec<Own>,
+    frames: Option<Frames>,
 }
 
 impl Linking {
@@ -427,6 +471,48 @@ impl Linking {
         }
     }
 
+    /// The unwind information, with the addresses of what was not excluded.
+    fn placed_frames(&mut self, allocated: &Allocated) -> Option<Frames> {
+        let mut frames = self.frames.take()?;
+        for own in self.own.iter().filter(|own| own.responsibility.is_some()) {
+            if let Some(index) = own.told.frame {
+                frames.place(index, allocated.address(own.graph_symbol));
+            }
+        }
+        Some(frames)
+    }
+
+    /// What is told of the functions, if anyone wants to know.
+    fn linked_functions(&mut self, allocated: &Allocated) -> Vec<LinkedFunction> {
+        let mut functions = Vec::new();
+        for own in self.own.iter_mut().filter(|own| own.responsibility.is_some()) {
+            let Some((size, details)) = own.told.code.take().map(|told| *told) else { continue };
+            let symbol = allocated.graph().symbol(own.graph_symbol);
+            let Some(name) = symbol.name.clone() else { continue };
+            functions.push(LinkedFunction { name, start: allocated.address(own.graph_symbol), size, details });
+        }
+        functions.sort_unstable_by_key(|function| function.start);
+        functions
+    }
+
+    /// Tells the process of the code, until its memory goes back.
+    fn register(&self, code: &mut FinalizedAllocation, frames: Option<Frames>, functions: Vec<LinkedFunction>) {
+        let services = &self.module.layer.services;
+        if !functions.is_empty() {
+            code.attach(services.register(LinkedCode {
+                architecture: self.session.executor().architecture(),
+                module: Arc::clone(&self.module.name),
+                range: code.range(SegmentKind::Code),
+                functions,
+                source: self.module.source.clone(),
+                eh_frame: frames.as_ref().map(Frames::to_section).unwrap_or_default(),
+            }));
+        }
+        if let Some(frames) = frames.filter(|_| services.unwinding) {
+            code.attach(Box::new(unwind::register(frames)));
+        }
+    }
+
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
         if self.own.iter().all(|own| own.responsibility.is_none()) {
             return;
@@ -449,10 +535,14 @@ impl Linking {
                 }
             }
         }
-        let code = match allocated.fix_up().and_then(link::Fixed::finalize) {
-            Ok(code) => Arc::new(code),
+        let frames = self.placed_frames(&allocated);
+        let functions = self.linked_functions(&allocated);
+        let mut code = match allocated.fix_up().and_then(link::Fixed::finalize) {
+            Ok(code) => code,
             Err(error) => return self.fail_all(error),
         };
+        self.register(&mut code, frames, functions);
+        let code = Arc::new(code);
         let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();
         // What failed with a dependence has told whoever waited for it.
         _ = self.session.emit(responsibilities, Some(&code), &dependences);

@@ -13,9 +13,12 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
-use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode, TakenCode};
+use super::machine_code::{MachineCode, TakenCode};
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
 use super::signature::describe;
 use crate::error::Error;
+use crate::platform::Services;
+use crate::platform::code::SourceText;
 use crate::session::{
     ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolFlags, UnitDefinition, UnitSource,
@@ -39,6 +42,7 @@ pub(crate) struct LayerShared {
     pub(crate) spent: Spent,
     modules: AtomicU64,
     pub(crate) counters: Counters,
+    pub(crate) services: Services,
 }
 
 /// A function as its module holds it: large, and moved from hand to hand.
@@ -103,16 +107,15 @@ impl ClifLayer {
     /// When it does not generate position-independent code, which is what separately compiled
     /// units need.
     pub fn new(isa: OwnedTargetIsa) -> Result<Self, Error> {
+        Self::with_services(isa, Services::default())
+    }
+
+    pub(crate) fn with_services(isa: OwnedTargetIsa, services: Services) -> Result<Self, Error> {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let shared = LayerShared {
-            isa,
-            contexts: Mutex::default(),
-            spent: Spent::default(),
-            modules: AtomicU64::new(0),
-            counters: Counters::default(),
-        };
+        let (contexts, spent, modules, counters) = Default::default();
+        let shared = LayerShared { isa, contexts, spent, modules, counters, services };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -158,7 +161,7 @@ impl ClifLayer {
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(tracker.session(), &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, machine_code, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, machine_code, source, .. } = module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
@@ -175,6 +178,7 @@ impl ClifLayer {
             name,
             functions: names.functions,
             data: names.data,
+            source,
             bodies: Mutex::new(bodies),
         });
         tracker.define_each(ModuleDefinitions { module: units, body_name })
@@ -202,7 +206,7 @@ fn flags(linkage: Linkage) -> SymbolFlags {
     SymbolFlags {
         weak: linkage == Linkage::Preemptible,
         exported: matches!(linkage, Linkage::Export | Linkage::Preemptible),
-        callable: false,
+        ..SymbolFlags::HIDDEN
     }
 }
 
@@ -291,6 +295,7 @@ pub(crate) struct ModuleUnits {
     pub(crate) name: Arc<str>,
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
+    pub(crate) source: Option<Arc<SourceText>>,
     pub(crate) bodies: Mutex<Bodies>,
 }
 
@@ -449,7 +454,7 @@ impl Bodies {
     pub(crate) fn take_function(&mut self, index: u32) -> Option<TakenBody> {
         match self.functions.get_mut(index as usize)?.take()? {
             Body::Clif(func) => Some(TakenBody::Clif(func)),
-            Body::Compiled(compiled) => Some(TakenBody::Compiled(self.machine_code.take(&compiled))),
+            Body::Compiled(compiled) => self.machine_code.take(index, compiled).map(TakenBody::Compiled),
         }
     }
 

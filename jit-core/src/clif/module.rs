@@ -6,11 +6,15 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
 use cranelift_codegen::ir::{self, InstructionData, Opcode, UserExternalName};
 use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
-use cranelift_codegen::{CodegenError, Context, FinalizedMachReloc, FinalizedRelocTarget};
+use cranelift_codegen::{CodegenError, CompiledCode, Context, FinalizedMachReloc, FinalizedRelocTarget};
 use cranelift_module::{
     DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc, ModuleResult,
 };
 use smallvec::SmallVec;
+
+use super::cfi;
+use super::machine_code::{CompiledBody, MachineCode};
+use crate::platform::code::{Details, SourceText};
 
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
@@ -44,6 +48,7 @@ pub struct ClifModule {
     pub(crate) functions: Vec<Option<Body>>,
     pub(crate) data: Vec<Option<DataDescription>>,
     pub(crate) machine_code: MachineCode,
+    pub(crate) source: Option<Arc<SourceText>>,
     pub(crate) redirectable: bool,
     compile_at: CompileAt,
 }
@@ -52,139 +57,6 @@ pub struct ClifModule {
 pub(crate) enum Body {
     Clif(Box<ir::Function>),
     Compiled(CompiledBody),
-}
-
-/// The bytes and relocations of functions that were compiled at definition, until they are linked.
-#[derive(Default)]
-pub(crate) struct MachineCode {
-    bytes: Chunks<u8>,
-    relocs: Chunks<ModuleReloc>,
-}
-
-/// A compiled function, taken out to be linked.
-pub(crate) struct TakenCode {
-    bytes: TakenRun<u8>,
-    relocs: TakenRun<ModuleReloc>,
-    pub(crate) align: u32,
-}
-
-/// A compiled function's part of [`MachineCode`].
-pub(crate) struct CompiledBody {
-    bytes: Run,
-    relocs: Run,
-    align: u32,
-}
-
-/// Runs of values, packed. Nothing is ever moved: reallocating what grows with a module would
-/// cost more, in time and in holes in the heap, than the rest of defining a function. A chunk goes
-/// when the last of its runs was taken: what is linked does not stand in memory twice.
-struct Chunks<T>(Vec<Chunk<T>>);
-
-struct Chunk<T> {
-    values: Arc<Vec<T>>,
-    /// Runs that nobody has taken.
-    left: u32,
-}
-
-/// Where a run is.
-#[derive(Clone, Copy)]
-struct Run {
-    chunk: u32,
-    start: u32,
-    len: u32,
-}
-
-/// A run that keeps its chunk.
-struct TakenRun<T> {
-    chunk: Arc<Vec<T>>,
-    run: Run,
-}
-
-impl<T> TakenRun<T> {
-    fn values(&self) -> &[T] {
-        self.run.of(&self.chunk)
-    }
-}
-
-impl Run {
-    fn of<T>(self, values: &[T]) -> &[T] {
-        values.get(self.start as usize..(self.start + self.len) as usize).unwrap_or_default()
-    }
-}
-
-impl<T> Default for Chunks<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<T: Clone> Chunks<T> {
-    /// Of the first chunk. Each next one is twice as large as the last, up to a size that the
-    /// allocator gives back to the system.
-    const LEAST_BYTES: usize = 4 << 10;
-    const MOST_BYTES: usize = 256 << 10;
-
-    fn add(&mut self, values: &[T]) -> Run {
-        let last = self.0.last().map(|chunk| &chunk.values);
-        let room = last.map_or(0, |values| values.capacity() - values.len());
-        if room < values.len() || self.0.is_empty() {
-            let capacity = last.map_or(Self::LEAST_BYTES / size_of::<T>(), |values| 2 * values.capacity());
-            let capacity = capacity.min(Self::MOST_BYTES / size_of::<T>()).max(values.len());
-            self.0.push(Chunk { values: Arc::new(Vec::with_capacity(capacity)), left: 0 });
-        }
-        let index = self.0.len().saturating_sub(1) as u32;
-        // Nothing is taken before everything has been added.
-        let Some((chunk, left)) =
-            self.0.last_mut().and_then(|chunk| Some((Arc::get_mut(&mut chunk.values)?, &mut chunk.left)))
-        else {
-            return Run { chunk: index, start: 0, len: 0 };
-        };
-        *left += 1;
-        let start = chunk.len();
-        chunk.extend_from_slice(values);
-        // A chunk is small, or one function's, which Cranelift keeps below 4 GiB.
-        Run { chunk: index, start: start as u32, len: values.len() as u32 }
-    }
-
-    fn get(&self, run: Run) -> &[T] {
-        self.0.get(run.chunk as usize).map_or(&[], |chunk| run.of(&chunk.values))
-    }
-
-    fn take(&mut self, run: Run) -> TakenRun<T> {
-        let Some(chunk) = self.0.get_mut(run.chunk as usize) else {
-            return TakenRun { chunk: Arc::default(), run };
-        };
-        chunk.left = chunk.left.saturating_sub(1);
-        let values = if chunk.left == 0 { std::mem::take(&mut chunk.values) } else { Arc::clone(&chunk.values) };
-        TakenRun { chunk: values, run }
-    }
-}
-
-impl MachineCode {
-    fn add(&mut self, bytes: &[u8], relocs: &[ModuleReloc], align: u64) -> Body {
-        let align = u32::try_from(align).unwrap_or(u32::MAX);
-        Body::Compiled(CompiledBody { bytes: self.bytes.add(bytes), relocs: self.relocs.add(relocs), align })
-    }
-
-    /// A function's relocations, as long as it was not taken.
-    pub(crate) fn relocs(&self, body: &CompiledBody) -> &[ModuleReloc] {
-        self.relocs.get(body.relocs)
-    }
-
-    /// Takes a function out.
-    pub(crate) fn take(&mut self, body: &CompiledBody) -> TakenCode {
-        TakenCode { bytes: self.bytes.take(body.bytes), relocs: self.relocs.take(body.relocs), align: body.align }
-    }
-}
-
-impl TakenCode {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.values()
-    }
-
-    pub(crate) fn relocs(&self) -> &[ModuleReloc] {
-        self.relocs.values()
-    }
 }
 
 impl ClifModule {
@@ -201,6 +73,7 @@ impl ClifModule {
             functions: Vec::new(),
             data: Vec::new(),
             machine_code: MachineCode::default(),
+            source: None,
             redirectable: false,
             compile_at,
         }
@@ -211,6 +84,13 @@ impl ClifModule {
     #[must_use]
     pub fn redirectable(mut self) -> Self {
         self.redirectable = true;
+        self
+    }
+
+    /// Says what the source locations of its functions are offsets into, for traps and debuggers.
+    #[must_use]
+    pub fn source(mut self, text: SourceText) -> Self {
+        self.source = Some(Arc::new(text));
         self
     }
 
@@ -343,7 +223,12 @@ impl Module for ClifModule {
                 let align = alignment(&*self.isa, code.buffer.alignment);
                 let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
                 let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
-                self.machine_code.add(code.code_buffer(), &relocs, align)
+                let details = details(code);
+                if !details.is_empty() {
+                    self.machine_code.details.insert(id.as_u32(), details);
+                }
+                let frame = cfi::instructions(&*self.isa, &code.buffer.unwind_info);
+                self.machine_code.add(code.code_buffer(), &frame, &relocs, align)
             }
         };
         self.functions[id.index()] = Some(body);
@@ -359,7 +244,7 @@ impl Module for ClifModule {
     ) -> ModuleResult<()> {
         self.place_function(id)?;
         let align = alignment.max(self.isa.symbol_alignment());
-        let body = self.machine_code.add(bytes, relocs, align);
+        let body = self.machine_code.add(bytes, &[], relocs, align);
         self.functions[id.index()] = Some(body);
         Ok(())
     }
@@ -391,6 +276,13 @@ impl Module for ClifModule {
 /// The alignment of a function's code.
 pub(crate) fn alignment(isa: &dyn TargetIsa, code: u32) -> u64 {
     u64::from(code.max(isa.function_alignment().minimum)).max(isa.symbol_alignment())
+}
+
+/// What is to be told of the places in a function's code.
+pub(crate) fn details(code: &CompiledCode) -> Details {
+    let traps = code.buffer.traps().iter().map(|trap| (trap.offset, trap.code.as_raw().get())).collect();
+    let known = code.buffer.get_srclocs_sorted().iter().filter(|line| !line.loc.is_default());
+    Details { traps, lines: known.map(|line| (line.start, line.end, line.loc.bits())).collect() }
 }
 
 /// A relocation in terms of the module's declarations.

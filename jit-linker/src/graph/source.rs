@@ -94,4 +94,6 @@ impl Text {
             _ => Self::default(),
         }
     }
+
+    pub(crate) const EMPTY: Self = Self { start: 0, length: 0 };
 }

@@ -5,3 +5,5 @@ pub(crate) mod fixup;
 pub(crate) mod indirect;
 pub(crate) mod island;
 pub(crate) mod layout;
+pub(crate) mod prune;
+mod reach;

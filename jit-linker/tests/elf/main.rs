@@ -3,8 +3,12 @@
 #![cfg(target_os = "linux")]
 
 mod aarch64;
+mod compiler;
+mod detached;
+mod indirect;
 mod relocation;
 mod run;
+mod section;
 mod support;
 mod unwind;
 mod x86_64;

@@ -11,7 +11,8 @@ use jit_linker::graph::{Definition, SymbolId};
 use jit_linker::link::{self, LinkError, TlsLocation};
 use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
 
-use crate::support::{build, parse};
+use crate::compiler::build;
+use crate::support::parse;
 
 /// What the value that a case stores is measured between.
 #[derive(Clone, Copy, Debug, PartialEq)]

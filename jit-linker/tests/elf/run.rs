@@ -1,6 +1,7 @@
 //! ELF objects of the system's compilers, linked and run.
 
-use crate::support::{CC, build, link, parse};
+use crate::compiler::build;
+use crate::support::{CC, link, parse};
 
 const PROGRAM: &str = r"
 extern int outside(int);

@@ -7,7 +7,8 @@ use jit_linker::graph::{Definition, SectionRole};
 use jit_linker::link;
 use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
 
-use crate::support::{build, parse, resolve};
+use crate::compiler::build;
+use crate::support::{parse, resolve};
 
 /// Functions `f0` to `f5`, each in a section of its own. `f1` and `f4` need what is missing. The
 /// records have sizes that are 4 more than a multiple of 8, and one is of a signal frame.

@@ -36,7 +36,7 @@ impl<'data> Reader<'data> {
     }
 
     /// For each section that is in memory, its relocations.
-    fn relocation_tables(&self) -> Result<Vec<Option<&'data [Rela64<LittleEndian>]>>, ParseError> {
+    fn relocation_tables(&mut self) -> Result<Vec<Option<&'data [Rela64<LittleEndian>]>>, ParseError> {
         let mut tables = vec![None; self.sections.len()];
         let mut is_loaded: Vec<_> = self.placed.iter().map(Option::is_some).collect();
         for section in self.unwind_tables.keys() {
@@ -52,6 +52,7 @@ impl<'data> Reader<'data> {
                 }
                 _ => continue,
             }
+            self.claim(header.sh_size.get(LittleEndian))?;
             if tables[target].replace(self.relocations(header)?).is_some() {
                 return Err(self.malformed(format!("section {target} has two tables of relocations")));
             }

@@ -66,6 +66,9 @@ impl<'data> Reader<'data> {
             }
             Some(_) => return Err(self.malformed(format!("section {} ends beyond the file", index.0))),
         };
+        if content != Content::Zero {
+            self.claim(size)?;
+        }
         let align = header.sh_addralign.get(LittleEndian).max(1);
         let section = self.graph_section(name, role, kind);
         if role == SectionRole::EhFrame && content != Content::Zero {

@@ -66,10 +66,6 @@ impl<'data> Reader<'data> {
         self.symbols.symbol(index).map_err(|error| self.broken(error))
     }
 
-    pub(super) fn symbol_name(&self, symbol: &Sym64<LittleEndian>) -> Result<&'data [u8], ParseError> {
-        self.symbols.symbol_name(LittleEndian, symbol).map_err(|error| self.broken(error))
-    }
-
     /// The section a symbol is in, as an index that need not be valid.
     pub(super) fn symbol_section(&self, index: SymbolIndex, symbol: &Sym64<LittleEndian>) -> SectionIndex {
         match symbol.st_shndx.get(LittleEndian) {

@@ -32,6 +32,10 @@ impl Atoms {
         self.list.partition_point(|atom| u64::from(atom.offset) <= offset).saturating_sub(1)
     }
 
+    pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> {
+        self.list.iter().map(|atom| atom.block)
+    }
+
     /// The block that a byte of the section is in, and the byte's offset there.
     pub(super) fn find(&self, offset: u64) -> (BlockId, u64) {
         let atom = &self.list[self.at(offset)];

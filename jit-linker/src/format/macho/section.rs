@@ -69,7 +69,11 @@ impl<'data> Reader<'data> {
             .entry(key)
             .or_insert_with(|| self.graph.add_section(Section { role, kind, align_log2: 0, label, start: 0, end: 0 }));
         let cuts = self.cuts(header, &place, cuts)?;
-        self.add_atoms(&place, section, &cuts)
+        let atoms = self.add_atoms(&place, section, &cuts)?;
+        if header.flags(LittleEndian) & S_ATTR_NO_DEAD_STRIP != 0 {
+            atoms.blocks().for_each(|block| self.graph.keep(block));
+        }
+        Ok(atoms)
     }
 
     fn segment_kind(&self, header: &'data Section64<LittleEndian>) -> Result<SegmentKind, ParseError> {

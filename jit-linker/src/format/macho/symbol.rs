@@ -84,6 +84,11 @@ impl<'data> Reader<'data> {
         let label = self.symbol_name(raw)?;
         let flags = raw.n_desc(LittleEndian);
         let is_undefined = definition == Definition::External;
+        if let Definition::Block { block, .. } = definition
+            && flags & N_NO_DEAD_STRIP != 0
+        {
+            self.graph.keep(block);
+        }
         let is_local = raw.n_type() & N_EXT == 0 && !is_undefined;
         let linkage = match definition {
             Definition::External if flags & N_WEAK_REF != 0 => Linkage::Weak,
