@@ -7,6 +7,7 @@
 //! enforces branch targets (`endbr64`, `bti c`).
 
 use super::Architecture;
+use crate::graph::EdgeKind;
 
 /// Bytes of a stub, on every architecture. Stubs are aligned to as much.
 pub const STUB_SIZE: usize = 16;
@@ -100,6 +101,57 @@ pub(crate) fn tls_resolver(architecture: Architecture) -> [u8; STUB_SIZE] {
         }
         // ldr x0, [x0, #8]; ret
         Architecture::Aarch64 => from_words([BTI_C, 0xf940_0400, 0xd65f_03c0, 0]),
+    }
+}
+
+/// The function that a Mach-O descriptor of a thread-local variable leads to.
+pub(crate) struct TlvThunk {
+    pub(crate) code: Vec<u8>,
+    /// The field of its call to `__tls_get_addr`.
+    pub(crate) call: u32,
+    pub(crate) kind: EdgeKind,
+    pub(crate) addend: i64,
+}
+
+/// It takes the address of a descriptor, which holds what `__tls_get_addr` takes from its second
+/// word on, and returns that function's result. Its callers count on it to change nothing else:
+/// on x86-64 among the general registers, on AArch64 among the vector registers too.
+pub(crate) fn tlv_thunk(architecture: Architecture) -> TlvThunk {
+    match architecture {
+        Architecture::X86_64 => {
+            let mut code = ENDBR64.to_vec();
+            code.extend([0x55, 0x48, 0x89, 0xe5]); // push rbp; mov rbp, rsp
+            code.extend([0x51, 0x52, 0x56, 0x57]); // push rcx, rdx, rsi, rdi
+            code.extend([0x41, 0x50, 0x41, 0x51, 0x41, 0x52, 0x41, 0x53]); // push r8, r9, r10, r11
+            code.extend([0x48, 0x83, 0xe4, 0xf0]); // and rsp, -16
+            code.extend([0x48, 0x83, 0xc7, 0x08]); // add rdi, 8
+            code.extend([0xe8, 0, 0, 0, 0]); // call __tls_get_addr
+            let call = code.len() as u32 - 4;
+            code.extend([0x48, 0x8d, 0x65, 0xc0]); // lea rsp, [rbp - 64]
+            code.extend([0x41, 0x5b, 0x41, 0x5a, 0x41, 0x59, 0x41, 0x58]); // pop r11, r10, r9, r8
+            code.extend([0x5f, 0x5e, 0x5a, 0x59, 0x5d, 0xc3]); // pop rdi, rsi, rdx, rcx, rbp; ret
+            TlvThunk { code, call, kind: EdgeKind::X86_64(super::x86_64::EdgeKind::Plt32), addend: -4 }
+        }
+        Architecture::Aarch64 => {
+            // x29 and x30, x1 to x16, q0 to q31, in pairs.
+            const FRAME: u32 = 16 + 8 * 16 + 16 * 32;
+            let pairs = || {
+                let general = (0..8).map(|pair| (0xa900_0000, 1 + 2 * pair, 2 + 2 * pair, (16 + 16 * pair) / 8));
+                let vector = (0..16).map(|pair| (0xad00_0000, 2 * pair, 2 * pair + 1, (144 + 32 * pair) / 16));
+                std::iter::once((0xa900_0000, 29, 30, 0)).chain(general).chain(vector)
+            };
+            let access = |(stp, first, second, scaled): (u32, u32, u32, u32), load: u32| {
+                stp | load | scaled << 15 | second << 10 | 31 << 5 | first
+            };
+            let mut words = vec![BTI_C, 0xd100_03ff | FRAME << 10]; // sub sp, sp, #FRAME
+            words.extend(pairs().map(|pair| access(pair, 0)));
+            words.extend([0x9100_03fd, 0x9100_2000, 0x9400_0000]); // mov x29, sp; add x0, x0, #8; bl __tls_get_addr
+            let call = words.len() as u32 * 4 - 4;
+            words.extend(pairs().map(|pair| access(pair, 1 << 22)));
+            words.extend([0x9100_03ff | FRAME << 10, 0xd65f_03c0]); // add sp, sp, #FRAME; ret
+            let code = words.into_iter().flat_map(u32::to_le_bytes).collect();
+            TlvThunk { code, call, kind: EdgeKind::Aarch64(super::aarch64::EdgeKind::Branch26), addend: 0 }
+        }
     }
 }
 

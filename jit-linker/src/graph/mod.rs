@@ -84,6 +84,9 @@ pub struct Block {
     pub size: u32,
     /// The power of two its address is a multiple of, as an exponent.
     pub align_log2: u8,
+    /// How far past such a multiple its address is instead: a part of a section keeps the alignment
+    /// that it had in the whole.
+    pub align_offset: u32,
     /// Whether it is linked; cleared by pruning and by [`exclude`](crate::link::Allocated::exclude).
     pub live: bool,
     /// Whether pruning leaves it, though nothing leads to it.
@@ -211,6 +214,7 @@ impl LinkGraph {
             content,
             size,
             align_log2,
+            align_offset: 0,
             live: true,
             keep: false,
             segment_offset: 0,
@@ -454,6 +458,7 @@ impl LinkGraph {
             content: Content::Zero,
             size: 0,
             align_log2: 0,
+            align_offset: 0,
             live: false,
             keep: false,
             segment_offset: 0,

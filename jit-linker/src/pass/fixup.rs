@@ -221,6 +221,9 @@ impl Placement {
             Referent::TlsOffset => {
                 operands.target = self.tls_location(edge.target)?.static_offset()?.cast_unsigned();
             }
+            Referent::TlsModuleNumber => {
+                operands.target = self.tls_storage.ok_or(FixupError::NoThreadLocalStorage)?.module;
+            }
             Referent::TlsModuleOffset => operands.target = self.tls_location(edge.target)?.offset,
         }
         arch::apply(edge.kind, self.block_bytes(edge.block), edge.offset, operands)
@@ -275,7 +278,8 @@ impl Placement {
     fn through_entry(&self, edge: &Edge, operands: Operands) -> Operands {
         let entry = self.indirection.entry_offset(edge).unwrap_or_default();
         let addend = match edge.kind {
-            EdgeKind::X86_64(_) | EdgeKind::Aarch64(aarch64::EdgeKind::GotDelta32) => operands.addend,
+            EdgeKind::X86_64(_)
+            | EdgeKind::Aarch64(aarch64::EdgeKind::GotDelta32 | aarch64::EdgeKind::GotPointer64) => operands.addend,
             EdgeKind::Aarch64(_) => 0,
         };
         Operands { target: self.got_base() + u64::from(entry), addend, ..operands }
