@@ -3,9 +3,10 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use jit_core::{Error, Jit, JitBuilder, LookupError, SymbolName};
+use jit_core::{Error, Jit, JitBuilder, LazyBody, LookupError, SymbolName};
 
-use crate::call_through::{FailureHandler, LazyCallThrough, abort_on_failure};
+use crate::ahead::Ahead;
+use crate::call_through::{FailureHandler, LazyCallThrough, Partition, abort_on_failure, one_function};
 
 /// A [`Jit`] in which nothing is compiled before it is called.
 ///
@@ -61,12 +62,14 @@ impl From<LazyJit> for Jit {
 pub struct LazyJitBuilder {
     jit: JitBuilder,
     failure: FailureHandler,
+    partition: Partition,
+    ahead: usize,
 }
 
 impl LazyJitBuilder {
     /// Makes what `jit` sets up lazy.
     pub fn new(jit: JitBuilder) -> Self {
-        Self { jit, failure: Arc::new(abort_on_failure) }
+        Self { jit, failure: Arc::new(abort_on_failure), partition: Arc::new(one_function), ahead: 0 }
     }
 
     /// Where calls go whose function can't be had: see [`FailureHandler`]. By default the process
@@ -79,13 +82,30 @@ impl LazyJitBuilder {
         self
     }
 
+    /// What is compiled together with a function when that is first called: by default
+    /// [nothing](one_function), or [all of its module](crate::whole_module), or what a closure
+    /// says.
+    pub fn partition(mut self, partition: impl Fn(&LazyBody) -> Vec<LazyBody> + Send + Sync + 'static) -> Self {
+        self.partition = Arc::new(partition);
+        self
+    }
+
+    /// Compiles likely callees of what is called on this many threads, while no call waits. With 0,
+    /// the default, nothing is compiled ahead.
+    pub fn ahead_threads(mut self, threads: usize) -> Self {
+        self.ahead = threads;
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
     ///
     /// As [`JitBuilder::build`].
     pub fn build(self) -> Result<LazyJit, Error> {
-        let first_call = Arc::new(LazyCallThrough::new(self.failure));
+        let refused = |error| Error::Thread(Arc::new(error));
+        let ahead = (self.ahead > 0).then(|| Ahead::new(self.ahead).map_err(refused)).transpose()?;
+        let first_call = Arc::new(LazyCallThrough::ahead(self.failure, self.partition, ahead));
         Ok(LazyJit { jit: self.jit.first_call(first_call).build()? })
     }
 }

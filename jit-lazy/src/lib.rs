@@ -13,6 +13,7 @@
 //! little stack left has another one compile for it. A first call takes locks and allocates, so in
 //! a signal handler it ends the process, with the handler's name.
 
+mod ahead;
 mod call_through;
 mod lazy_jit;
 mod reentry;
@@ -21,5 +22,5 @@ mod signal;
 mod stack;
 mod trampoline;
 
-pub use call_through::{FailureHandler, LazyCallThrough, abort_on_failure};
+pub use call_through::{FailureHandler, LazyCallThrough, Partition, abort_on_failure, one_function, whole_module};
 pub use lazy_jit::{LazyJit, LazyJitBuilder};
