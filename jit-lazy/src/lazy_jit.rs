@@ -1,12 +1,14 @@
 //! `LazyJit`: a `Jit` whose redirectable functions are lazy.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use jit_core::{Error, Jit, JitBuilder, LazyBody, LookupError, SymbolName};
+use jit_core::{Error, FirstTier, Jit, JitBuilder, LazyBody, LookupError, OptLevel, SymbolName};
 
 use crate::ahead::Ahead;
 use crate::call_through::{FailureHandler, LazyCallThrough, Partition, abort_on_failure, one_function};
+use crate::tier::{TierStatistics, Tiering, Tiers};
 
 /// A [`Jit`] in which nothing is compiled before it is called.
 ///
@@ -22,9 +24,9 @@ use crate::call_through::{FailureHandler, LazyCallThrough, Partition, abort_on_f
 /// assert_eq!(jit.statistics().functions, 0);
 /// # Ok::<(), jit_core::Error>(())
 /// ```
-#[derive(Debug)]
 pub struct LazyJit {
     jit: Jit,
+    tiers: Option<Arc<Tiers>>,
 }
 
 impl LazyJit {
@@ -40,6 +42,18 @@ impl LazyJit {
     /// Sets one up.
     pub fn builder() -> LazyJitBuilder {
         LazyJitBuilder::new(Jit::builder())
+    }
+
+    /// What became of functions since the start; nothing without [tiers](LazyJitBuilder::tiers).
+    #[must_use]
+    pub fn tier_statistics(&self) -> TierStatistics {
+        self.tiers.as_ref().map(|tiers| tiers.statistics()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for LazyJit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LazyJit").field(&self.jit).finish()
     }
 }
 
@@ -64,12 +78,13 @@ pub struct LazyJitBuilder {
     failure: FailureHandler,
     partition: Partition,
     ahead: usize,
+    tiering: Option<Tiering>,
 }
 
 impl LazyJitBuilder {
     /// Makes what `jit` sets up lazy.
     pub fn new(jit: JitBuilder) -> Self {
-        Self { jit, failure: Arc::new(abort_on_failure), partition: Arc::new(one_function), ahead: 0 }
+        Self { jit, failure: Arc::new(abort_on_failure), partition: Arc::new(one_function), ahead: 0, tiering: None }
     }
 
     /// Where calls go whose function can't be had: see [`FailureHandler`]. By default the process
@@ -97,6 +112,16 @@ impl LazyJitBuilder {
         self
     }
 
+    /// Compiles functions quickly at first, without optimization, and anew as the JIT is set up to
+    /// when they were called often, in the background. Functions that only their module knows are
+    /// compiled once. By default everything is.
+    ///
+    /// A loop that is running stays in its tier until its function is called again.
+    pub fn tiers(mut self, tiering: Tiering) -> Self {
+        self.tiering = Some(tiering);
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -106,6 +131,14 @@ impl LazyJitBuilder {
         let refused = |error| Error::Thread(Arc::new(error));
         let ahead = (self.ahead > 0).then(|| Ahead::new(self.ahead).map_err(refused)).transpose()?;
         let first_call = Arc::new(LazyCallThrough::ahead(self.failure, self.partition, ahead));
-        Ok(LazyJit { jit: self.jit.first_call(first_call).build()? })
+        let mut jit = self.jit.first_call(first_call);
+        let tiers = match self.tiering {
+            Some(tiering) => Some(Arc::new(Tiers::new(jit.isa_at(OptLevel::None)?, tiering)?)),
+            None => None,
+        };
+        if let Some(tiers) = &tiers {
+            jit = jit.first_tier(Arc::clone(tiers) as Arc<dyn FirstTier>);
+        }
+        Ok(LazyJit { jit: jit.build()?, tiers })
     }
 }
