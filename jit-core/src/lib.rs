@@ -40,7 +40,7 @@ pub use session::{
 #[cfg(feature = "cranelift")]
 pub use clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics};
 #[cfg(feature = "cranelift")]
-pub use first_call::{CallThrough, FirstCall, LazyBody};
+pub use first_call::{CallThrough, FirstCall, LazyBody, LazyFunctions};
 #[cfg(feature = "cranelift")]
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
@@ -51,6 +51,8 @@ pub use platform::code::SourceText;
 pub use platform::debug::Debugger;
 #[cfg(feature = "cranelift")]
 pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};
+#[cfg(feature = "cranelift")]
+pub use redirect::{BodyMaker, FirstTier, Promoter, RedirectableFunction};
 
 /// Cranelift, in the version whose types this crate speaks.
 #[cfg(feature = "cranelift")]

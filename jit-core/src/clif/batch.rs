@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
+use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
 use jit_linker::arch::Architecture;
@@ -24,8 +25,9 @@ use crate::error::{Cause, SymbolFailure};
 use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
 use crate::platform::unwind::{self, Frames};
+use crate::redirect::FirstTier;
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
-use crate::sync::{Arc, lock};
+use crate::sync::{Arc, Weak, lock};
 
 /// Takes the next items of a module and links them.
 pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
@@ -142,7 +144,8 @@ impl Batch {
             // Gone already: its tracker was removed.
             let Some(symbol) = responsibility.symbols().first().map(|symbol| symbol.id) else { continue };
             let added = match item {
-                Item::Function(index) => self.add_function(&mut context, index),
+                Item::Function(index) => self.add_function(&mut context, index, &responsibility),
+                Item::Promoted(index) => self.add_final(&mut context, index),
                 Item::Data(index) => self.add_data(index),
             };
             match added {
@@ -157,11 +160,48 @@ impl Batch {
         layer.spent.free(std::mem::take(&mut self.spent));
     }
 
-    fn add_function(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
+    fn add_function(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        responsibility: &MaterializationResponsibility,
+    ) -> Result<Added, Refused> {
+        if let Some(first_tier) = self.module.first_tier.clone()
+            && self.module.is_redirectable(FUNCTION, index)
+        {
+            // It stays, for another tier.
+            let copy = lock(&self.module.bodies).copy_clif(index);
+            if let Some(func) = copy {
+                return self.add_first_tier(context, index, func, &*first_tier, responsibility);
+            }
+        }
+        self.add_final(context, index)
+    }
+
+    fn add_first_tier(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        mut func: BoxedFunction,
+        first_tier: &dyn FirstTier,
+        responsibility: &MaterializationResponsibility,
+    ) -> Result<Added, Refused> {
+        let symbols = responsibility.symbols();
+        let body = symbols.first().ok_or_else(|| refused("the function was removed"))?;
+        let function = &self.module.functions[index as usize].name;
+        let held = first_tier.transform(function, &body.name, &mut func).map_err(refused)?;
+        responsibility.hold(held).map_err(refused)?;
+        let (block, told) = self.add_clif(context, index, func, &**first_tier.isa())?;
+        self.module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
+        Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
+    }
+
+    /// The function as it was defined.
+    fn add_final(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).take_function(index);
         let module = Arc::clone(&self.module);
         let (block, told) = match body {
-            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
+            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func, &*module.layer.isa)?,
             Some(TakenBody::Compiled(mut code)) => {
                 let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
                 let details = std::mem::take(&mut code.details);
@@ -188,12 +228,11 @@ impl Batch {
         context: &mut Context,
         index: u32,
         mut func: BoxedFunction,
+        isa: &dyn TargetIsa,
     ) -> Result<(BlockId, Told), Refused> {
-        let layer = Arc::clone(&self.module.layer);
         context.clear();
         std::mem::swap(&mut context.func, &mut func);
         self.spent.push(func);
-        let isa = &*layer.isa;
         if let Err(error) = context.compile(isa, &mut ControlPlane::default()) {
             return Err(refused(describe_failure(&error.inner)));
         }
@@ -363,7 +402,7 @@ impl Batch {
         let externals: Vec<_> =
             externals.into_iter().filter(|external| allocated.is_external(external.symbol)).collect();
         if externals.is_empty() {
-            return linking.finish(allocated, &[]);
+            return linking.finish(allocated, &[], Vec::new());
         }
         let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
         let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
@@ -422,17 +461,19 @@ impl Linking {
         let start = Instant::now();
         let module = Arc::clone(&self.module);
         let mut found = Vec::with_capacity(answers.len());
+        let mut slots = Vec::new();
         for (external, answer) in externals.iter().zip(answers) {
             match self.check(external, answer) {
                 Ok(symbol) => {
                     let slot = symbol.definition.slot.filter(|_| external.namespace == FUNCTION);
                     allocated.resolve(external.symbol, symbol.definition.address, slot);
+                    slots.extend(symbol.definition.slot);
                     found.push((external.symbol, symbol.id));
                 }
                 Err(cause) => self.exclude(&mut allocated, external.symbol, &cause),
             }
         }
-        self.finish(allocated, &found);
+        self.finish(allocated, &found, slots);
         module.layer.counters.link_nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
 
@@ -513,7 +554,8 @@ impl Linking {
         }
     }
 
-    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
+    /// `slots` are those of what was found.
+    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Vec<u64>) {
         if self.own.iter().all(|own| own.responsibility.is_none()) {
             return;
         }
@@ -542,6 +584,12 @@ impl Linking {
             Err(error) => return self.fail_all(error),
         };
         self.register(&mut code, frames, functions);
+        if !slots.is_empty()
+            && let Some(table) = self.module.layer.slots.get().and_then(Weak::upgrade)
+        {
+            // They are not used again as long as the code that is linked to them is there.
+            code.attach(Box::new(table.link(slots)));
+        }
         let code = Arc::new(code);
         let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();
         // What failed with a dependence has told whoever waited for it.

@@ -10,5 +10,6 @@ mod reloc;
 mod signature;
 
 pub use layer::{ClifLayer, CompileStatistics};
+pub(crate) use layer::{Item, ModuleUnits};
 pub use module::{ClifModule, CompileAt};
 pub(crate) use signature::describe;
