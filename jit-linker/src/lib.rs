@@ -8,6 +8,7 @@
 //! its own. Every instruction byte that Orcane writes by hand is encoded in [`arch`].
 
 pub mod arch;
+pub mod format;
 pub mod graph;
 pub mod link;
 pub mod memory;

@@ -9,12 +9,14 @@
 //!
 //! Nothing here waits: between two steps the host may take as long as it needs, on any thread.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::arch::{self, Architecture, FixupError, Operands, aarch64, stub, x86_64};
-use crate::graph::{BlockId, Definition, Edge, EdgeKind, GraphError, LinkGraph, SymbolId};
-use crate::memory::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, Request, SegmentKind};
-use crate::pass::indirect::{GOT_ENTRY, Indirection};
+use crate::arch::{Architecture, FixupError, stub};
+use crate::graph::{Definition, Edge, EdgeKind, GraphError, LinkGraph, SectionId, SymbolId};
+use crate::memory::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, Request};
+use crate::pass::fixup::Placement;
+use crate::pass::indirect::Indirection;
 use crate::pass::{depend, layout};
 
 /// Builds GOT and stubs and lays the graph out.
@@ -23,8 +25,9 @@ use crate::pass::{depend, layout};
 ///
 /// When a relocation does not fit its instruction, or the graph is too large.
 pub fn prepare(mut graph: LinkGraph) -> Result<Prepared, LinkError> {
-    let indirection = Indirection::build(&mut graph)?;
-    let request = layout::assign(&mut graph)?;
+    let mut order = layout::order(&graph);
+    let indirection = Indirection::build(&mut graph, &mut order)?;
+    let request = layout::assign(&mut graph, &order)?;
     Ok(Prepared { graph, indirection, request })
 }
 
@@ -49,65 +52,87 @@ impl Prepared {
     ///
     /// As the memory manager's.
     pub fn allocate(self, memory: &Arc<dyn MemoryManager>) -> Result<Allocated, LinkError> {
-        let Self { mut graph, indirection, request } = self;
+        let Self { graph, indirection, request } = self;
         let allocation = Allocation::new(memory, &request)?;
-        let bases = SegmentKind::ALL.map(|kind| allocation.address(kind));
-        for symbol in &mut graph.symbols {
-            if let Definition::Block { block, offset } = symbol.definition {
-                let block = &graph.blocks[block.index()];
-                symbol.address = bases[block.kind as usize] + u64::from(block.segment_offset) + u64::from(offset);
-            }
-        }
-        Ok(Allocated { graph, indirection, allocation, bases })
+        Ok(Allocated { placement: Placement::new(graph, indirection, allocation) })
     }
 }
 
 /// A graph whose addresses are settled, waiting for those of its externals.
 #[derive(Debug)]
 pub struct Allocated {
-    graph: LinkGraph,
-    indirection: Indirection,
-    allocation: Allocation,
-    bases: [u64; 3],
+    placement: Placement,
 }
 
 impl Allocated {
     /// The graph.
     #[must_use]
     pub fn graph(&self) -> &LinkGraph {
-        &self.graph
+        &self.placement.graph
     }
 
     /// The address of a symbol that the graph defines, or that was resolved.
     #[must_use]
     pub fn address(&self, symbol: SymbolId) -> u64 {
-        self.graph.symbol(symbol).address
+        self.graph().symbol(symbol).address
     }
 
     /// Whether a symbol has to be looked up.
     #[must_use]
     pub fn is_external(&self, symbol: SymbolId) -> bool {
-        self.graph.symbol(symbol).definition == Definition::External
+        self.graph().symbol(symbol).definition == Definition::External
+    }
+
+    /// The addresses of a section: of initializers, unwinding tables, the thread-local template.
+    #[must_use]
+    pub fn section_range(&self, section: SectionId) -> Range<u64> {
+        let section = self.graph().section(section);
+        let base = self.placement.bases[section.kind as usize];
+        base + u64::from(section.start)..base + u64::from(section.end)
+    }
+
+    /// The functions that are chosen when the code is loaded. Each has to be settled after the
+    /// memory is final and before anybody calls what depends on it.
+    #[must_use]
+    pub fn resolvers(&self) -> Vec<Resolver> {
+        let got = self.placement.got_base();
+        let resolver = |resolver: &crate::pass::indirect::Resolver| Resolver {
+            function: self.address(resolver.function),
+            slot: got + u64::from(resolver.entry),
+        };
+        self.placement.indirection.resolvers.iter().map(resolver).collect()
     }
 
     /// Every pair of a named symbol defined here and a named symbol it needs.
     #[must_use]
     pub fn dependences(&self) -> Vec<(SymbolId, SymbolId)> {
-        depend::dependences(&self.graph)
+        depend::dependences(self.graph())
     }
 
     /// Says where an external symbol is. `slot` is the word that holds where its body is now, if
-    /// the symbol can be redirected: calls go through it.
+    /// the symbol can be redirected: calls go through it. A weak symbol that was not found is at
+    /// address 0.
     pub fn resolve(&mut self, symbol: SymbolId, address: u64, slot: Option<u64>) {
-        let symbol = &mut self.graph.symbols[symbol.index()];
+        let symbol = &mut self.placement.graph.symbols[symbol.index()];
         symbol.address = address;
         symbol.slot = slot.unwrap_or(0);
+    }
+
+    /// Says where an external thread-local variable is.
+    pub fn resolve_thread_local(&mut self, symbol: SymbolId, location: TlsLocation) {
+        self.placement.tls_externals.insert(symbol, location);
+    }
+
+    /// Says where each thread has its copy of this graph's own template, the section with
+    /// [`SectionRole::ThreadLocal`](crate::graph::SectionRole::ThreadLocal).
+    pub fn set_thread_local_storage(&mut self, location: TlsLocation) {
+        self.placement.tls_storage = Some(location);
     }
 
     /// Leaves out whatever needs one of the `failed` symbols, and returns the symbols that are
     /// lost with it. The rest can still be linked.
     pub fn exclude(&mut self, failed: &[SymbolId]) -> Vec<SymbolId> {
-        depend::exclude(&mut self.graph, failed)
+        depend::exclude(&mut self.placement.graph, failed)
     }
 
     /// Copies the content into working memory and applies the fixups.
@@ -116,172 +141,52 @@ impl Allocated {
     ///
     /// When a value does not fit its field: the error names the symbol and the place.
     pub fn fix_up(mut self) -> Result<Fixed, LinkError> {
-        self.copy_content();
-        self.write_got()?;
-        self.write_stubs()?;
-        for index in 0..self.graph.edges.len() {
-            let edge = self.graph.edges[index];
-            if self.graph.blocks[edge.block.index()].live {
-                self.apply(&edge).map_err(|source| LinkError::fixup(&self.graph, &edge, source))?;
-            }
-        }
-        Ok(Fixed { allocation: self.allocation })
+        self.placement.write()?;
+        Ok(Fixed { allocation: self.placement.allocation })
     }
+}
 
-    fn copy_content(&mut self) {
-        for block in self.graph.blocks.iter().filter(|block| block.live) {
-            let start = block.segment_offset as usize;
-            let target = &mut self.allocation.working(block.kind)[start..start + block.size as usize];
-            match self.graph.bytes(block) {
-                Some(bytes) => target.copy_from_slice(bytes),
-                // Data memory comes zeroed; the other kinds may have held something else.
-                None if block.kind == SegmentKind::Data => {}
-                None => target.fill(0),
-            }
-        }
-    }
+/// Where a thread-local variable is, or the first of a graph's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsLocation {
+    /// The number that `__tls_get_addr` knows the module by.
+    pub module: u64,
+    /// Bytes from the start of the module's storage, as `__tls_get_addr` counts them.
+    pub offset: u64,
+    /// Bytes from the thread pointer, if that is the same in every thread: the variable is in the
+    /// static block. Code that was compiled for an executable can reach no other.
+    pub thread_pointer_offset: Option<i64>,
+    /// A TLS descriptor: the address of a resolver and its argument, which grows with the offset.
+    /// Not needed for a variable in the static block.
+    pub descriptor: Option<[u64; 2]>,
+}
 
-    /// Where a block is seen by the executor.
-    fn block_address(&self, block: BlockId) -> u64 {
-        let block = &self.graph.blocks[block.index()];
-        self.bases[block.kind as usize] + u64::from(block.segment_offset)
-    }
-
-    /// A block's bytes in working memory.
-    fn block_bytes(&mut self, block: BlockId) -> &mut [u8] {
-        let block = &self.graph.blocks[block.index()];
-        let start = block.segment_offset as usize;
-        &mut self.allocation.working(block.kind)[start..start + block.size as usize]
-    }
-
-    fn write_got(&mut self) -> Result<(), LinkError> {
-        let Some(got) = self.indirection.got_block else { return Ok(()) };
-        for index in 0..self.indirection.entries.len() {
-            let (target, addend) = self.indirection.entries[index];
-            let value = self.graph.symbol(target).address.wrapping_add_signed(addend);
-            let start = index * GOT_ENTRY as usize;
-            self.block_bytes(got)[start..start + GOT_ENTRY as usize].copy_from_slice(&value.to_le_bytes());
-        }
-        Ok(())
-    }
-
-    fn write_stubs(&mut self) -> Result<(), LinkError> {
-        let (Some(stubs), Some(got)) = (self.indirection.stub_block, self.indirection.got_block) else {
-            return Ok(());
-        };
-        let (stub_base, got_base) = (self.block_address(stubs), self.block_address(got));
-        for (index, entry) in self.indirection.stubs.clone().into_iter().enumerate() {
-            let start = index * stub::STUB_SIZE;
-            let place = stub_base + start as u64;
-            let slot = got_base + u64::from(entry * GOT_ENTRY);
-            let code = stub::encode(self.graph.architecture(), place, slot)
-                .map_err(|source| LinkError::Stub { graph: self.graph.name().to_owned(), source })?;
-            self.block_bytes(stubs)[start..start + stub::STUB_SIZE].copy_from_slice(&code);
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, edge: &Edge) -> Result<(), FixupError> {
-        let target = self.graph.symbol(edge.target);
-        let operands = Operands {
-            place: self.block_address(edge.block) + u64::from(edge.offset),
-            target: target.address,
-            addend: edge.addend,
-        };
-        let slot = target.slot;
-        match edge.kind {
-            EdgeKind::X86_64(kind) => self.apply_x86_64(kind, edge, operands, slot),
-            EdgeKind::Aarch64(kind) => self.apply_aarch64(kind, edge, operands, slot),
+impl TlsLocation {
+    /// The location `offset` bytes further.
+    #[must_use]
+    pub fn at(self, offset: u64) -> Self {
+        let signed = offset.cast_signed();
+        Self {
+            module: self.module,
+            offset: self.offset.wrapping_add(offset),
+            thread_pointer_offset: self.thread_pointer_offset.map(|start| start.wrapping_add(signed)),
+            descriptor: self.descriptor.map(|[resolver, argument]| [resolver, argument.wrapping_add(offset)]),
         }
     }
 
-    fn apply_x86_64(
-        &mut self,
-        kind: x86_64::EdgeKind,
-        edge: &Edge,
-        operands: Operands,
-        slot: u64,
-    ) -> Result<(), FixupError> {
-        use x86_64::EdgeKind;
-        let operands = match kind {
-            EdgeKind::GotLoad32 if slot != 0 && x86_64::reaches(Operands { target: slot, ..operands }) => {
-                Operands { target: slot, ..operands }
-            }
-            EdgeKind::GotLoad32 => {
-                let near = slot == 0 && x86_64::reaches(operands);
-                if near && x86_64::relax_got_load(self.block_bytes(edge.block), edge.offset).is_ok() {
-                    operands
-                } else {
-                    Operands { target: self.got_entry(edge.target, 0), ..operands }
-                }
-            }
-            EdgeKind::Branch32 if !x86_64::reaches(operands) => {
-                Operands { target: self.stub(edge.target, 0), ..operands }
-            }
-            _ => operands,
-        };
-        x86_64::apply(kind, self.block_bytes(edge.block), edge.offset, operands)
+    pub(crate) fn static_offset(self) -> Result<i64, FixupError> {
+        self.thread_pointer_offset.ok_or(FixupError::NotInStaticBlock)
     }
+}
 
-    fn apply_aarch64(
-        &mut self,
-        kind: aarch64::EdgeKind,
-        edge: &Edge,
-        operands: Operands,
-        slot: u64,
-    ) -> Result<(), FixupError> {
-        use aarch64::EdgeKind;
-        let got = matches!(kind, EdgeKind::GotPage21 | EdgeKind::GotPageOffset12);
-        if got && slot == 0 && self.near_whole_code(edge.target, edge.addend) {
-            // Both instructions of the pair come to the same answer, so they stay a pair.
-            let kind = match kind {
-                EdgeKind::GotPage21 => EdgeKind::Page21,
-                _ => {
-                    aarch64::relax_got_load(self.block_bytes(edge.block), edge.offset)?;
-                    EdgeKind::PageOffset12
-                }
-            };
-            return aarch64::apply(kind, self.block_bytes(edge.block), edge.offset, operands);
-        }
-        let operands = match kind {
-            // The slot takes the entry's place; entries and slots are for the bare symbol.
-            _ if got && slot != 0 && edge.addend == 0 && self.page_reachable(slot) => {
-                Operands { target: slot, addend: 0, ..operands }
-            }
-            _ if got => Operands { target: self.got_entry(edge.target, edge.addend), addend: 0, ..operands },
-            EdgeKind::Branch26 if !aarch64::branch_reaches(operands) => {
-                Operands { target: self.stub(edge.target, edge.addend), addend: 0, ..operands }
-            }
-            _ => operands,
-        };
-        aarch64::apply(kind, self.block_bytes(edge.block), edge.offset, operands)
-    }
-
-    fn near_whole_code(&self, target: SymbolId, addend: i64) -> bool {
-        self.page_reachable(self.graph.symbol(target).address.wrapping_add_signed(addend))
-    }
-
-    /// Whether an `adrp` anywhere in the graph's code reaches `address`. A segment is below
-    /// 4 GiB, so its base decides if the other end is checked too.
-    fn page_reachable(&self, address: u64) -> bool {
-        let base = self.bases[SegmentKind::Code as usize];
-        let end = base + self.allocation.size(SegmentKind::Code) as u64;
-        [base, end].into_iter().all(|place| aarch64::page_reaches(Operands { place, target: address, addend: 0 }))
-    }
-
-    fn got_entry(&self, target: SymbolId, addend: i64) -> u64 {
-        let offset = self.indirection.entry_offset(target, addend);
-        let block = self.indirection.got_block;
-        let (Some(offset), Some(block)) = (offset, block) else { return 0 };
-        self.block_address(block) + u64::from(offset)
-    }
-
-    fn stub(&self, target: SymbolId, addend: i64) -> u64 {
-        let offset = self.indirection.stub_offset(target, addend);
-        let block = self.indirection.stub_block;
-        let (Some(offset), Some(block)) = (offset, block) else { return 0 };
-        self.block_address(block) + u64::from(offset)
-    }
+/// A function that returns the address of the function to call in its place, once
+/// (`STT_GNU_IFUNC`). Until then the symbol leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resolver {
+    /// The function's address.
+    pub function: u64,
+    /// The word that what it returns is stored in.
+    pub slot: u64,
 }
 
 /// A graph whose content is final in working memory.
@@ -306,16 +211,30 @@ impl Fixed {
 #[non_exhaustive]
 pub enum LinkError {
     /// A fixup can't be applied.
-    #[error("in {graph}: relocation {kind} of '{symbol}' at offset {offset:#x}: {source}")]
+    #[error("in {graph}: relocation {kind} of '{symbol}' at {section}+{offset:#x}: {source}{advice}")]
     Fixup {
         /// The graph's name.
         graph: String,
+        /// The section the place is in; empty where there are none.
+        section: String,
         /// The symbol the place refers to.
         symbol: String,
         /// The edge kind.
         kind: String,
         /// The place's offset in its block.
         offset: u32,
+        /// What is wrong.
+        source: FixupError,
+        /// What can be done about it.
+        advice: &'static str,
+    },
+    /// A GOT entry can't be filled.
+    #[error("in {graph}: the GOT entry of '{symbol}': {source}")]
+    Got {
+        /// The graph's name.
+        graph: String,
+        /// The symbol the entry is for.
+        symbol: String,
         /// What is wrong.
         source: FixupError,
     },
@@ -343,18 +262,28 @@ pub enum LinkError {
 
 impl LinkError {
     pub(crate) fn fixup(graph: &LinkGraph, edge: &Edge, source: FixupError) -> Self {
-        let target = graph.symbol(edge.target);
-        let symbol = target.name.as_ref().map_or_else(|| format!("#{}", edge.target.index()), |name| name.to_string());
+        let symbol = Self::label(graph, edge.target);
         let kind = match edge.kind {
             EdgeKind::X86_64(kind) => format!("{} {kind:?}", Architecture::X86_64),
             EdgeKind::Aarch64(kind) => format!("{} {kind:?}", Architecture::Aarch64),
         };
-        Self::Fixup { graph: graph.name().to_owned(), symbol, kind, offset: edge.offset, source }
+        let section = graph.block(edge.block).section.map(|section| graph.section_name(section).into_owned());
+        let advice = match source {
+            FixupError::OutOfRange { .. } if !graph.symbol(edge.target).is_defined_here() => "; compile with -fPIC",
+            _ => "",
+        };
+        let section = section.unwrap_or_default();
+        Self::Fixup { graph: graph.name().to_owned(), section, symbol, kind, offset: edge.offset, source, advice }
+    }
+
+    /// What a symbol is called in an error.
+    pub(crate) fn label(graph: &LinkGraph, symbol: SymbolId) -> String {
+        let label = graph.symbol_label(symbol);
+        if label.is_empty() { format!("#{}", symbol.index()) } else { label.into_owned() }
     }
 }
 
 const _: () = {
     const fn assert_send<T: Send>() {}
     assert_send::<Allocated>();
-    _ = arch::apply;
 };

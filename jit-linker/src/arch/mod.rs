@@ -3,6 +3,7 @@
 
 pub mod aarch64;
 pub mod cache;
+mod ifunc;
 pub mod stub;
 pub mod x86_64;
 
@@ -43,12 +44,65 @@ impl fmt::Display for Architecture {
     }
 }
 
+/// What stands for an edge's target in its formula.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Referent {
+    /// S: the symbol's address.
+    Symbol,
+    /// L: the symbol's address, or that of a stub that jumps there.
+    Branch,
+    /// G: the address of the GOT entry that holds the symbol's address.
+    GotEntry,
+    /// GOT: the base of the graph's GOT, whatever the symbol.
+    GotBase,
+    /// Z: the symbol's size.
+    Size,
+    /// The address of the pair of GOT entries that `__tls_get_addr` takes: module and offset.
+    TlsPair,
+    /// The address of such a pair for the graph's own module and the offset 0.
+    TlsModule,
+    /// The address of the GOT entry that holds the variable's offset from the thread pointer.
+    TlsEntry,
+    /// The address of the variable's TLS descriptor: a resolver and its argument.
+    TlsDescriptor,
+    /// The variable's offset from the thread pointer (S − TP).
+    TlsOffset,
+    /// The variable's offset in its module's storage.
+    TlsModuleOffset,
+}
+
+impl Referent {
+    /// Whether it is the address of words in the graph's GOT that are the symbol's own.
+    pub(crate) const fn is_got_entry(self) -> bool {
+        matches!(self, Self::GotEntry | Self::TlsPair | Self::TlsModule | Self::TlsEntry | Self::TlsDescriptor)
+    }
+}
+
+/// What a formula measures from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// Address 0.
+    Zero,
+    /// P: the field's address.
+    Place,
+    /// P, in the other direction: P − S rather than S − P.
+    FromTarget,
+    /// Page(P): both sides are rounded down to 4 KiB.
+    Page,
+    /// GOT: the base of the graph's GOT.
+    GotBase,
+    /// Page(GOT), on the far side only.
+    GotPage,
+}
+
 /// What a fixup computes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operands {
-    /// P: the address of the field.
+    /// P: the address of the field, or of the other [`Origin`] that the kind has.
     pub place: u64,
-    /// S: the address of the target.
+    /// S: the address of the target, or of the other [`Referent`] that the kind has.
     pub target: u64,
     /// A: the constant that is added to it.
     pub addend: i64,
@@ -65,6 +119,41 @@ impl Operands {
     #[must_use]
     pub const fn relative(self) -> i64 {
         self.absolute().wrapping_sub(self.place).cast_signed()
+    }
+
+    /// Page(S + A) − Page(P).
+    pub(crate) const fn pages(self) -> i64 {
+        (self.absolute() & !0xfff).wrapping_sub(self.place & !0xfff).cast_signed()
+    }
+
+    fn measure(self, origin: Origin) -> i64 {
+        match origin {
+            Origin::Zero => self.absolute().cast_signed(),
+            Origin::Place | Origin::GotBase => self.relative(),
+            Origin::FromTarget => self.place.wrapping_add_signed(self.addend).wrapping_sub(self.target).cast_signed(),
+            Origin::Page => self.pages(),
+            Origin::GotPage => self.absolute().wrapping_sub(self.place & !0xfff).cast_signed(),
+        }
+    }
+}
+
+impl EdgeKind {
+    /// What stands for the target in the kind's formula.
+    #[must_use]
+    pub const fn referent(self) -> Referent {
+        match self {
+            Self::X86_64(kind) => kind.formula().0,
+            Self::Aarch64(kind) => kind.formula().0,
+        }
+    }
+
+    /// What the kind's formula measures from.
+    #[must_use]
+    pub const fn origin(self) -> Origin {
+        match self {
+            Self::X86_64(kind) => kind.formula().1,
+            Self::Aarch64(kind) => kind.formula().1,
+        }
     }
 }
 
@@ -100,6 +189,18 @@ pub enum FixupError {
         /// The instruction, or what stands in its place.
         word: u32,
     },
+    /// The target lies in a section that was left out of the program.
+    #[error("what it refers to was left out of the program")]
+    LeftOut,
+    /// Only a thread-local variable has a place in a thread's storage.
+    #[error("the symbol is not a thread-local variable")]
+    NotThreadLocal,
+    /// Nobody said where the thread-local variable is.
+    #[error("the thread-local variable has no storage")]
+    NoThreadLocalStorage,
+    /// The code was compiled for an executable, whose variables are at the same place in every thread.
+    #[error("the thread-local variable is not in the static block; compile with -fPIC")]
+    NotInStaticBlock,
     /// The edge kind belongs to another architecture than the graph.
     #[error("the relocation is not one of {0}")]
     WrongArchitecture(Architecture),
@@ -121,6 +222,15 @@ pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) 
 fn field<const N: usize>(block: &mut [u8], offset: u32) -> Result<&mut [u8; N], FixupError> {
     let size = block.len();
     block.get_mut(offset as usize..).and_then(|rest| rest.first_chunk_mut()).ok_or(FixupError::OutsideBlock { size })
+}
+
+/// `value`, if it fits `bits` as a signed or as an unsigned number.
+fn either(value: i64, bits: u32) -> Result<i64, FixupError> {
+    if (-(1i64 << (bits - 1))..1i64 << bits).contains(&value) {
+        Ok(value)
+    } else {
+        Err(FixupError::OutOfRange { value, bits })
+    }
 }
 
 /// `value`, if it fits a signed field of `bits`.

@@ -79,6 +79,21 @@ pub fn encode_trampoline(
     }
 }
 
+/// What the TLS descriptor of a variable in the static block leads to: it returns its argument.
+pub(crate) fn tls_resolver(architecture: Architecture) -> [u8; STUB_SIZE] {
+    match architecture {
+        Architecture::X86_64 => {
+            // mov rax, [rax + 8]; ret
+            let mut bytes = [INT3; STUB_SIZE];
+            bytes[..4].copy_from_slice(&ENDBR64);
+            bytes[4..9].copy_from_slice(&[0x48, 0x8b, 0x40, 0x08, 0xc3]);
+            bytes
+        }
+        // ldr x0, [x0, #8]; ret
+        Architecture::Aarch64 => from_words([BTI_C, 0xf940_0400, 0xd65f_03c0, 0]),
+    }
+}
+
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 const INT3: u8 = 0xcc;
 

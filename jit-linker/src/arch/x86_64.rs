@@ -1,6 +1,6 @@
 //! Edge kinds of x86-64, after the System V psABI's table of relocations (S, A, P, G as there).
 
-use super::{FixupError, Operands, field, signed};
+use super::{FixupError, Operands, Origin, Referent, either, field, signed};
 
 /// What is stored at an edge's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,76 +12,214 @@ pub enum EdgeKind {
     Pointer32,
     /// S + A, 32 bits, sign-extended.
     Pointer32Signed,
+    /// S + A, 16 bits, extended either way.
+    Pointer16,
+    /// S + A, 8 bits, extended either way.
+    Pointer8,
     /// S + A − P, 64 bits.
     Delta64,
     /// S + A − P, 32 bits.
     Delta32,
+    /// S + A − P, 16 bits.
+    Delta16,
+    /// S + A − P, 8 bits.
+    Delta8,
+    /// P + A − S, 32 bits: how far back the target is.
+    NegDelta32,
     /// As [`Delta32`](Self::Delta32), in a call or jump: may go through a stub.
     Branch32,
+    /// L + A − P, 32 bits, in an instruction or in data: may go through a stub.
+    Plt32,
     /// G + A − P, 32 bits, where G is the GOT entry of S. A `mov` from the entry becomes a `lea`
-    /// of S where S is near.
+    /// of S where S is near, a `call` or `jmp` through it a direct one.
     GotLoad32,
+    /// G + A − P, 32 bits, whatever is done with it.
+    GotDelta32,
+    /// G + A − P, 64 bits.
+    GotDelta64,
+    /// G + A − GOT, 32 bits.
+    GotEntryOffset32,
+    /// G + A − GOT, 64 bits.
+    GotEntryOffset64,
+    /// GOT + A − P, 32 bits.
+    GotBaseDelta32,
+    /// GOT + A − P, 64 bits.
+    GotBaseDelta64,
+    /// S + A − GOT, 64 bits.
+    GotOffset64,
+    /// L + A − GOT, 64 bits.
+    PltOffset64,
+    /// Z + A, 32 bits, zero-extended.
+    Size32,
+    /// Z + A, 64 bits.
+    Size64,
+    /// The distance to the pair that `__tls_get_addr` takes for S, plus A, 32 bits.
+    TlsPairDelta32,
+    /// The distance to the pair for this module's storage, plus A, 32 bits.
+    TlsModuleDelta32,
+    /// The distance to the entry that holds S − TP, plus A, 32 bits.
+    TlsEntryDelta32,
+    /// The distance to the TLS descriptor of S, plus A, 32 bits.
+    TlsDescriptorDelta32,
+    /// S + A − TP, 32 bits.
+    TlsOffset32,
+    /// S + A − TP, 64 bits.
+    TlsOffset64,
+    /// The offset of S + A in its module's storage, 32 bits.
+    TlsModuleOffset32,
+    /// The offset of S + A in its module's storage, 64 bits.
+    TlsModuleOffset64,
 }
 
-/// Applies an edge's formula. For [`EdgeKind::GotLoad32`] the target is the entry.
+/// How a value is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    Bits64,
+    Unsigned32,
+    Signed32,
+    Signed16,
+    Signed8,
+    Either16,
+    Either8,
+}
+
+impl EdgeKind {
+    /// The kind's formula: what stands for the target, from where it is measured, and the field.
+    pub(crate) const fn formula(self) -> (Referent, Origin, Field) {
+        use Field::{Bits64, Either8, Either16, Signed8, Signed16, Signed32, Unsigned32};
+        use Origin::{FromTarget, GotBase, Place, Zero};
+        match self {
+            Self::Pointer64 => (Referent::Symbol, Zero, Bits64),
+            Self::Pointer32 => (Referent::Symbol, Zero, Unsigned32),
+            Self::Pointer32Signed => (Referent::Symbol, Zero, Signed32),
+            Self::Pointer16 => (Referent::Symbol, Zero, Either16),
+            Self::Pointer8 => (Referent::Symbol, Zero, Either8),
+            Self::Delta64 => (Referent::Symbol, Place, Bits64),
+            Self::Delta32 => (Referent::Symbol, Place, Signed32),
+            Self::Delta16 => (Referent::Symbol, Place, Signed16),
+            Self::Delta8 => (Referent::Symbol, Place, Signed8),
+            Self::NegDelta32 => (Referent::Symbol, FromTarget, Signed32),
+            Self::Branch32 | Self::Plt32 => (Referent::Branch, Place, Signed32),
+            Self::GotLoad32 | Self::GotDelta32 => (Referent::GotEntry, Place, Signed32),
+            Self::GotDelta64 => (Referent::GotEntry, Place, Bits64),
+            Self::GotEntryOffset32 => (Referent::GotEntry, GotBase, Signed32),
+            Self::GotEntryOffset64 => (Referent::GotEntry, GotBase, Bits64),
+            Self::GotBaseDelta32 => (Referent::GotBase, Place, Signed32),
+            Self::GotBaseDelta64 => (Referent::GotBase, Place, Bits64),
+            Self::GotOffset64 => (Referent::Symbol, GotBase, Bits64),
+            Self::PltOffset64 => (Referent::Branch, GotBase, Bits64),
+            Self::Size32 => (Referent::Size, Zero, Unsigned32),
+            Self::Size64 => (Referent::Size, Zero, Bits64),
+            Self::TlsPairDelta32 => (Referent::TlsPair, Place, Signed32),
+            Self::TlsModuleDelta32 => (Referent::TlsModule, Place, Signed32),
+            Self::TlsEntryDelta32 => (Referent::TlsEntry, Place, Signed32),
+            Self::TlsDescriptorDelta32 => (Referent::TlsDescriptor, Place, Signed32),
+            Self::TlsOffset32 => (Referent::TlsOffset, Zero, Signed32),
+            Self::TlsOffset64 => (Referent::TlsOffset, Zero, Bits64),
+            Self::TlsModuleOffset32 => (Referent::TlsModuleOffset, Zero, Signed32),
+            Self::TlsModuleOffset64 => (Referent::TlsModuleOffset, Zero, Bits64),
+        }
+    }
+}
+
+/// Applies an edge's formula. The operands are what the kind's formula names, so that for
+/// [`EdgeKind::GotLoad32`] the target is the entry.
 ///
 /// # Errors
 ///
 /// When the field lies outside the block, or the value does not fit it.
 pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
-    match kind {
-        EdgeKind::Pointer64 => *field(block, offset)? = operands.absolute().to_le_bytes(),
-        EdgeKind::Delta64 => *field(block, offset)? = operands.relative().to_le_bytes(),
-        EdgeKind::Pointer32 => {
-            let value = operands.absolute();
-            let Ok(value) = u32::try_from(value) else {
-                return Err(FixupError::OutOfRange { value: value.cast_signed(), bits: 32 });
-            };
+    let (_, origin, width) = kind.formula();
+    let value = operands.measure(origin);
+    match width {
+        Field::Bits64 => *field(block, offset)? = value.to_le_bytes(),
+        Field::Unsigned32 => {
+            let value = u32::try_from(value).map_err(|_| FixupError::OutOfRange { value, bits: 32 })?;
             *field(block, offset)? = value.to_le_bytes();
         }
-        EdgeKind::Pointer32Signed => store32(block, offset, operands.absolute().cast_signed())?,
-        EdgeKind::Delta32 | EdgeKind::Branch32 | EdgeKind::GotLoad32 => {
-            store32(block, offset, operands.relative())?;
-        }
+        Field::Signed32 => *field(block, offset)? = (signed(value, 32)? as i32).to_le_bytes(),
+        Field::Signed16 => *field(block, offset)? = (signed(value, 16)? as i16).to_le_bytes(),
+        Field::Signed8 => *field(block, offset)? = (signed(value, 8)? as i8).to_le_bytes(),
+        Field::Either16 => *field(block, offset)? = (either(value, 16)? as i16).to_le_bytes(),
+        Field::Either8 => *field(block, offset)? = (either(value, 8)? as i8).to_le_bytes(),
     }
     Ok(())
 }
 
-fn store32(block: &mut [u8], offset: u32, value: i64) -> Result<(), FixupError> {
-    let value = signed(value, 32)? as i32;
-    *field(block, offset)? = value.to_le_bytes();
-    Ok(())
-}
-
-/// Whether the field at `offset` is the operand of a `call` or `jmp` with a 32-bit displacement.
+/// Whether the field at `offset` is the operand of a `call`, `jmp` or conditional jump.
 /// Cranelift 0.135 relocates a `lea` of a function's address like a call; only a branch may go
 /// to a stub or a slot.
 #[must_use]
 pub fn is_branch(block: &[u8], offset: u32) -> bool {
-    (offset as usize).checked_sub(1).and_then(|at| block.get(at)).is_some_and(|&opcode| matches!(opcode, 0xe8 | 0xe9))
+    let opcode = |back: usize| (offset as usize).checked_sub(back).and_then(|at| block.get(at)).copied();
+    match opcode(1) {
+        Some(0xe8 | 0xe9) => true,
+        Some(0x80..=0x8f) => opcode(2) == Some(0x0f),
+        _ => false,
+    }
 }
 
-/// Whether the field at `offset` is the operand of `mov r64, [rip + disp32]`, which
-/// [`relax_got_load`] can turn into a `lea`.
-#[must_use]
-pub fn is_got_load(block: &[u8], offset: u32) -> bool {
+/// Turns `lea r64, [rip + disp32]`, whose displacement is at `offset`, into `mov r64, 0`. False if
+/// the instruction is another one.
+pub(crate) fn zero_address(block: &mut [u8], offset: u32) -> bool {
     let Some(start) = (offset as usize).checked_sub(3) else { return false };
-    // REX.W, with REX.R free; opcode; ModRM with mod = 0 and rm = 5 (RIP-relative).
-    matches!(block.get(start..start + 3), Some(&[0x48 | 0x4c, 0x8b, modrm]) if modrm & 0xc7 == 0x05)
+    let Some([rex, opcode, modrm, immediate @ ..]) = block.get_mut(start..start + 7) else { return false };
+    if !matches!((*rex, *opcode, *modrm & 0xc7), (0x48 | 0x4c, 0x8d, 0x05)) {
+        return false;
+    }
+    // The register goes from ModRM.reg and REX.R to ModRM.rm and REX.B.
+    *rex = 0x48 | (*rex & 4) >> 2;
+    *opcode = 0xc7;
+    *modrm = 0xc0 | (*modrm >> 3 & 7);
+    immediate.fill(0);
+    true
 }
 
-/// Turns `mov r64, [rip + disp32]` into `lea r64, [rip + disp32]`: the address itself instead of
-/// the entry that holds it.
+/// How an instruction that goes through a GOT entry can do without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GotUse {
+    /// `mov reg, [rip + entry]`, which can be `lea reg, [rip + target]`.
+    Load,
+    /// `call [rip + entry]`, which can be `addr32 call target`.
+    Call,
+    /// `jmp [rip + entry]`, which can be `jmp target; nop`.
+    Jump,
+}
+
+/// What the field at `offset` is the displacement of, if that is an instruction which
+/// [`relax_got_use`] can rewrite. `addend` is -4 where the displacement ends the instruction and
+/// the entry itself is meant.
+pub(crate) fn got_use(block: &[u8], offset: u32, addend: i64) -> Option<GotUse> {
+    let start = (offset as usize).checked_sub(2)?;
+    // Opcode; ModRM with mod = 0 and rm = 5 (RIP-relative). A prefix before them stays as it is.
+    match block.get(start..start + 2)? {
+        _ if addend != -4 => None,
+        &[0x8b, modrm] if modrm & 0xc7 == 0x05 => Some(GotUse::Load),
+        [0xff, 0x15] => Some(GotUse::Call),
+        [0xff, 0x25] => Some(GotUse::Jump),
+        _ => None,
+    }
+}
+
+/// Rewrites an instruction that goes through a GOT entry to one that takes the target itself,
+/// and returns where its displacement is now: a [`EdgeKind::Delta32`] with the addend -4.
 ///
 /// # Errors
 ///
-/// When the instruction is another one; nothing is changed then.
-pub fn relax_got_load(block: &mut [u8], offset: u32) -> Result<(), FixupError> {
-    if !is_got_load(block, offset) {
-        return Err(FixupError::Instruction { word: 0 });
+/// When the field lies outside the block.
+pub(crate) fn relax_got_use(block: &mut [u8], offset: u32, usage: GotUse) -> Result<u32, FixupError> {
+    let size = block.len();
+    let start = offset.checked_sub(2).ok_or(FixupError::OutsideBlock { size })?;
+    let bytes: &mut [u8; 6] = field(block, start)?;
+    match usage {
+        GotUse::Load => bytes[0] = 0x8d,
+        GotUse::Call => bytes[..2].copy_from_slice(&[0x67, 0xe8]),
+        GotUse::Jump => {
+            (bytes[0], bytes[5]) = (0xe9, 0x90);
+            return Ok(offset - 1);
+        }
     }
-    block[offset as usize - 2] = 0x8d;
-    Ok(())
+    Ok(offset)
 }
 
 /// Whether a 32-bit displacement at `place` reaches `target + addend`.
@@ -133,17 +271,24 @@ mod tests {
         }
     }
 
+    fn relaxed<const N: usize>(mut code: [u8; N], offset: u32) -> Option<([u8; N], u32)> {
+        let usage = got_use(&code, offset, -4)?;
+        let field = relax_got_use(&mut code, offset, usage).unwrap();
+        Some((code, field))
+    }
+
     #[test]
-    fn only_a_rip_relative_load_is_relaxed() {
-        // mov r10, [rip + 0]
-        let mut load = [0x4c, 0x8b, 0x15, 0, 0, 0, 0];
-        relax_got_load(&mut load, 3).unwrap();
-        assert_eq!(load, [0x4c, 0x8d, 0x15, 0, 0, 0, 0]);
-        // add rax, [rip + 0]
-        let mut add = [0x48, 0x03, 0x05, 0, 0, 0, 0];
-        assert!(relax_got_load(&mut add, 3).is_err());
-        assert_eq!(add[1], 0x03);
-        assert!(!is_got_load(&[0x8b, 0x05, 0, 0, 0, 0], 2));
+    fn what_goes_through_a_got_entry_is_told_and_rewritten() {
+        // mov r10, [rip + 0]; mov eax, [rip + 0]; call [rip + 0]; jmp [rip + 0]
+        assert_eq!(relaxed([0x4c, 0x8b, 0x15, 0, 0, 0, 0], 3), Some(([0x4c, 0x8d, 0x15, 0, 0, 0, 0], 3)));
+        assert_eq!(relaxed([0x8b, 0x05, 0, 0, 0, 0], 2), Some(([0x8d, 0x05, 0, 0, 0, 0], 2)));
+        assert_eq!(relaxed([0xff, 0x15, 0, 0, 0, 0], 2), Some(([0x67, 0xe8, 0, 0, 0, 0], 2)));
+        assert_eq!(relaxed([0xff, 0x25, 0, 0, 0, 0], 2), Some(([0xe9, 0x25, 0, 0, 0, 0x90], 1)));
+        // add rax, [rip + 0]; mov rax, [rax + 0]; a field at the block's start; an addend.
+        assert_eq!(relaxed([0x48, 0x03, 0x05, 0, 0, 0, 0], 3), None);
+        assert_eq!(relaxed([0x48, 0x8b, 0x80, 0, 0, 0, 0], 3), None);
+        assert_eq!(relaxed([0, 0, 0, 0], 0), None);
+        assert_eq!(got_use(&[0x48, 0x8b, 0x05, 0, 0, 0, 0], 3, 4), None);
     }
 
     #[test]

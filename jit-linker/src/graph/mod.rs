@@ -4,7 +4,17 @@
 //! of the graph that gave them.
 
 mod dump;
+mod section;
+mod source;
+mod symbol;
 
+use std::borrow::Cow;
+use std::ops::Range;
+
+pub use self::section::{Comdat, Section, SectionRole};
+pub use self::source::ObjectBytes;
+pub(crate) use self::source::Text;
+pub use self::symbol::{Definition, Linkage, Scope, Symbol, SymbolKind};
 use crate::SymbolName;
 use crate::arch::{Architecture, aarch64, x86_64};
 use crate::memory::SegmentKind;
@@ -39,6 +49,10 @@ id! {
     /// A symbol of one graph.
     SymbolId
 }
+id! {
+    /// A section of one graph.
+    SectionId
+}
 
 /// What a block holds before it is copied into working memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +60,11 @@ pub enum Content {
     /// Bytes of the graph's arena, from an offset.
     Bytes {
         /// Where they start in the arena.
+        start: u32,
+    },
+    /// Bytes of the object the graph was read from, from an offset.
+    Object {
+        /// Where they start in the object.
         start: u32,
     },
     /// Zeros that no input stores.
@@ -57,6 +76,8 @@ pub enum Content {
 pub struct Block {
     /// Which segment it goes to.
     pub kind: SegmentKind,
+    /// The section it lies in, next to the others of that section; else it lies anywhere.
+    pub section: Option<SectionId>,
     /// Its bytes.
     pub content: Content,
     /// Size in bytes.
@@ -67,37 +88,6 @@ pub struct Block {
     pub live: bool,
     /// Where it lies in its segment, once laid out.
     pub(crate) segment_offset: u32,
-}
-
-/// Where a symbol is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Definition {
-    /// In a block of this graph.
-    Block {
-        /// Which block.
-        block: BlockId,
-        /// How far into it, in bytes.
-        offset: u32,
-    },
-    /// Somewhere else: its address is looked up.
-    External,
-    /// Somewhere else, at a known address.
-    Absolute,
-}
-
-/// What an edge can point to, and what a lookup can find.
-#[derive(Clone, Debug)]
-pub struct Symbol {
-    /// Its name; `None` for a symbol that only this graph refers to.
-    pub name: Option<SymbolName>,
-    /// Where it is.
-    pub definition: Definition,
-    /// A number of the host's own, given back with the symbol.
-    pub tag: u32,
-    /// Its address, once known.
-    pub(crate) address: u64,
-    /// The word that holds where its body is now, for a redirectable symbol; else 0.
-    pub(crate) slot: u64,
 }
 
 /// An architecture's kind of edge.
@@ -131,9 +121,15 @@ pub struct LinkGraph {
     architecture: Architecture,
     pub(crate) blocks: Vec<Block>,
     pub(crate) symbols: Vec<Symbol>,
+    pub(crate) sections: Vec<Section>,
+    pub(crate) comdats: Vec<Comdat>,
+    /// Pairs of a block and one that lives as long as it does, though it does not refer to it: a
+    /// function and its unwinding record.
+    pub(crate) attached: Vec<(BlockId, BlockId)>,
     /// In ascending order of block.
     pub(crate) edges: Vec<Edge>,
     arena: Vec<u8>,
+    object: ObjectBytes,
 }
 
 impl LinkGraph {
@@ -145,8 +141,12 @@ impl LinkGraph {
             architecture,
             blocks: Vec::new(),
             symbols: Vec::new(),
+            sections: Vec::new(),
+            comdats: Vec::new(),
+            attached: Vec::new(),
             edges: Vec::new(),
             arena: Vec::new(),
+            object: ObjectBytes::default(),
         }
     }
 
@@ -194,7 +194,7 @@ impl LinkGraph {
         }
         let id = BlockId::new(self.blocks.len());
         let align_log2 = align.trailing_zeros() as u8;
-        self.blocks.push(Block { kind, content, size, align_log2, live: true, segment_offset: 0 });
+        self.blocks.push(Block { kind, section: None, content, size, align_log2, live: true, segment_offset: 0 });
         Ok(id)
     }
 
@@ -216,9 +216,42 @@ impl LinkGraph {
     }
 
     fn push_symbol(&mut self, name: Option<SymbolName>, definition: Definition, tag: u32) -> SymbolId {
+        self.add_symbol(Symbol::new(name, definition, tag))
+    }
+
+    pub(crate) fn add_symbol(&mut self, symbol: Symbol) -> SymbolId {
         let id = SymbolId::new(self.symbols.len());
-        self.symbols.push(Symbol { name, definition, tag, address: 0, slot: 0 });
+        self.symbols.push(symbol);
         id
+    }
+
+    pub(crate) fn add_section(&mut self, section: Section) -> SectionId {
+        let id = SectionId::new(self.sections.len());
+        self.sections.push(section);
+        id
+    }
+
+    /// Adds a block to a section. Its content is zeros, or bytes of the object.
+    pub(crate) fn add_section_block(
+        &mut self,
+        section: SectionId,
+        content: Content,
+        size: u64,
+        align: u64,
+    ) -> Result<BlockId, GraphError> {
+        let size = u32::try_from(size).map_err(|_| GraphError::TooLarge { size })?;
+        let kind = self.sections[section.index()].kind;
+        let id = self.push_block(kind, content, size, align)?;
+        let block = &mut self.blocks[id.index()];
+        block.section = Some(section);
+        let section = &mut self.sections[section.index()];
+        section.align_log2 = section.align_log2.max(block.align_log2);
+        Ok(id)
+    }
+
+    /// An empty graph whose content is borrowed from an object.
+    pub(crate) fn from_object(name: impl Into<String>, architecture: Architecture, object: ObjectBytes) -> Self {
+        Self { object, ..Self::new(name, architecture) }
     }
 
     /// Turns an external symbol into one that this graph defines, with the edges it has.
@@ -275,18 +308,144 @@ impl LinkGraph {
     /// The bytes of a block, where it has any.
     #[must_use]
     pub fn bytes(&self, block: &Block) -> Option<&[u8]> {
+        let range = |start: u32| start as usize..start as usize + block.size as usize;
         match block.content {
-            Content::Bytes { start } => self.arena.get(start as usize..start as usize + block.size as usize),
+            Content::Bytes { start } => self.arena.get(range(start)),
+            Content::Object { start } => self.object.get(range(start)),
             Content::Zero => None,
         }
     }
 
-    pub(crate) fn bytes_mut(&mut self, block: BlockId) -> Option<&mut [u8]> {
-        let block = &self.blocks[block.index()];
-        match block.content {
-            Content::Bytes { start } => self.arena.get_mut(start as usize..start as usize + block.size as usize),
-            Content::Zero => None,
+    /// The object that the graph was read from; empty if it was built otherwise.
+    #[must_use]
+    pub fn object(&self) -> &ObjectBytes {
+        &self.object
+    }
+
+    /// One block.
+    #[must_use]
+    pub fn block(&self, id: BlockId) -> &Block {
+        &self.blocks[id.index()]
+    }
+
+    /// All blocks with their ids.
+    pub fn blocks(&self) -> impl Iterator<Item = (BlockId, &Block)> {
+        self.blocks.iter().enumerate().map(|(index, block)| (BlockId::new(index), block))
+    }
+
+    /// All edges, in ascending order of block.
+    #[must_use]
+    pub fn edges(&self) -> &[Edge] {
+        &self.edges
+    }
+
+    /// One section.
+    #[must_use]
+    pub fn section(&self, id: SectionId) -> &Section {
+        &self.sections[id.index()]
+    }
+
+    /// All sections with their ids.
+    pub fn sections(&self) -> impl Iterator<Item = (SectionId, &Section)> {
+        self.sections.iter().enumerate().map(|(index, section)| (SectionId::new(index), section))
+    }
+
+    /// The name of a section in the object it came from.
+    #[must_use]
+    pub fn section_name(&self, id: SectionId) -> Cow<'_, str> {
+        self.text(self.sections[id.index()].label)
+    }
+
+    /// The name of a symbol, local ones included; empty if it has none.
+    #[must_use]
+    pub fn symbol_label(&self, id: SymbolId) -> Cow<'_, str> {
+        let symbol = self.symbol(id);
+        match &symbol.name {
+            Some(name) => Cow::Borrowed(name.as_str()),
+            None => self.text(symbol.label),
         }
+    }
+
+    /// The COMDAT groups.
+    #[must_use]
+    pub fn comdats(&self) -> &[Comdat] {
+        &self.comdats
+    }
+
+    /// Keeps only the COMDAT groups that `keep` wants. The others are left out, because the program
+    /// has groups of their signatures already: their visible symbols become external.
+    pub fn retain_comdats(&mut self, mut keep: impl FnMut(&Comdat) -> bool) {
+        let Self { comdats, blocks, symbols, .. } = self;
+        comdats.retain(|comdat| {
+            let kept = keep(comdat);
+            if !kept {
+                comdat.blocks.iter().for_each(|block| blocks[block.index()].live = false);
+                comdat.symbols.iter().for_each(|symbol| symbols[symbol.index()].definition = Definition::External);
+            }
+            kept
+        });
+        for (host, attached) in &self.attached {
+            if !self.blocks[host.index()].live {
+                self.blocks[attached.index()].live = false;
+            }
+        }
+    }
+
+    /// Turns a definition into a reference to another's of the same name: that of a weak symbol
+    /// whose definition elsewhere is taken.
+    pub fn make_external(&mut self, symbol: SymbolId) {
+        self.symbols[symbol.index()].definition = Definition::External;
+    }
+
+    /// The sections that hold initializers, in the order they run.
+    #[must_use]
+    pub fn initializers(&self) -> Vec<SectionId> {
+        let priority = |role| match role {
+            SectionRole::Initializers { priority, .. } => Some(priority),
+            _ => None,
+        };
+        self.sections_by(priority)
+    }
+
+    /// The sections that hold finalizers, in the order they run.
+    #[must_use]
+    pub fn finalizers(&self) -> Vec<SectionId> {
+        let priority = |role| match role {
+            SectionRole::Finalizers { priority, .. } => Some(priority),
+            _ => None,
+        };
+        let mut sections = self.sections_by(priority);
+        sections.reverse();
+        sections
+    }
+
+    fn sections_by(&self, priority: impl Fn(SectionRole) -> Option<u32>) -> Vec<SectionId> {
+        let mut sections: Vec<_> =
+            self.sections().filter_map(|(id, section)| Some((priority(section.role)?, id))).collect();
+        sections.sort_unstable();
+        sections.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The section with a role that at most one has: unwinding tables, the thread-local template.
+    #[must_use]
+    pub fn section_with(&self, role: SectionRole) -> Option<SectionId> {
+        self.sections().find(|(_, section)| section.role == role).map(|(id, _)| id)
+    }
+
+    fn text(&self, text: Text) -> Cow<'_, str> {
+        let start = text.start as usize;
+        String::from_utf8_lossy(self.object.get(start..start + text.length as usize).unwrap_or_default())
+    }
+
+    /// Where in the edges those of each block are.
+    pub(crate) fn edge_ranges(&self) -> Vec<Range<usize>> {
+        let mut ranges = vec![0..0; self.blocks.len()];
+        let mut start = 0;
+        for edges in self.edges_by_block() {
+            ranges[edges[0].block.index()] = start..start + edges.len();
+            start += edges.len();
+        }
+        ranges
     }
 
     /// The edges of each block in turn.

@@ -36,23 +36,13 @@ pub(crate) fn dependences(graph: &LinkGraph) -> Vec<(SymbolId, SymbolId)> {
         if named(&edge.target) {
             pairs.extend(owners.of(edge.block).filter(named).map(|from| (from, edge.target)));
         } else {
-            let ranges = edges_of.get_or_insert_with(|| edge_ranges(graph));
+            let ranges = edges_of.get_or_insert_with(|| graph.edge_ranges());
             for to in reached_without_names(graph, ranges, edge.target) {
                 pairs.extend(owners.of(edge.block).filter(named).map(|from| (from, to)));
             }
         }
     }
     pairs
-}
-
-fn edge_ranges(graph: &LinkGraph) -> Vec<std::ops::Range<usize>> {
-    let mut ranges = vec![0..0; graph.blocks.len()];
-    let mut start = 0;
-    for edges in graph.edges_by_block() {
-        ranges[edges[0].block.index()] = start..start + edges.len();
-        start += edges.len();
-    }
-    ranges
 }
 
 /// The named symbols that an unnamed one leads to.

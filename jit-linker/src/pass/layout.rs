@@ -1,22 +1,58 @@
 //! Places blocks in their segments.
 
-use crate::graph::LinkGraph;
+use crate::graph::{BlockId, LinkGraph};
 use crate::link::LinkError;
 use crate::memory::{Request, SegmentRequest};
 
-/// Gives each live block its offset in its segment, in the order of the blocks.
-pub(crate) fn assign(graph: &mut LinkGraph) -> Result<Request, LinkError> {
+/// The live blocks in the order they are placed: that of the table, with the blocks of a section
+/// next to each other.
+pub(crate) fn order(graph: &LinkGraph) -> Vec<BlockId> {
+    let mut order: Vec<_> = graph.blocks().filter(|(_, block)| block.live).map(|(id, _)| id).collect();
+    // A block without a section stays behind those of the section before it.
+    let mut rank = 0;
+    let rank = |id: &BlockId| {
+        if let Some(section) = graph.block(*id).section {
+            rank = section.index();
+        }
+        rank
+    };
+    let ranks: Vec<_> = order.iter().map(rank).collect();
+    if !ranks.is_sorted() {
+        let mut ranked: Vec<_> = ranks.into_iter().zip(order).collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        order = ranked.into_iter().map(|(_, id)| id).collect();
+    }
+    order
+}
+
+/// Gives each block its offset in its segment, and each section its range.
+pub(crate) fn assign(graph: &mut LinkGraph, order: &[BlockId]) -> Result<Request, LinkError> {
     let mut request = [SegmentRequest::NONE; 3];
     let mut ends = [0u64; 3];
-    for block in graph.blocks.iter_mut().filter(|block| block.live) {
-        let align = 1u64 << block.align_log2;
+    let mut current = None;
+    for id in order {
+        let block = &mut graph.blocks[id.index()];
+        let end = &mut ends[block.kind as usize];
         let segment = &mut request[block.kind as usize];
+        let mut align = 1u64 << block.align_log2;
+        let opens = block.section.filter(|section| current != Some(*section));
+        if let Some(section) = opens {
+            current = Some(section);
+            align = align.max(1 << graph.sections[section.index()].align_log2);
+        }
         segment.align = segment.align.max(align as usize);
-        let start = ends[block.kind as usize].next_multiple_of(align);
-        let end = start + u64::from(block.size);
-        block.segment_offset = u32::try_from(start).map_err(|_| LinkError::TooLarge { size: end })?;
-        segment.size = usize::try_from(end).map_err(|_| LinkError::TooLarge { size: end })?;
-        ends[block.kind as usize] = end;
+        let start = end.next_multiple_of(align);
+        *end = start + u64::from(block.size);
+        let too_large = |_| LinkError::TooLarge { size: *end };
+        block.segment_offset = u32::try_from(start).map_err(too_large)?;
+        let end_offset = u32::try_from(*end).map_err(too_large)?;
+        if let Some(section) = block.section.map(|section| &mut graph.sections[section.index()]) {
+            if opens.is_some() {
+                section.start = block.segment_offset;
+            }
+            section.end = end_offset;
+        }
+        segment.size = usize::try_from(*end).map_err(|_| LinkError::TooLarge { size: *end })?;
     }
     Ok(request)
 }

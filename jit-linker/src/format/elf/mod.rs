@@ -1,0 +1,136 @@
+//! ELF relocatable objects, after the System V gABI and the psABIs of x86-64 and AArch64.
+//!
+//! Sections that take no memory in a program (debugging information, comments) are left out,
+//! and with them their relocations.
+
+mod aarch64;
+mod group;
+mod relocation;
+mod section;
+mod symbol;
+mod x86_64;
+
+use object::elf::{ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, SHT_SYMTAB};
+use object::read::SectionIndex;
+use object::read::elf::{FileHeader, SectionTable, SymbolTable};
+use object::{LittleEndian, SymbolIndex};
+use rustc_hash::FxHashMap;
+
+use super::ParseError;
+use crate::SymbolName;
+use crate::arch::Architecture;
+use crate::graph::{BlockId, GraphError, LinkGraph, ObjectBytes, SectionId, SymbolId, Text};
+use crate::name::SymbolStringPool;
+
+/// What we read: 64 bits, little-endian.
+type Header = FileHeader64<LittleEndian>;
+
+/// Reads an ELF relocatable object into a graph. `name` appears in errors.
+///
+/// # Errors
+///
+/// When it is not a relocatable object for an architecture of ours, is malformed, or has a
+/// relocation that is not supported; the error says where.
+pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
+    let data: &[u8] = &object;
+    if u32::try_from(data.len()).is_err() {
+        let source = GraphError::TooLarge { size: data.len() as u64 };
+        return Err(ParseError::Graph { object: name.to_owned(), source });
+    }
+    let malformed =
+        |what: object::read::Error| ParseError::Malformed { object: name.to_owned(), what: what.to_string() };
+    let (header, architecture) = recognize(name, data)?;
+    let sections = header.sections(LittleEndian, data).map_err(malformed)?;
+    let symbols = sections.symbols(LittleEndian, data, SHT_SYMTAB).map_err(malformed)?;
+    let mut reader = Reader {
+        graph: LinkGraph::from_object(name, architecture, object.clone()),
+        data,
+        names,
+        placed: vec![None; sections.len()],
+        named: FxHashMap::default(),
+        symbol_ids: vec![None; symbols.len()],
+        zero: None,
+        sections,
+        symbols,
+    };
+    reader.add_sections()?;
+    reader.add_symbols()?;
+    reader.add_groups()?;
+    reader.add_relocations()?;
+    Ok(reader.graph)
+}
+
+fn recognize<'data>(name: &str, data: &'data [u8]) -> Result<(&'data Header, Architecture), ParseError> {
+    let refuse = |what: String| Err(ParseError::NotLinkable { object: name.to_owned(), what });
+    match data.get(..6) {
+        Some(ident) if ident[4] != ELFCLASS64 => return refuse("it is not of 64 bits".to_owned()),
+        Some(ident) if ident[5] != ELFDATA2LSB => return refuse("it is big-endian".to_owned()),
+        _ => {}
+    }
+    let header = Header::parse(data)
+        .map_err(|error| ParseError::Malformed { object: name.to_owned(), what: error.to_string() })?;
+    if header.e_type.get(LittleEndian) != ET_REL {
+        return refuse("it is an executable or a shared library".to_owned());
+    }
+    match header.e_machine.get(LittleEndian) {
+        EM_X86_64 => Ok((header, Architecture::X86_64)),
+        EM_AARCH64 => Ok((header, Architecture::Aarch64)),
+        machine => refuse(format!("its machine is {machine}")),
+    }
+}
+
+/// An object on its way into a graph.
+struct Reader<'data> {
+    graph: LinkGraph,
+    data: &'data [u8],
+    names: &'data SymbolStringPool,
+    sections: SectionTable<'data, Header>,
+    symbols: SymbolTable<'data, Header>,
+    /// By section index: where its content is, if it is in memory.
+    placed: Vec<Option<BlockId>>,
+    /// Sections of the graph that all sections of one name or role share.
+    named: FxHashMap<section::Key<'data>, SectionId>,
+    /// By symbol index: the graph's symbol. Undefined symbols are added when they are referred to.
+    symbol_ids: Vec<Option<SymbolId>>,
+    /// The symbol at address 0 that a relocation without a symbol refers to.
+    zero: Option<SymbolId>,
+}
+
+impl<'data> Reader<'data> {
+    fn malformed(&self, what: impl Into<String>) -> ParseError {
+        ParseError::Malformed { object: self.graph.name().to_owned(), what: what.into() }
+    }
+
+    /// As [`malformed`](Self::malformed), for an error of the `object` crate.
+    fn broken(&self, error: object::read::Error) -> ParseError {
+        self.malformed(error.to_string())
+    }
+
+    fn graph_error(&self, source: GraphError) -> ParseError {
+        ParseError::Graph { object: self.graph.name().to_owned(), source }
+    }
+
+    /// The position in the object of a slice of it.
+    fn text(&self, slice: &'data [u8]) -> Text {
+        let start = (slice.as_ptr() as usize).wrapping_sub(self.data.as_ptr() as usize);
+        // An object's size fits 32 bits; the empty name of no table is anywhere.
+        if start + slice.len() > self.data.len() {
+            return Text::default();
+        }
+        Text { start: start as u32, length: slice.len() as u32 }
+    }
+
+    fn section_name(&self, index: SectionIndex) -> Result<&'data [u8], ParseError> {
+        let section = self.sections.section(index).map_err(|error| self.broken(error))?;
+        self.sections.section_name(LittleEndian, section).map_err(|error| self.broken(error))
+    }
+
+    /// A name that other graphs know a symbol by.
+    fn intern(&self, name: &[u8], index: SymbolIndex) -> Result<SymbolName, ParseError> {
+        match std::str::from_utf8(name) {
+            Ok("") => Err(self.malformed(format!("symbol {} is visible and has no name", index.0))),
+            Ok(name) => Ok(self.names.intern(name)),
+            Err(_) => Err(self.malformed(format!("the name of symbol {} is not UTF-8", index.0))),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Symbols.
+
+use object::elf::{
+    SHN_ABS, SHN_COMMON, SHN_UNDEF, SHN_XINDEX, STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, STT_COMMON, STT_FILE,
+    STT_FUNC, STT_GNU_IFUNC, STT_OBJECT, STT_SECTION, STT_TLS, STV_DEFAULT, STV_PROTECTED, Sym64,
+};
+use object::read::SectionIndex;
+use object::{LittleEndian, SymbolIndex};
+
+use super::Reader;
+use crate::format::ParseError;
+use crate::graph::{Definition, Linkage, Scope, Symbol, SymbolId, SymbolKind};
+use crate::memory::SegmentKind;
+
+/// Commons that are too large for 32-bit references, in the large code model of x86-64.
+const SHN_X86_64_LCOMMON: u16 = 0xff02;
+
+impl<'data> Reader<'data> {
+    /// Adds what the object defines.
+    pub(super) fn add_symbols(&mut self) -> Result<(), ParseError> {
+        for index in 1..self.symbols.len() {
+            let index = SymbolIndex(index);
+            let symbol = self.raw_symbol(index)?;
+            if symbol.st_type() == STT_FILE {
+                continue;
+            }
+            if let Some((definition, address)) = self.definition(index, symbol)? {
+                let id = self.add(index, symbol, definition)?;
+                self.graph.symbols[id.index()].address = address;
+                self.symbol_ids[index.0] = Some(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The graph's symbol that a relocation refers to.
+    pub(super) fn symbol(&mut self, index: SymbolIndex) -> Result<SymbolId, ParseError> {
+        if index.0 == 0 {
+            return Ok(*self.zero.get_or_insert_with(|| self.graph.absolute(0)));
+        }
+        match self.symbol_ids.get(index.0) {
+            Some(Some(id)) => Ok(*id),
+            Some(None) => self.add_undefined(index),
+            None => Err(self.malformed(format!("a relocation refers to symbol {}, which is not there", index.0))),
+        }
+    }
+
+    pub(super) fn raw_symbol(&self, index: SymbolIndex) -> Result<&'data Sym64<LittleEndian>, ParseError> {
+        self.symbols.symbol(index).map_err(|error| self.broken(error))
+    }
+
+    pub(super) fn symbol_name(&self, symbol: &Sym64<LittleEndian>) -> Result<&'data [u8], ParseError> {
+        self.symbols.symbol_name(LittleEndian, symbol).map_err(|error| self.broken(error))
+    }
+
+    /// The section a symbol is in, as an index that need not be valid.
+    pub(super) fn symbol_section(&self, index: SymbolIndex, symbol: &Sym64<LittleEndian>) -> SectionIndex {
+        match symbol.st_shndx.get(LittleEndian) {
+            SHN_XINDEX => SectionIndex(self.symbols.shndx(LittleEndian, index).unwrap_or(0) as usize),
+            section => SectionIndex(section.into()),
+        }
+    }
+
+    /// Where a symbol is defined; its address, where that is known. `None` if it is not defined
+    /// in memory.
+    fn definition(
+        &mut self,
+        index: SymbolIndex,
+        symbol: &Sym64<LittleEndian>,
+    ) -> Result<Option<(Definition, u64)>, ParseError> {
+        let value = symbol.st_value.get(LittleEndian);
+        match symbol.st_shndx.get(LittleEndian) {
+            SHN_UNDEF => return Ok(None),
+            SHN_ABS => return Ok(Some((Definition::Absolute, value))),
+            SHN_COMMON | SHN_X86_64_LCOMMON => {
+                let size = symbol.st_size.get(LittleEndian);
+                let block = self.graph.add_zero_block(SegmentKind::Data, size, value.max(1));
+                let block = block.map_err(|source| self.graph_error(source))?;
+                return Ok(Some((Definition::Block { block, offset: 0 }, 0)));
+            }
+            _ => {}
+        }
+        let section = self.symbol_section(index, symbol);
+        let Some(placed) = self.placed.get(section.0) else {
+            return Err(self.malformed(format!("symbol {} is in section {}, which is not there", index.0, section.0)));
+        };
+        let Some(block) = *placed else { return Ok(None) };
+        match u32::try_from(value) {
+            Ok(offset) if offset <= self.graph.block(block).size => Ok(Some((Definition::Block { block, offset }, 0))),
+            _ => Err(self.malformed(format!("symbol {} is beyond the end of its section", index.0))),
+        }
+    }
+
+    fn add(
+        &mut self,
+        index: SymbolIndex,
+        raw: &'data Sym64<LittleEndian>,
+        definition: Definition,
+    ) -> Result<SymbolId, ParseError> {
+        let is_section = raw.st_type() == STT_SECTION;
+        let label = match self.symbol_name(raw)? {
+            b"" if is_section => self.section_name(self.symbol_section(index, raw)).unwrap_or_default(),
+            name => name,
+        };
+        let (linkage, is_local) = match raw.st_bind() {
+            STB_LOCAL => (Linkage::Strong, true),
+            STB_GLOBAL if is_common(raw) => (Linkage::Common, false),
+            STB_GLOBAL => (Linkage::Strong, false),
+            STB_WEAK | STB_GNU_UNIQUE => (Linkage::Weak, false),
+            binding => return Err(self.malformed(format!("symbol {} has the unknown binding {binding}", index.0))),
+        };
+        let name = if is_local { None } else { Some(self.intern(label, index)?) };
+        let scope = match raw.st_visibility() {
+            _ if is_local => Scope::Local,
+            STV_DEFAULT => Scope::Default,
+            STV_PROTECTED => Scope::Protected,
+            // What is internal is hidden, and its users may know more of it than we need to.
+            _ => Scope::Hidden,
+        };
+        let kind = match raw.st_type() {
+            STT_FUNC => SymbolKind::Function,
+            STT_OBJECT | STT_COMMON => SymbolKind::Data,
+            STT_TLS => SymbolKind::ThreadLocal,
+            STT_GNU_IFUNC => SymbolKind::Resolver,
+            STT_SECTION => SymbolKind::Section,
+            _ => SymbolKind::Unspecified,
+        };
+        let size = raw.st_size.get(LittleEndian);
+        let label = if is_local { self.text(label) } else { Default::default() };
+        Ok(self.graph.add_symbol(Symbol { linkage, scope, kind, size, label, ..Symbol::new(name, definition, 0) }))
+    }
+
+    fn add_undefined(&mut self, index: SymbolIndex) -> Result<SymbolId, ParseError> {
+        let raw = self.raw_symbol(index)?;
+        if raw.st_shndx.get(LittleEndian) != SHN_UNDEF {
+            return Err(self.malformed(format!("a relocation refers to symbol {}, which is not in memory", index.0)));
+        }
+        let name = self.symbol_name(raw)?;
+        let definition = if let Some((section, end)) = self.bound(name) {
+            Definition::SectionBound { section, end }
+        } else if name == b"_GLOBAL_OFFSET_TABLE_" {
+            Definition::GotBase
+        } else {
+            Definition::External
+        };
+        let id = self.add(index, raw, definition)?;
+        if definition != Definition::External {
+            let label = self.text(name);
+            let symbol = &mut self.graph.symbols[id.index()];
+            (symbol.name, symbol.scope, symbol.label) = (None, Scope::Local, label);
+        }
+        self.symbol_ids[index.0] = Some(id);
+        Ok(id)
+    }
+}
+
+fn is_common(symbol: &Sym64<LittleEndian>) -> bool {
+    matches!(symbol.st_shndx.get(LittleEndian), SHN_COMMON | SHN_X86_64_LCOMMON)
+}

@@ -1,0 +1,88 @@
+//! Object files, read into link graphs.
+//!
+//! ```no_run
+//! use jit_linker::{SymbolStringPool, format, graph::ObjectBytes};
+//!
+//! let names = SymbolStringPool::new();
+//! let object = ObjectBytes::from(std::fs::read("sqlite3.o")?);
+//! let graph = format::parse("sqlite3.o", object, &names)?;
+//! println!("{graph}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The input need not be well-formed. Content is not copied: the graph holds on to the bytes.
+
+pub mod elf;
+
+use crate::graph::{GraphError, LinkGraph, ObjectBytes};
+use crate::name::SymbolStringPool;
+
+/// Reads an object file, whatever its format. `name` appears in errors.
+///
+/// # Errors
+///
+/// When the format is not one of ours, the object is malformed, or it needs what we don't have.
+pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
+    if object.starts_with(b"\x7fELF") {
+        return elf::parse(name, object, names);
+    }
+    Err(ParseError::Unrecognized { object: name.to_owned() })
+}
+
+/// Why an object can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseError {
+    /// Neither ELF nor another format of ours.
+    #[error("{object} is not an object file of a known format")]
+    Unrecognized {
+        /// The object's name.
+        object: String,
+    },
+    /// Executables and shared libraries are loaded, not linked; big-endian and 32-bit code is not ours.
+    #[error("{object} is not a relocatable object for x86-64 or AArch64: {what}")]
+    NotLinkable {
+        /// The object's name.
+        object: String,
+        /// What it is.
+        what: String,
+    },
+    /// Something in it contradicts its format.
+    #[error("{object} is malformed: {what}")]
+    Malformed {
+        /// The object's name.
+        object: String,
+        /// What is wrong, and where.
+        what: String,
+    },
+    /// A relocation that we don't have.
+    #[error("in {object}: unsupported relocation {relocation} at {section}+{offset:#x}")]
+    UnsupportedRelocation {
+        /// The object's name.
+        object: String,
+        /// The section that is relocated.
+        section: String,
+        /// The place's offset in the section.
+        offset: u64,
+        /// The relocation's number in the format's numbering.
+        relocation: u32,
+    },
+    /// A section of a kind that we don't have.
+    #[error("in {object}: section {section} {what}")]
+    UnsupportedSection {
+        /// The object's name.
+        object: String,
+        /// The section's name.
+        section: String,
+        /// What it is or has.
+        what: String,
+    },
+    /// It is too large, or too much aligned, for a graph.
+    #[error("in {object}: {source}")]
+    Graph {
+        /// The object's name.
+        object: String,
+        /// What is wrong.
+        source: GraphError,
+    },
+}

@@ -1,0 +1,86 @@
+//! The bytes that a graph's content is borrowed from.
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// The bytes of an object file, shared by whoever still needs them: a file that was read or
+/// mapped, or one member of an archive. Cloning and slicing copy nothing.
+///
+/// ```
+/// use jit_linker::graph::ObjectBytes;
+///
+/// let archive = ObjectBytes::from(b"headerMEMBER".to_vec());
+/// let member = archive.slice(6..12).unwrap();
+/// assert_eq!(&*member, b"MEMBER");
+/// assert!(archive.slice(6..13).is_none());
+/// ```
+#[derive(Clone)]
+pub struct ObjectBytes {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl ObjectBytes {
+    /// The bytes that `owner` holds. They must stay the same as long as a handle lives: a mapped
+    /// file that somebody changes gives a wrong program.
+    #[must_use]
+    pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        let range = 0..(*owner).as_ref().len();
+        Self { owner, range }
+    }
+
+    /// A part of the bytes; `None` if it is not within them.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Option<Self> {
+        self.get(range.clone())?;
+        let start = self.range.start + range.start;
+        Some(Self { owner: Arc::clone(&self.owner), range: start..start + range.len() })
+    }
+}
+
+impl Deref for ObjectBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        (*self.owner).as_ref().get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+impl Default for ObjectBytes {
+    fn default() -> Self {
+        Self { owner: Arc::new([]), range: 0..0 }
+    }
+}
+
+impl From<Vec<u8>> for ObjectBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::new(Arc::new(bytes))
+    }
+}
+
+impl From<Arc<[u8]>> for ObjectBytes {
+    fn from(bytes: Arc<[u8]>) -> Self {
+        Self::new(Arc::new(bytes))
+    }
+}
+
+impl From<&[u8]> for ObjectBytes {
+    /// Copies the bytes.
+    fn from(bytes: &[u8]) -> Self {
+        Self::from(bytes.to_vec())
+    }
+}
+
+impl fmt::Debug for ObjectBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ObjectBytes({} bytes)", self.len())
+    }
+}
+
+/// A text that stands in a graph's [`ObjectBytes`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Text {
+    pub(crate) start: u32,
+    pub(crate) length: u32,
+}

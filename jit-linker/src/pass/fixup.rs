@@ -1,0 +1,327 @@
+//! Writes content, GOT, stubs and fixups into working memory, once every address is known.
+
+use rustc_hash::FxHashMap;
+
+use super::indirect::{self, GOT_ENTRY, GotContent, Indirection};
+use crate::arch::{self, FixupError, Operands, Origin, Referent, aarch64, stub, x86_64};
+use crate::graph::{BlockId, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionRole, SymbolId, SymbolKind};
+use crate::link::{LinkError, TlsLocation};
+use crate::memory::{Allocation, SegmentKind};
+
+/// A graph whose addresses are all known, and where it goes.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    pub(crate) graph: LinkGraph,
+    pub(crate) indirection: Indirection,
+    pub(crate) allocation: Allocation,
+    pub(crate) bases: [u64; 3],
+    /// Where this graph's own thread-local variables are.
+    pub(crate) tls_storage: Option<TlsLocation>,
+    /// Where external thread-local variables are.
+    pub(crate) tls_externals: FxHashMap<SymbolId, TlsLocation>,
+}
+
+impl Placement {
+    pub(crate) fn new(graph: LinkGraph, indirection: Indirection, allocation: Allocation) -> Self {
+        let bases = SegmentKind::ALL.map(|kind| allocation.address(kind));
+        let tls_externals = FxHashMap::default();
+        let mut this = Self { graph, indirection, allocation, bases, tls_storage: None, tls_externals };
+        for index in 0..this.graph.symbols.len() {
+            let address = match this.graph.symbols[index].definition {
+                Definition::Block { block, offset } => this.block_address(block) + u64::from(offset),
+                Definition::SectionBound { section, end } => {
+                    let section = this.graph.section(section);
+                    this.bases[section.kind as usize] + u64::from(if end { section.end } else { section.start })
+                }
+                Definition::GotBase => this.got_base(),
+                Definition::External | Definition::Absolute => continue,
+            };
+            this.graph.symbols[index].address = address;
+        }
+        this
+    }
+
+    /// Copies the content and applies everything.
+    pub(crate) fn write(&mut self) -> Result<(), LinkError> {
+        self.copy_content();
+        self.write_got()?;
+        self.write_stubs()?;
+        for index in 0..self.graph.edges.len() {
+            let edge = self.graph.edges[index];
+            if self.graph.blocks[edge.block.index()].live {
+                self.apply(&edge).map_err(|source| LinkError::fixup(&self.graph, &edge, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_content(&mut self) {
+        for block in self.graph.blocks.iter().filter(|block| block.live) {
+            let start = block.segment_offset as usize;
+            let target = &mut self.allocation.working(block.kind)[start..start + block.size as usize];
+            match self.graph.bytes(block) {
+                Some(bytes) => target.copy_from_slice(bytes),
+                // Data memory comes zeroed; the other kinds may have held something else.
+                None if block.kind == SegmentKind::Data => {}
+                None => target.fill(0),
+            }
+        }
+    }
+
+    /// Where a block is seen by the executor.
+    fn block_address(&self, block: BlockId) -> u64 {
+        let block = &self.graph.blocks[block.index()];
+        self.bases[block.kind as usize] + u64::from(block.segment_offset)
+    }
+
+    /// A block's bytes in working memory.
+    fn block_bytes(&mut self, block: BlockId) -> &mut [u8] {
+        let block = &self.graph.blocks[block.index()];
+        let start = block.segment_offset as usize;
+        &mut self.allocation.working(block.kind)[start..start + block.size as usize]
+    }
+
+    pub(crate) fn got_base(&self) -> u64 {
+        self.indirection.got_block.map_or(0, |block| self.block_address(block))
+    }
+
+    fn write_got(&mut self) -> Result<(), LinkError> {
+        let Some(got) = self.indirection.got_block else { return Ok(()) };
+        for index in 0..self.indirection.entries.len() {
+            let (content, start) = self.indirection.entries[index];
+            let words = self.got_words(content)?;
+            let start = start as usize;
+            for (index, word) in words.into_iter().enumerate() {
+                let Some(word) = word else { continue };
+                let start = start + index * GOT_ENTRY as usize;
+                self.block_bytes(got)[start..start + GOT_ENTRY as usize].copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn got_words(&self, content: GotContent) -> Result<[Option<u64>; 2], LinkError> {
+        let tls = |symbol| {
+            self.tls_location(symbol).map_err(|source| LinkError::Got {
+                graph: self.graph.name().to_owned(),
+                symbol: LinkError::label(&self.graph, symbol),
+                source,
+            })
+        };
+        Ok(match content {
+            GotContent::Address(target, addend) => {
+                [Some(self.graph.symbol(target).address.wrapping_add_signed(addend)), None]
+            }
+            // Written when the resolver has run.
+            GotContent::Resolved(_) => [None, None],
+            GotContent::TlsOffset(symbol, addend) => {
+                let offset = tls(symbol)?.static_offset().map_err(|source| LinkError::Got {
+                    graph: self.graph.name().to_owned(),
+                    symbol: LinkError::label(&self.graph, symbol),
+                    source,
+                })?;
+                [Some(offset.wrapping_add(addend).cast_unsigned()), None]
+            }
+            GotContent::TlsPair(symbol, addend) => {
+                let location = tls(symbol)?;
+                [Some(location.module), Some(location.offset.wrapping_add_signed(addend))]
+            }
+            GotContent::TlsModule => {
+                // The relocation names a symbol that plays no part.
+                let storage = self.tls_storage.ok_or_else(|| LinkError::Got {
+                    graph: self.graph.name().to_owned(),
+                    symbol: String::new(),
+                    source: FixupError::NoThreadLocalStorage,
+                })?;
+                [Some(storage.module), Some(storage.offset)]
+            }
+            GotContent::TlsDescriptor(symbol, addend) => {
+                let location = tls(symbol)?;
+                match (location.descriptor, location.thread_pointer_offset, self.indirection.tls_resolver) {
+                    (Some([resolver, argument]), ..) => [Some(resolver), Some(argument.wrapping_add_signed(addend))],
+                    (None, Some(offset), Some(resolver)) => {
+                        [Some(self.block_address(resolver)), Some(offset.wrapping_add(addend).cast_unsigned())]
+                    }
+                    _ => {
+                        return Err(LinkError::Got {
+                            graph: self.graph.name().to_owned(),
+                            symbol: LinkError::label(&self.graph, symbol),
+                            source: FixupError::NoThreadLocalStorage,
+                        });
+                    }
+                }
+            }
+        })
+    }
+
+    /// Where a thread-local variable is.
+    fn tls_location(&self, symbol: SymbolId) -> Result<TlsLocation, FixupError> {
+        let Definition::Block { block, offset } = self.graph.symbol(symbol).definition else {
+            return self.tls_externals.get(&symbol).copied().ok_or(FixupError::NoThreadLocalStorage);
+        };
+        let block = self.graph.block(block);
+        let section = block.section.map(|section| self.graph.section(section));
+        let section = section.filter(|section| section.role == SectionRole::ThreadLocal);
+        let section = section.ok_or(FixupError::NotThreadLocal)?;
+        let storage = self.tls_storage.ok_or(FixupError::NoThreadLocalStorage)?;
+        Ok(storage.at(u64::from(block.segment_offset - section.start) + u64::from(offset)))
+    }
+
+    fn write_stubs(&mut self) -> Result<(), LinkError> {
+        let got = self.got_base();
+        if let Some(block) = self.indirection.tls_resolver {
+            let code = stub::tls_resolver(self.graph.architecture());
+            self.block_bytes(block).copy_from_slice(&code);
+        }
+        for index in 0..self.indirection.stubs.len() {
+            let entry = self.indirection.stubs[index];
+            let place = self.block_address(entry.block) + u64::from(entry.offset);
+            let code = stub::encode(self.graph.architecture(), place, got + u64::from(entry.entry))
+                .map_err(|source| LinkError::Stub { graph: self.graph.name().to_owned(), source })?;
+            let start = entry.offset as usize;
+            self.block_bytes(entry.block)[start..start + stub::STUB_SIZE].copy_from_slice(&code);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, edge: &Edge) -> Result<(), FixupError> {
+        let (referent, origin) = (edge.kind.referent(), edge.kind.origin());
+        let symbol = self.graph.symbol(edge.target);
+        let place = match origin {
+            Origin::GotBase | Origin::GotPage => self.got_base(),
+            _ => self.block_address(edge.block) + u64::from(edge.offset),
+        };
+        let mut operands = Operands { place, target: symbol.address, addend: edge.addend };
+        match referent {
+            Referent::Symbol => {
+                if symbol.definition == Definition::External && symbol.address == 0 {
+                    return self.apply_undefined(edge, operands);
+                }
+                if let Definition::Block { block, .. } = symbol.definition
+                    && !self.graph.block(block).live
+                {
+                    return Err(FixupError::LeftOut);
+                }
+            }
+            Referent::Branch => return self.apply_branch(edge, operands),
+            Referent::GotEntry => return self.apply_got(edge, operands),
+            Referent::GotBase => operands.target = self.got_base(),
+            Referent::Size => operands.target = symbol.size,
+            Referent::TlsPair | Referent::TlsModule | Referent::TlsEntry | Referent::TlsDescriptor => {
+                operands = self.through_entry(edge, operands);
+            }
+            Referent::TlsOffset => {
+                operands.target = self.tls_location(edge.target)?.static_offset()?.cast_unsigned();
+            }
+            Referent::TlsModuleOffset => operands.target = self.tls_location(edge.target)?.offset,
+        }
+        arch::apply(edge.kind, self.block_bytes(edge.block), edge.offset, operands)
+    }
+
+    /// A reference to what is not there, and need not be, is to address 0. Where 0 is out of reach,
+    /// an address that is computed becomes 0 all the same; any other use stands behind a test of
+    /// the address, so that it only has to be linked: to the place itself, as AArch64's ABI says.
+    fn apply_undefined(&mut self, edge: &Edge, operands: Operands) -> Result<(), FixupError> {
+        let is_optional = self.graph.symbol(edge.target).linkage == Linkage::Weak;
+        let result = arch::apply(edge.kind, self.block_bytes(edge.block), edge.offset, operands);
+        match result {
+            Err(FixupError::OutOfRange { .. }) if is_optional => {}
+            result => return result,
+        }
+        let is_zeroed = match edge.kind {
+            EdgeKind::X86_64(_) => x86_64::zero_address(self.block_bytes(edge.block), edge.offset),
+            EdgeKind::Aarch64(_) => aarch64::zero_address(self.block_bytes(edge.block), edge.offset),
+        };
+        if is_zeroed {
+            return Ok(());
+        }
+        let operands = Operands { target: operands.place, addend: 0, ..operands };
+        arch::apply(edge.kind, self.block_bytes(edge.block), edge.offset, operands)
+    }
+
+    /// A branch goes where it is to go if that is in reach, else through the stub.
+    fn apply_branch(&mut self, edge: &Edge, operands: Operands) -> Result<(), FixupError> {
+        let bytes = self.block_bytes(edge.block);
+        let result = arch::apply(edge.kind, bytes, edge.offset, operands);
+        let Err(FixupError::OutOfRange { .. }) = result else { return result };
+        let Some(stub) = self.indirection.stub_for(&self.graph, edge).copied() else { return result };
+        let target = self.block_address(stub.block) + u64::from(stub.offset);
+        let addend = indirect::branch_bias(&self.graph, edge);
+        arch::apply(edge.kind, self.block_bytes(edge.block), edge.offset, Operands { target, addend, ..operands })
+    }
+
+    fn apply_got(&mut self, edge: &Edge, operands: Operands) -> Result<(), FixupError> {
+        match edge.kind {
+            EdgeKind::X86_64(x86_64::EdgeKind::GotLoad32) => return self.apply_got_load(edge, operands),
+            EdgeKind::Aarch64(kind @ (aarch64::EdgeKind::GotPage21 | aarch64::EdgeKind::GotPageOffset12)) => {
+                return self.apply_got_pair(kind, edge, operands);
+            }
+            _ => {}
+        }
+        let operands = self.through_entry(edge, operands);
+        arch::apply(edge.kind, self.block_bytes(edge.block), edge.offset, operands)
+    }
+
+    /// The address of an edge's entries in the GOT, in place of the target's. In AArch64's
+    /// instructions the addend is part of what the entry holds.
+    fn through_entry(&self, edge: &Edge, operands: Operands) -> Operands {
+        let entry = self.indirection.entry_offset(edge).unwrap_or_default();
+        let addend = match edge.kind {
+            EdgeKind::X86_64(_) | EdgeKind::Aarch64(aarch64::EdgeKind::GotDelta32) => operands.addend,
+            EdgeKind::Aarch64(_) => 0,
+        };
+        Operands { target: self.got_base() + u64::from(entry), addend, ..operands }
+    }
+
+    fn apply_got_load(&mut self, edge: &Edge, operands: Operands) -> Result<(), FixupError> {
+        let slot = self.graph.symbol(edge.target).slot;
+        let through_slot = Operands { target: slot, ..operands };
+        let operands = if slot != 0 && x86_64::reaches(through_slot) {
+            through_slot
+        } else if slot == 0
+            && x86_64::reaches(operands)
+            && let Some(usage) = x86_64::got_use(self.block_bytes(edge.block), edge.offset, edge.addend)
+        {
+            let bytes = self.block_bytes(edge.block);
+            let offset = x86_64::relax_got_use(bytes, edge.offset, usage)?;
+            let place = operands.place - u64::from(edge.offset - offset);
+            return x86_64::apply(x86_64::EdgeKind::Delta32, bytes, offset, Operands { place, ..operands });
+        } else {
+            self.through_entry(edge, operands)
+        };
+        arch::apply(edge.kind, self.block_bytes(edge.block), edge.offset, operands)
+    }
+
+    fn apply_got_pair(&mut self, kind: aarch64::EdgeKind, edge: &Edge, operands: Operands) -> Result<(), FixupError> {
+        use aarch64::EdgeKind;
+        let symbol = self.graph.symbol(edge.target);
+        let slot = symbol.slot;
+        let is_thread_local = symbol.kind == SymbolKind::ThreadLocal;
+        if slot == 0 && !is_thread_local && self.page_reachable(operands.absolute()) {
+            // Both instructions of the pair come to the same answer, so they stay a pair.
+            let kind = match kind {
+                EdgeKind::GotPage21 => EdgeKind::Page21,
+                _ => {
+                    aarch64::relax_got_load(self.block_bytes(edge.block), edge.offset)?;
+                    EdgeKind::PageOffset12
+                }
+            };
+            return aarch64::apply(kind, self.block_bytes(edge.block), edge.offset, operands);
+        }
+        // The slot takes the entry's place; entries and slots are for the bare symbol.
+        let operands = if slot != 0 && edge.addend == 0 && self.page_reachable(slot) {
+            Operands { target: slot, addend: 0, ..operands }
+        } else {
+            self.through_entry(edge, operands)
+        };
+        aarch64::apply(kind, self.block_bytes(edge.block), edge.offset, operands)
+    }
+
+    /// Whether an `adrp` anywhere in the graph's code reaches `address`. A segment is below
+    /// 4 GiB, so its base decides if the other end is checked too.
+    fn page_reachable(&self, address: u64) -> bool {
+        let base = self.bases[SegmentKind::Code as usize];
+        let end = base + self.allocation.size(SegmentKind::Code) as u64;
+        [base, end].into_iter().all(|place| aarch64::page_reaches(Operands { place, target: address, addend: 0 }))
+    }
+}

@@ -1,0 +1,82 @@
+//! Objects made by the system's compilers, and the shortest way to run them.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::sync::Arc;
+
+use jit_linker::graph::{Definition, Linkage, ObjectBytes, SymbolId};
+use jit_linker::link::{self, Allocated, LinkError};
+use jit_linker::memory::{FinalizedAllocation, MemoryManager, SlabManager};
+use jit_linker::{LinkGraph, SymbolStringPool, format};
+
+/// Runs a compiler or assembler on `source`, and returns the object it wrote.
+pub(crate) fn build(command: &[&str], extension: &str, source: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (input, output) = (folder.path().join("input").with_extension(extension), folder.path().join("output.o"));
+    std::fs::write(&input, source).expect("the source can be written");
+    run(Command::new(command[0]).args(&command[1..]).arg("-o").arg(&output).arg(&input));
+    std::fs::read(&output).expect("the compiler wrote an object")
+}
+
+/// Runs a command that has to succeed.
+pub(crate) fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?} can't be run: {error}"));
+    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+pub(crate) fn parse(object: impl Into<ObjectBytes>) -> LinkGraph {
+    format::parse("test.o", object.into(), &SymbolStringPool::new()).expect("the object is well-formed")
+}
+
+/// An object in memory, ready to run.
+pub(crate) struct Linked {
+    symbols: HashMap<String, u64>,
+    _code: FinalizedAllocation,
+}
+
+impl Linked {
+    pub(crate) fn address(&self, name: &str) -> u64 {
+        *self.symbols.get(name).unwrap_or_else(|| panic!("{name} is not defined"))
+    }
+
+    /// Calls a function of type `extern "C" fn(i32) -> i32`.
+    pub(crate) fn call(&self, name: &str, argument: i32) -> i32 {
+        let code = std::ptr::with_exposed_provenance::<()>(self.address(name) as usize);
+        // SAFETY: tests name functions of this type, which live as long as `self`.
+        unsafe { std::mem::transmute::<*const (), extern "C" fn(i32) -> i32>(code)(argument) }
+    }
+}
+
+/// Gives every external symbol its address.
+pub(crate) fn resolve(allocated: &mut Allocated, externals: &dyn Fn(&str) -> Option<u64>) {
+    let found: Vec<(SymbolId, Option<u64>)> = allocated
+        .graph()
+        .symbols()
+        .filter(|(_, symbol)| symbol.definition == Definition::External)
+        .map(|(id, symbol)| {
+            let name = symbol.name.as_ref().expect("an external has a name");
+            let address = externals(name);
+            assert!(address.is_some() || symbol.linkage == Linkage::Weak, "{name} is undefined");
+            (id, address)
+        })
+        .collect();
+    for (id, address) in found {
+        allocated.resolve(id, address.unwrap_or(0), None);
+    }
+}
+
+pub(crate) fn link(graph: LinkGraph, externals: &dyn Fn(&str) -> Option<u64>) -> Result<Linked, LinkError> {
+    let memory: Arc<dyn MemoryManager> = Arc::new(SlabManager::new().expect("there is address space"));
+    let mut allocated = link::prepare(graph)?.allocate(&memory)?;
+    resolve(&mut allocated, externals);
+    let symbols = allocated.graph().symbols();
+    let symbols = symbols.filter_map(|(id, symbol)| Some((symbol.name.as_ref()?.to_string(), allocated.address(id))));
+    let symbols = symbols.collect();
+    let resolvers = allocated.resolvers();
+    let code = allocated.fix_up()?.finalize()?;
+    for resolver in resolvers {
+        // SAFETY: the code is final, and the resolvers of tests need nothing else.
+        unsafe { resolver.settle() };
+    }
+    Ok(Linked { symbols, _code: code })
+}
