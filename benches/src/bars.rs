@@ -8,7 +8,8 @@ use orcane::OptLevel;
 
 use crate::Result;
 use crate::measure::{Run, interleaved, median};
-use crate::subject::{Subject, Times};
+use crate::subject::Subject;
+use workloads::child::Times;
 
 const ROUNDS: usize = 15;
 const LEVELS: [(OptLevel, &str); 2] = [(OptLevel::None, "none"), (OptLevel::Speed, "speed")];
@@ -19,6 +20,8 @@ const MEBIBYTE: f64 = (1 << 20) as f64;
 enum Limit {
     AtMost(f64),
     AtLeast(f64),
+    /// Promised is nothing: a figure to compare with.
+    Reported,
 }
 
 /// A promise, and what was measured.
@@ -29,18 +32,23 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    fn at_most(limit: f64, what: impl Into<String>, measured: f64) -> Self {
+    pub(crate) fn at_most(limit: f64, what: impl Into<String>, measured: f64) -> Self {
         Self { what: what.into(), measured, limit: Limit::AtMost(limit) }
     }
 
-    fn at_least(limit: f64, what: impl Into<String>, measured: f64) -> Self {
+    pub(crate) fn at_least(limit: f64, what: impl Into<String>, measured: f64) -> Self {
         Self { what: what.into(), measured, limit: Limit::AtLeast(limit) }
+    }
+
+    pub(crate) fn reported(what: impl Into<String>, measured: f64) -> Self {
+        Self { what: what.into(), measured, limit: Limit::Reported }
     }
 
     pub(crate) fn is_met(&self) -> bool {
         match self.limit {
             Limit::AtMost(limit) => self.measured <= limit,
             Limit::AtLeast(limit) => self.measured >= limit,
+            Limit::Reported => true,
         }
     }
 }
@@ -50,9 +58,10 @@ impl fmt::Display for Bar {
         let (sign, limit) = match self.limit {
             Limit::AtMost(limit) => ("<=", limit),
             Limit::AtLeast(limit) => (">=", limit),
+            Limit::Reported => return write!(f, "{:<72} {:>12}", self.what, number(self.measured)),
         };
         let verdict = if self.is_met() { "" } else { "  MISSED" };
-        write!(f, "{:<64} {:>12} {sign} {:>9}{verdict}", self.what, number(self.measured), number(limit))
+        write!(f, "{:<72} {:>12} {sign} {:>9}{verdict}", self.what, number(self.measured), number(limit))
     }
 }
 

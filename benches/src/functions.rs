@@ -1,4 +1,5 @@
-//! The functions that every subject compiles: a chain in which each calls the one before.
+//! The functions that every subject compiles: a chain in which each has a loop, a branch with two outcomes that meet,
+//! and a call of the one before.
 
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -8,16 +9,24 @@ use cranelift_module::{FuncId, Linkage, Module};
 
 use crate::Result;
 
-const TRIPS: i64 = 4;
-const FACTOR: i64 = 31;
+/// How often each function's loop runs.
+pub const TRIPS: i64 = 4;
+/// What its loop multiplies by.
+pub const FACTOR: i64 = 31;
 
-pub(crate) fn name(index: usize) -> String {
+/// The name of a function.
+#[must_use]
+pub fn name(index: usize) -> String {
     format!("f{index}")
 }
 
 /// Declares the functions, builds each, and hands it to `define`, which takes it out of the context.
 /// All of them use one context, as a frontend would.
-pub(crate) fn generate<M: Module>(
+///
+/// # Errors
+///
+/// The module's, and those of `define`.
+pub fn generate<M: Module>(
     module: &mut M,
     count: usize,
     mut define: impl FnMut(&mut M, FuncId, &mut Context) -> Result<()>,
@@ -48,9 +57,13 @@ fn build(builder: &mut FunctionBuilder<'_>, index: i64, previous: Option<FuncRef
     let entry = builder.create_block();
     let body = builder.create_block();
     let exit = builder.create_block();
+    let odd = builder.create_block();
+    let even = builder.create_block();
+    let join = builder.create_block();
     builder.append_block_params_for_function_params(entry);
     let sum = builder.append_block_param(body, types::I64);
     let trip = builder.append_block_param(body, types::I64);
+    let chosen = builder.append_block_param(join, types::I64);
 
     builder.switch_to_block(entry);
     let argument = builder.block_params(entry)[0];
@@ -71,20 +84,32 @@ fn build(builder: &mut FunctionBuilder<'_>, index: i64, previous: Option<FuncRef
     builder.ins().brif(more, body, &[mixed.into(), next.into()], exit, &[]);
 
     builder.switch_to_block(exit);
+    let lowest = builder.ins().band(mixed, one);
+    builder.ins().brif(lowest, odd, &[], even, &[]);
+    builder.switch_to_block(odd);
+    let sum = builder.ins().iadd(mixed, index);
+    builder.ins().jump(join, &[sum.into()]);
+    builder.switch_to_block(even);
+    let difference = builder.ins().isub(mixed, factor);
+    builder.ins().jump(join, &[difference.into()]);
+
+    builder.switch_to_block(join);
     builder.seal_all_blocks();
     let result = match previous {
         Some(previous) => {
-            let call = builder.ins().call(previous, &[mixed]);
+            let call = builder.ins().call(previous, &[chosen]);
             builder.inst_results(call)[0]
         }
-        None => mixed,
+        None => chosen,
     };
     builder.ins().return_(&[result]);
 }
 
 /// What the last of `count` functions returns.
-pub(crate) fn expected(count: usize, argument: i64) -> i64 {
+#[must_use]
+pub fn expected(count: usize, argument: i64) -> i64 {
     (0..count as i64).rev().fold(argument, |argument, index| {
-        (0..TRIPS).fold(argument, |sum, trip| sum.wrapping_mul(FACTOR).wrapping_add(index) ^ trip)
+        let mixed = (0..TRIPS).fold(argument, |sum, trip| sum.wrapping_mul(FACTOR).wrapping_add(index) ^ trip);
+        if mixed & 1 == 1 { mixed.wrapping_add(index) } else { mixed.wrapping_sub(FACTOR) }
     })
 }

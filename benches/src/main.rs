@@ -3,6 +3,7 @@
 //! ```sh
 //! scripts/bench            # everything; takes some minutes
 //! scripts/bench exact      # instructions and memory, which don't depend on what else the machine does
+//! scripts/bench llvm       # beside LLVM 22, which is linked as a shared library
 //! ```
 //!
 //! Each measurement is a process of its own. What is compared is measured in turns, in one run.
@@ -10,37 +11,60 @@
 //! reported only.
 
 mod bars;
-mod functions;
+mod beside_llvm;
 mod measure;
+mod session;
 mod subject;
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use bars::Bar;
-use measure::{CHILD, CHILD_WITH_MEMORY, Run};
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use measure::Run;
+use workloads::Result;
+use workloads::child::{CHILD, CHILD_WITH_MEMORY};
 
 const COUNT: usize = 10_000;
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let exact_only = match arguments.first().map(String::as_str) {
-        Some(mode @ (CHILD | CHILD_WITH_MEMORY)) => {
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [mode @ (CHILD | CHILD_WITH_MEMORY), ..] => {
             println!("{}", Run::from_arguments(&arguments[1..])?.report(mode)?);
-            return Ok(ExitCode::SUCCESS);
+            Ok(ExitCode::SUCCESS)
         }
-        Some("exact") => true,
-        None => false,
-        Some(other) => return Err(format!("unknown argument {other}").into()),
-    };
-    let exact = bars::exact(COUNT)?;
-    print(&exact);
-    if !exact_only {
-        print(&bars::timed(COUNT)?);
+        [beside_llvm::TABLE, count] => {
+            println!("{}", beside_llvm::report_table(count.parse()?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        [] => {
+            let exact = exact()?;
+            print(&bars::timed(COUNT)?);
+            beside_llvm()?;
+            Ok(exact)
+        }
+        ["exact"] => exact(),
+        ["llvm"] => {
+            beside_llvm()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => Err(format!("unknown arguments {arguments:?}").into()),
     }
-    Ok(if exact.iter().all(Bar::is_met) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn exact() -> Result<ExitCode> {
+    let mut all_met = true;
+    for measure in [|| bars::exact(COUNT), beside_llvm::graphs] {
+        let bars = measure()?;
+        print(&bars);
+        all_met &= bars.iter().all(Bar::is_met);
+    }
+    Ok(if all_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn beside_llvm() -> Result<()> {
+    print(&beside_llvm::compilation()?);
+    print(&beside_llvm::symbols()?);
+    Ok(())
 }
 
 fn print(bars: &[Bar]) {

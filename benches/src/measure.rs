@@ -1,17 +1,15 @@
 //! How it is measured: time, instructions and memory of a process that runs one subject.
 
 use std::array;
-use std::fs::File;
-use std::io::Read;
 use std::process::{Command, Output};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use orcane::OptLevel;
 
 use crate::Result;
-use crate::subject::{Subject, Times};
+use crate::subject::Subject;
+use workloads::child::{CHILD, CHILD_WITH_MEMORY, Times, report};
 
 /// One subject at one size, to be run in a process of its own.
 #[derive(Clone, Copy, Debug)]
@@ -20,11 +18,6 @@ pub(crate) struct Run {
     pub(crate) level: OptLevel,
     pub(crate) count: usize,
 }
-
-/// The first argument of a process that runs a subject and prints what it measured.
-pub(crate) const CHILD: &str = "child";
-/// As [`CHILD`], with peak memory, whose sampling would disturb the time.
-pub(crate) const CHILD_WITH_MEMORY: &str = "child-with-memory";
 
 impl Run {
     pub(crate) fn from_arguments(arguments: &[String]) -> Result<Self> {
@@ -39,19 +32,13 @@ impl Run {
 
     /// What the process that was started as `mode` prints.
     pub(crate) fn report(self, mode: &str) -> Result<String> {
-        if mode == CHILD_WITH_MEMORY {
-            let (result, peak) = with_peak_memory(|| self.subject.run(self.level, self.count));
-            result?;
-            return Ok(peak?.to_string());
-        }
-        let Times { total, callable } = self.subject.run(self.level, self.count)?;
-        Ok(format!("{} {}", total.as_nanos(), callable.as_nanos()))
+        report(mode, || self.subject.run(self.level, self.count))
     }
 
-    /// Starts itself after `launcher`, a command that runs a command.
+    /// Starts the subject's program after `launcher`, a command that runs a command.
     fn start(self, launcher: &[&str], mode: &str) -> Result<Output> {
         let level = if self.level == OptLevel::None { "none" } else { "speed" };
-        let program = std::env::current_exe()?;
+        let program = std::env::current_exe()?.with_file_name(self.subject.program());
         let mut command = match launcher {
             [] => Command::new(program),
             [launcher, arguments @ ..] => {
@@ -96,36 +83,6 @@ impl Run {
 fn numbers<const N: usize>(text: &str) -> Result<[u64; N]> {
     let numbers = text.split_whitespace().map(u64::from_str).collect::<std::result::Result<Vec<_>, _>>()?;
     numbers.try_into().map_err(|_| format!("expected {N} numbers: {text}").into())
-}
-
-fn with_peak_memory<T>(work: impl FnOnce() -> T) -> (T, Result<u64>) {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let sampler = scope.spawn(|| {
-            let mut peak = 0;
-            while !done.load(Ordering::Acquire) {
-                peak = peak.max(memory().map_err(|error| error.to_string())?);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Ok::<_, String>(peak)
-        });
-        let result = work();
-        let last = memory();
-        done.store(true, Ordering::Release);
-        let sampled = sampler.join().unwrap_or_else(|_| Err("the sampler panicked".to_owned()));
-        let peak = sampled.map_err(Into::into).and_then(|peak| Ok(peak.max(last?)));
-        (result, peak)
-    })
-}
-
-/// Allocates nothing: it would show in what it measures.
-fn memory() -> Result<u64> {
-    let mut buffer = [0; 2048];
-    let length = File::open("/proc/self/smaps_rollup")?.read(&mut buffer)?;
-    let text = std::str::from_utf8(&buffer[..length])?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss in smaps_rollup")?;
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kibibytes * 1024)
 }
 
 /// Takes each of several measurements once a round, each round beginning with another one.

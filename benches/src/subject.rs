@@ -11,16 +11,10 @@ use cranelift_module::{Module, default_libcall_names};
 use orcane::{ClifModule, CompileAt, Jit, OptLevel};
 
 use crate::Result;
-use crate::functions::{expected, generate, name};
-
-/// How long a subject took.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Times {
-    /// From nothing to every function callable.
-    pub(crate) total: Duration,
-    /// The part after the last function was built and defined.
-    pub(crate) callable: Duration,
-}
+use crate::session::Shape;
+use workloads::child::Times;
+use workloads::functions::{expected, generate, name};
+use workloads::llvm::LlvmSubject;
 
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +33,15 @@ pub(crate) enum Subject {
     OrcaneAtDefinition,
     /// Creates an empty `Jit` and drops it, many times; gives the median.
     EmptyJit,
+    /// A session of units that need each other.
+    Graph(Shape),
+    /// LLVM, in its own program and at the level that its name says.
+    Llvm(LlvmSubject),
+    /// Nothing, in that program.
+    LlvmNothing,
 }
 
-const NAMES: [(&str, Subject); 8] = [
+const NAMES: [(&str, Subject); 12] = [
     ("nothing", Subject::Nothing),
     ("build", Subject::Build),
     ("compile", Subject::Compile),
@@ -50,6 +50,10 @@ const NAMES: [(&str, Subject); 8] = [
     ("orcane-2-threads", Subject::Orcane(2)),
     ("orcane-at-definition", Subject::OrcaneAtDefinition),
     ("empty-jit", Subject::EmptyJit),
+    ("llvm-nothing", Subject::LlvmNothing),
+    ("chain", Subject::Graph(Shape::Chain)),
+    ("star", Subject::Graph(Shape::Star)),
+    ("complete-graph", Subject::Graph(Shape::Complete)),
 ];
 
 impl FromStr for Subject {
@@ -57,13 +61,22 @@ impl FromStr for Subject {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let known = NAMES.iter().find(|(name, _)| *name == text);
-        known.map(|(_, subject)| *subject).ok_or_else(|| format!("no subject {text}"))
+        let known = known.map(|(_, subject)| *subject);
+        known.or_else(|| text.parse().ok().map(Self::Llvm)).ok_or_else(|| format!("no subject {text}"))
     }
 }
 
 impl Subject {
     pub(crate) fn name(self) -> &'static str {
+        if let Self::Llvm(llvm) = self {
+            return llvm.name();
+        }
         NAMES.iter().find(|(_, subject)| *subject == self).map_or("", |(name, _)| name)
+    }
+
+    /// The file name of the program that runs it.
+    pub(crate) fn program(self) -> &'static str {
+        if matches!(self, Self::Llvm(_) | Self::LlvmNothing) { "llvm-peer" } else { "benches" }
     }
 
     pub(crate) fn run(self, level: OptLevel, count: usize) -> Result<Times> {
@@ -75,6 +88,8 @@ impl Subject {
             Self::Orcane(threads) => orcane(level, count, threads, CompileAt::Lookup),
             Self::OrcaneAtDefinition => orcane(level, count, 0, CompileAt::Definition),
             Self::EmptyJit => empty_jit(),
+            Self::Graph(shape) => graph(shape, count),
+            Self::Llvm(_) | Self::LlvmNothing => Err("LLVM's subjects are in another program".into()),
         }
     }
 }
@@ -146,6 +161,13 @@ fn orcane(level: OptLevel, count: usize, threads: usize, at: CompileAt) -> Resul
     let times = Times { total: start.elapsed(), callable: built.elapsed() };
     check(last, count)?;
     Ok(times)
+}
+
+fn graph(shape: Shape, count: usize) -> Result<Times> {
+    let start = Instant::now();
+    shape.run(count)?;
+    let total = start.elapsed();
+    Ok(Times { total, callable: total })
 }
 
 fn empty_jit() -> Result<Times> {

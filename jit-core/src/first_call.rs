@@ -81,10 +81,21 @@ impl LazyBody {
         }
     }
 
-    fn gone(&self) -> LookupError {
+    /// Where calls go, if that is a body by now. Takes no lock and allocates nothing.
+    #[must_use]
+    pub fn ready(&self) -> Option<u64> {
+        self.entry.upgrade()?.ready()
+    }
+
+    /// That the body can't be had because of `cause`.
+    #[must_use]
+    pub fn failure(&self, cause: Cause) -> LookupError {
         let dylib = self.dylib.upgrade().and_then(|dylib| dylib.name().ok()).unwrap_or_default();
-        let cause = Arc::new(if dylib.is_empty() { Cause::SessionEnded } else { Cause::Removed });
-        LookupError { failures: vec![SymbolFailure { name: self.function.clone(), dylib, cause }] }
+        LookupError { failures: vec![SymbolFailure { name: self.function.clone(), dylib, cause: Arc::new(cause) }] }
+    }
+
+    fn gone(&self) -> LookupError {
+        self.failure(if self.dylib.upgrade().is_none() { Cause::SessionEnded } else { Cause::Removed })
     }
 }
 

@@ -309,6 +309,7 @@ impl Jit {
         let order = dylib.link_order();
         let wanted = describe(&F::signature(self.convention()));
         let mut symbol = self.session.intern(name);
+        let mut function = None;
         loop {
             let found = self.session.lookup(&order, vec![symbol.clone()])?;
             let Some(found) = found.into_iter().next() else { continue };
@@ -319,8 +320,12 @@ impl Jit {
                 return Err(Error::Signature { symbol: name.to_owned(), defined, wanted });
             }
             if let Some(body) = self.redirections.body_of(&found) {
-                symbol = body;
+                function = Some(std::mem::replace(&mut symbol, body));
                 continue;
+            }
+            if let Some(function) = function.take() {
+                // Calls need not find out for themselves that it is there.
+                self.redirections.publish(&function, &symbol, found.definition.address);
             }
             // Gone already if it was removed since: then the lookup says so.
             if let Some(code) = self.session.code_of(found.id) {

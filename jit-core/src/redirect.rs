@@ -66,6 +66,12 @@ impl Entry {
         lock(&self.body).name.clone()
     }
 
+    /// Where calls go, if that is a body.
+    pub(crate) fn ready(&self) -> Option<u64> {
+        let target = self.slot.load();
+        self.call_through.get().is_some_and(|call_through| call_through.address != target).then_some(target)
+    }
+
     /// Makes calls go to the body called `name`, if it is still the newest.
     pub(crate) fn publish(&self, name: &SymbolName, address: u64) -> bool {
         // Locked until the slot is written, so that `replace` comes before or after both.
@@ -135,6 +141,12 @@ impl Redirections {
         let functions = lock(&self.functions);
         let entry = &functions.get(&found.name)?.entry;
         (found.definition.slot == Some(entry.slot.slot_address())).then(|| entry.body_name())
+    }
+
+    /// Makes calls of `function` go to the body called `body`, if it is still the newest.
+    pub(crate) fn publish(&self, function: &SymbolName, body: &SymbolName, address: u64) {
+        let entry = lock(&self.functions).get(function).map(|known| Arc::clone(&known.entry));
+        _ = entry.is_some_and(|entry| entry.publish(body, address));
     }
 
     /// Defines the exported functions of a module, or gives them new bodies.

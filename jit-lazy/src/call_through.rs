@@ -7,10 +7,11 @@ use jit_core::{CallThrough, Error, FirstCall, LazyBody, LookupError, SymbolName}
 use jit_linker::memory::MemoryManager;
 
 use crate::trampoline::TrampolinePool;
+use crate::{signal, stack};
 
 /// Decides where a call goes whose function can't be had: is told the function and why, and gives
 /// the address of a function of the same signature, or does not return. It runs on the thread that
-/// calls, inside the call. A panic in it aborts the process.
+/// calls, inside the call. A panic in it passes on to the caller, if that can be unwound.
 pub type FailureHandler = Arc<dyn Fn(&SymbolName, &LookupError) -> u64 + Send + Sync>;
 
 /// Points the slots of lazy functions at trampolines, one for each function and its own as long as
@@ -68,7 +69,12 @@ pub(crate) struct Target {
 impl Target {
     /// Where the call is to go.
     pub(crate) fn resolve(&self) -> u64 {
-        match self.body.resolve() {
+        if let Some(address) = self.body.ready() {
+            return address;
+        }
+        signal::refuse_in_handler(self.body.function());
+        let resolved = stack::with_enough(|| self.body.resolve());
+        match resolved.unwrap_or_else(|error| Err(self.body.failure(Error::Thread(Arc::new(error)).into()))) {
             Ok(address) => address,
             Err(error) => {
                 tracing::debug!(function = self.body.function().as_str(), %error, "a first call failed");

@@ -9,14 +9,16 @@
 //! makes the trampolines, for whoever puts a `Jit` together otherwise: it goes to
 //! [`JitBuilder::first_call`](jit_core::JitBuilder::first_call).
 //!
-//! This crate is policy: a first call is a lookup, and the session does all waiting. A first call
-//! takes locks and allocates, so it must not be made in a signal handler; and `resolve`'s frames
-//! come on top of the caller's stack, as deep as Cranelift's for one function.
+//! This crate is policy: a first call is a lookup, and the session does all waiting. A thread with
+//! little stack left has another one compile for it. A first call takes locks and allocates, so in
+//! a signal handler it ends the process, with the handler's name.
 
 mod call_through;
 mod lazy_jit;
 mod reentry;
 mod registry;
+mod signal;
+mod stack;
 mod trampoline;
 
 pub use call_through::{FailureHandler, LazyCallThrough, abort_on_failure};

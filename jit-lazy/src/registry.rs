@@ -59,7 +59,7 @@ pub(crate) fn set(index: u32, target: Option<Arc<Target>>) {
 
 /// Where the call that came through the trampoline `index` is to go. Called by the re-entry
 /// routine.
-pub(crate) extern "C" fn resolve(index: u32) -> u64 {
+pub(crate) extern "C-unwind" fn resolve(index: u32) -> u64 {
     let target = read().targets.get(index as usize).cloned().flatten();
     match target {
         Some(target) => target.resolve(),

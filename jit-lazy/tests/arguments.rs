@@ -46,7 +46,7 @@ fn address(kinds: &str) -> (jit_lazy::LazyJit, usize) {
 }
 
 #[test]
-fn integers_in_registers_and_on_the_stack() {
+fn lazy_03_integers_in_registers_and_on_the_stack() {
     type Function = extern "C" fn(i64, i64, i64, i64, i64, i64, i64, i64, i64, i64) -> i64;
     let (_jit, address) = address("iiiiiiiiii");
     // SAFETY: a function of this type is there.
@@ -58,7 +58,7 @@ fn integers_in_registers_and_on_the_stack() {
 }
 
 #[test]
-fn floats_in_registers_and_on_the_stack() {
+fn lazy_03_floats_in_registers_and_on_the_stack() {
     type Function = extern "C" fn(f64, f64, f64, f64, f64, f64, f64, f64, f64, f64) -> i64;
     let (_jit, address) = address("ffffffffff");
     // SAFETY: a function of this type is there.
@@ -70,7 +70,7 @@ fn floats_in_registers_and_on_the_stack() {
 }
 
 #[test]
-fn both_mixed_in_registers_and_on_the_stack() {
+fn lazy_03_both_mixed_in_registers_and_on_the_stack() {
     type I = i64;
     type F = f64;
     type Function = extern "C" fn(I, F, I, F, I, F, I, F, I, F, I, F, I, F, I, F, I, F, I, F) -> i64;
@@ -98,6 +98,84 @@ fn pass_on_to(host: u64) -> (jit_lazy::LazyJit, usize) {
     let address = jit.lookup_address("f").unwrap() as usize;
     assert_eq!(jit.statistics().functions, 0);
     (jit, address)
+}
+
+/// A lazy function whose first call, and every later one, goes on at `host`: all that the caller
+/// passed is as it was, what is on the stack too.
+fn goes_on_at(host: *const ()) -> (jit_lazy::LazyJit, usize) {
+    let host = host as u64;
+    let jit = builder().failure_handler(move |_, _| host).build().unwrap();
+    redefine(&jit, &caller("f", "missing")).unwrap();
+    let address = jit.lookup_address("f").unwrap() as usize;
+    (jit, address)
+}
+
+/// Too large for registers: passed on the stack, or by a pointer to a copy, and returned where a
+/// hidden pointer says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Large {
+    words: [u64; 5],
+    byte: u8,
+}
+
+/// In one register of each kind.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Mixed {
+    integer: i64,
+    float: f64,
+}
+
+/// In up to four vector registers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Floats([f32; 4]);
+
+type Aggregates = extern "C" fn(u8, Large, Mixed, f64, Floats, Large) -> Large;
+
+extern "C" fn combine(first: u8, large: Large, mixed: Mixed, factor: f64, floats: Floats, last: Large) -> Large {
+    let Floats([a, b, c, d]) = floats;
+    let sum = [a, b, c, d].map(f64::from).iter().sum::<f64>() * factor + mixed.float;
+    Large {
+        words: [large.words[4], last.words[0], mixed.integer as u64, sum.to_bits(), last.words[4]],
+        byte: first + large.byte + last.byte,
+    }
+}
+
+#[test]
+fn lazy_03_aggregates_by_value_and_a_hidden_return_pointer() {
+    let (_jit, address) = goes_on_at(combine as *const ());
+    // SAFETY: calls go on at a function of this type.
+    let function = unsafe { std::mem::transmute::<usize, Aggregates>(address) };
+    let large = Large { words: [1, 2, 3, 4, 5], byte: 20 };
+    let last = Large { words: [6, 7, 8, 9, u64::MAX], byte: 100 };
+    let (mixed, floats) = (Mixed { integer: -9, float: 0.25 }, Floats([1.5, -2.0, 3.0, 1e6]));
+    let expected = combine(3, large, mixed, -4.0, floats, last);
+    assert_eq!(expected.byte, 123);
+    for _ in 0..2 {
+        assert_eq!(function(3, large, mixed, -4.0, floats, last), expected);
+    }
+}
+
+#[test]
+fn lazy_03_a_variadic_call() {
+    type Printf = unsafe extern "C" fn(*mut libc::c_char, usize, *const libc::c_char, ...) -> libc::c_int;
+    let (_jit, address) = goes_on_at(libc::snprintf as *const ());
+    // SAFETY: calls go on at a function of this type.
+    let function = unsafe { std::mem::transmute::<usize, Printf>(address) };
+    for _ in 0..2 {
+        let mut buffer = [0_u8; 128];
+        let format = c"%d %.2f %s %.1f %lld %.1f %.1f %.1f %.1f %.1f %.1f %d";
+        // SAFETY: the arguments are what the format says, and fit.
+        let length = unsafe {
+            let text = c"text".as_ptr();
+            let to = buffer.as_mut_ptr().cast();
+            function(to, 128, format.as_ptr(), -1, 2.5, text, 3.5, i64::MIN, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5, 10)
+        };
+        let text = std::str::from_utf8(&buffer[..length as usize]).unwrap();
+        assert_eq!(text, "-1 2.50 text 3.5 -9223372036854775808 4.5 5.5 6.5 7.5 8.5 9.5 10");
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -135,7 +213,7 @@ mod x86_64 {
     }
 
     #[test]
-    fn vectors_of_256_bits() {
+    fn lazy_03_vectors_of_256_bits() {
         if !std::is_x86_feature_detected!("avx") {
             return;
         }
@@ -144,6 +222,77 @@ mod x86_64 {
             // SAFETY: the processor has AVX.
             assert_eq!(unsafe { call(address) }, 105);
             assert_eq!(SEEN.lock().unwrap().drain(..).collect::<Vec<_>>(), (0..32).collect::<Vec<_>>());
+        }
+    }
+
+    type Wide = extern "C" fn(__m512i, __m512i, __m512i, __m512i, __m512i, __m512i, __m512i, __m512i) -> i64;
+
+    #[target_feature(enable = "avx512f")]
+    extern "C" fn see_wide(
+        a: __m512i,
+        b: __m512i,
+        c: __m512i,
+        d: __m512i,
+        e: __m512i,
+        f: __m512i,
+        g: __m512i,
+        h: __m512i,
+    ) -> i64 {
+        // SAFETY: any bits are integers.
+        let lanes = [a, b, c, d, e, f, g, h].map(|v| unsafe { std::mem::transmute::<__m512i, [u64; 8]>(v) });
+        i64::from(lanes.concat().into_iter().eq(0..64))
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn call_wide(address: usize) -> i64 {
+        // SAFETY: calls go on at `see_wide`, which is of this type.
+        let function = unsafe { std::mem::transmute::<usize, Wide>(address) };
+        // SAFETY: any bits are a vector.
+        let vector = |n: u64| unsafe {
+            std::mem::transmute::<[u64; 8], __m512i>(std::array::from_fn(|lane| n * 8 + lane as u64))
+        };
+        function(vector(0), vector(1), vector(2), vector(3), vector(4), vector(5), vector(6), vector(7))
+    }
+
+    #[test]
+    fn lazy_03_vectors_of_512_bits() {
+        if !std::is_x86_feature_detected!("avx512f") {
+            return;
+        }
+        let (_jit, address) = goes_on_at(see_wide as *const ());
+        for _ in 0..2 {
+            // SAFETY: the processor has AVX-512.
+            assert_eq!(unsafe { call_wide(address) }, 1);
+        }
+    }
+
+    type Narrow = extern "C" fn(__m128i, __m128i, __m128i, __m128i, __m128i, __m128i, __m128i, __m128i) -> i64;
+
+    extern "C" fn see_narrow(
+        a: __m128i,
+        b: __m128i,
+        c: __m128i,
+        d: __m128i,
+        e: __m128i,
+        f: __m128i,
+        g: __m128i,
+        h: __m128i,
+    ) -> i64 {
+        // SAFETY: any bits are integers.
+        let lanes = [a, b, c, d, e, f, g, h].map(|v| unsafe { std::mem::transmute::<__m128i, [u64; 2]>(v) });
+        i64::from(lanes.concat().into_iter().eq(0..16))
+    }
+
+    #[test]
+    fn lazy_03_vectors_of_128_bits() {
+        let (_jit, address) = goes_on_at(see_narrow as *const ());
+        // SAFETY: calls go on at a function of this type.
+        let function = unsafe { std::mem::transmute::<usize, Narrow>(address) };
+        // SAFETY: any bits are a vector.
+        let vector = |n: u64| unsafe { std::mem::transmute::<[u64; 2], __m128i>([n * 2, n * 2 + 1]) };
+        let v: Vec<_> = (0..8).map(vector).collect();
+        for _ in 0..2 {
+            assert_eq!(function(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]), 1);
         }
     }
 
@@ -162,7 +311,7 @@ mod x86_64 {
     }
 
     #[test]
-    fn the_vector_count_and_the_static_chain() {
+    fn lazy_03_the_vector_count_and_the_static_chain() {
         let jit = builder().failure_handler(|_, _| weigh as *const () as u64).build().unwrap();
         redefine(&jit, &caller("f", "missing")).unwrap();
         let address = jit.lookup_address("f").unwrap();
@@ -201,7 +350,7 @@ mod aarch64 {
     }
 
     #[test]
-    fn vectors_of_128_bits() {
+    fn lazy_03_vectors_of_128_bits() {
         let (_jit, address) = pass_on_to(see as *const () as u64);
         // SAFETY: the function hands its arguments to `see`, which is of this type.
         let function = unsafe { std::mem::transmute::<usize, Function>(address) };
@@ -227,7 +376,7 @@ mod aarch64 {
     }
 
     #[test]
-    fn where_the_result_goes_and_the_static_chain() {
+    fn lazy_03_where_the_result_goes_and_the_static_chain() {
         let jit = builder().failure_handler(|_, _| weigh as *const () as u64).build().unwrap();
         redefine(&jit, &caller("f", "missing")).unwrap();
         let address = jit.lookup_address("f").unwrap();

@@ -3,17 +3,16 @@
 mod common;
 
 use std::backtrace::Backtrace;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::{at, builder, call, caller, constant, redefine};
+use common::{at, builder, call, caller, constant, redefine, this_program};
 
 extern "C" fn substitute() -> i64 {
     -1
 }
 
 #[test]
-fn a_call_whose_body_fails_goes_where_the_handler_says() {
+fn lazy_05_a_call_whose_body_fails_goes_where_the_handler_says() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let tell = Arc::clone(&told);
     let handler = move |function: &jit_core::SymbolName, error: &jit_core::LookupError| {
@@ -22,18 +21,50 @@ fn a_call_whose_body_fails_goes_where_the_handler_says() {
     };
     let jit = builder().failure_handler(handler).build().unwrap();
     redefine(&jit, &format!("{}{}", caller("outer", "broken"), caller("broken", "missing"))).unwrap();
-    assert_eq!(call(&jit, "outer"), 99);
-    {
+    redefine(&jit, &constant("sound", 3)).unwrap();
+    for calls in 1..3 {
+        assert_eq!(call(&jit, "outer"), 99);
         let told = told.lock().unwrap();
-        let [(function, error)] = &told[..] else { panic!("one failure, not {told:?}") };
+        assert_eq!(told.len(), calls);
+        let (function, error) = &told[calls - 1];
         assert_eq!(function, "broken");
         assert!(error.contains("missing") && error.contains("not found"), "{error}");
     }
+    assert_eq!(call(&jit, "sound"), 3);
 
     // A later definition repairs it, for those too who have its address.
     redefine(&jit, &constant("broken", 1)).unwrap();
     assert_eq!(call(&jit, "outer"), 101);
-    assert_eq!(told.lock().unwrap().len(), 1);
+    assert_eq!(told.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn lazy_07_a_panic_in_the_handler_passes_through_the_first_call_to_its_caller() {
+    let jit = builder().failure_handler(|function, _| panic!("no {function}")).build().unwrap();
+    redefine(&jit, &caller("broken", "missing")).unwrap();
+    let address = jit.lookup_address("broken").unwrap() as usize;
+    // SAFETY: a function of this type, but for the panic, is there.
+    let function = unsafe { std::mem::transmute::<usize, unsafe extern "C-unwind" fn() -> i64>(address) };
+    for _ in 0..2 {
+        // SAFETY: the function has no arguments, and panics.
+        let panic = std::panic::catch_unwind(|| unsafe { function() }).unwrap_err();
+        assert_eq!(panic.downcast_ref::<String>().map(String::as_str), Some("no broken"));
+    }
+}
+
+#[test]
+fn lazy_07_a_panic_in_a_body_reached_by_its_first_call_passes_to_the_caller() {
+    extern "C-unwind" fn fall() -> i64 {
+        panic!("in the body")
+    }
+    let jit = builder().failure_handler(|_, _| fall as *const () as u64).build().unwrap();
+    redefine(&jit, &caller("f", "missing")).unwrap();
+    let address = jit.lookup_address("f").unwrap() as usize;
+    // SAFETY: the first call goes on at a function of this type.
+    let function = unsafe { std::mem::transmute::<usize, unsafe extern "C-unwind" fn() -> i64>(address) };
+    // SAFETY: the function has no arguments, and panics.
+    let panic = std::panic::catch_unwind(|| unsafe { function() }).unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"in the body"));
 }
 
 #[inline(never)]
@@ -75,15 +106,4 @@ fn by_default_the_process_is_aborted_with_the_name_and_the_cause() {
     assert!(!output.status.success());
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("'broken' was called and can't be compiled") && told.contains("'missing'"), "{told}");
-}
-
-/// A command that runs these tests, through the emulator if they are emulated.
-fn this_program() -> Command {
-    let program = std::env::current_exe().unwrap();
-    let runner = if cfg!(target_arch = "aarch64") { "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER" } else { "" };
-    let Ok(runner) = std::env::var(runner) else { return Command::new(program) };
-    let mut words = runner.split_whitespace();
-    let mut command = Command::new(words.next().unwrap());
-    command.args(words).arg(program);
-    command
 }

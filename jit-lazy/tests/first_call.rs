@@ -10,7 +10,7 @@ use jit_lazy::LazyJitBuilder;
 use jit_linker::memory::{MemoryManager, PageManager};
 
 #[test]
-fn nothing_is_compiled_before_it_is_called() {
+fn lazy_01_nothing_is_compiled_before_it_is_called_and_then_once() {
     let jit = jit();
     redefine(&jit, &format!("{}{}", constant("callee", 1), caller("caller", "callee"))).unwrap();
     let address = jit.lookup_address("caller").unwrap();
@@ -118,12 +118,12 @@ fn compiles_once_for_sixteen_threads(builder: LazyJitBuilder) {
 }
 
 #[test]
-fn of_threads_that_call_at_once_one_compiles() {
+fn gap_13_of_sixteen_threads_that_call_at_once_one_compiles() {
     compiles_once_for_sixteen_threads(builder());
 }
 
 #[test]
-fn of_threads_that_call_at_once_one_has_the_pool_compile() {
+fn gap_13_of_sixteen_threads_that_call_at_once_one_has_the_pool_compile() {
     compiles_once_for_sixteen_threads(LazyJitBuilder::new(Jit::builder().compile_threads(2)));
 }
 

@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{Nullary, at, call, caller, constant, jit, redefine};
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use common::{Nullary, at, builder, call, caller, constant, jit, redefine};
+use jit_core::{AbsoluteSymbol, DylibLookup, SymbolDef, SymbolFlags};
 
 #[test]
 fn a_body_that_was_not_called_is_replaced_without_being_compiled() {
@@ -55,26 +58,72 @@ fn old_bodies_give_their_memory_back() {
 }
 
 #[test]
-fn calls_during_redefinitions_see_bodies_in_order() {
+fn lazy_06_calls_during_redefinitions_see_bodies_in_order() {
     const LAST: i64 = 200;
     let jit = jit();
     redefine(&jit, &constant("f", 0)).unwrap();
     redefine(&jit, &caller("caller", "f")).unwrap();
     let function = jit.lookup::<Nullary>("caller").unwrap();
+    let redefined = AtomicI64::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..3 {
+        for _ in 0..8 {
             scope.spawn(|| {
                 let mut seen = 0;
                 while seen < LAST {
+                    // A call that begins after a redefinition has returned enters no older body.
+                    let least = redefined.load(Ordering::Acquire).max(seen);
                     // SAFETY: the functions only compute.
                     let now = unsafe { function.call() } - 100;
-                    assert!((seen..=LAST).contains(&now), "{now} after {seen}");
+                    assert!((least..=LAST).contains(&now), "{now} after {least}");
                     seen = now;
                 }
             });
         }
         for value in 1..=LAST {
             redefine(&jit, &constant("f", value)).unwrap();
+            redefined.store(value, Ordering::Release);
         }
     });
+}
+
+#[test]
+fn lazy_02_the_address_is_the_same_always_and_from_everywhere() {
+    let jit = builder().build().unwrap();
+    let other = jit.session().create_dylib("other").unwrap();
+    other.add_to_link_order(jit.main(), DylibLookup::Exported).unwrap();
+    redefine(&jit, &constant("f", 1)).unwrap();
+    let taken = "function %taken() -> i64 system_v {
+            sig0 = () -> i64 system_v
+            fn0 = %f sig0
+        block0:
+            v0 = func_addr.i64 fn0
+            return v0
+        }";
+    redefine(&jit, taken).unwrap();
+    let address = jit.lookup_address("f").unwrap();
+    // Under another name, in a dylib that does not search the one that defines it.
+    let alias = jit.session().create_dylib("alias").unwrap();
+    let definition = SymbolDef { address, slot: None };
+    let name = jit.session().intern("g");
+    let symbol = AbsoluteSymbol { name: name.clone(), definition, flags: SymbolFlags::FUNCTION, signature: None };
+    alias.define_absolute(vec![symbol]).unwrap();
+    let check = |value| {
+        assert_eq!(jit.lookup_address("f").unwrap(), address);
+        let found = jit.session().lookup(&other.link_order(), vec![jit.session().intern("f")]).unwrap();
+        assert_eq!(found[0].definition.address, address);
+        let found = jit.session().lookup(&alias.link_order(), vec![name.clone()]).unwrap();
+        assert_eq!(found[0].definition.address, address);
+        assert_eq!(call(&jit, "taken") as u64, address);
+        if let Some(value) = value {
+            // SAFETY: the function only computes.
+            assert_eq!(unsafe { at(found[0].definition.address)() }, value);
+            // SAFETY: as above.
+            assert_eq!(unsafe { jit.lookup_in::<Nullary>(&other, "f").unwrap().call() }, value);
+        }
+    };
+    check(None);
+    check(Some(1));
+    redefine(&jit, &constant("f", 2)).unwrap();
+    check(None);
+    check(Some(2));
 }

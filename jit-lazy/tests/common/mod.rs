@@ -5,6 +5,8 @@
 #[path = "../../../jit-core/tests/common/mod.rs"]
 mod clif;
 
+use std::process::Command;
+
 use jit_core::{Error, Jit, OptLevel};
 use jit_lazy::{LazyJit, LazyJitBuilder};
 
@@ -55,4 +57,15 @@ pub(crate) fn call(jit: &Jit, name: &str) -> i64 {
 pub(crate) fn at(address: u64) -> Nullary {
     // SAFETY: the address of a function of this type.
     unsafe { std::mem::transmute::<usize, Nullary>(address as usize) }
+}
+
+/// A command that runs these tests, through the emulator if they are emulated.
+pub(crate) fn this_program() -> Command {
+    let program = std::env::current_exe().unwrap();
+    let runner = if cfg!(target_arch = "aarch64") { "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER" } else { "" };
+    let Ok(runner) = std::env::var(runner) else { return Command::new(program) };
+    let mut words = runner.split_whitespace();
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).arg(program);
+    command
 }

@@ -1,0 +1,129 @@
+//! The bars that compare with LLVM 22: compilation of functions, and the bare session.
+
+use std::process::Command;
+
+use orcane::OptLevel;
+use workloads::child::Times;
+use workloads::llvm::{LlvmLevel, LlvmSubject};
+use workloads::table::{self, Figures};
+
+use crate::Result;
+use crate::bars::Bar;
+use crate::measure::{Run, interleaved, median};
+use crate::session::{Shape, Table};
+use crate::subject::Subject;
+
+/// LLVM takes a millisecond a function.
+const FUNCTIONS: usize = 2_000;
+const ROUNDS: usize = 5;
+const SYMBOLS: usize = 1_000_000;
+
+/// Compilation: microseconds a function, from a module that is built to addresses, and memory.
+pub(crate) fn compilation() -> Result<Vec<Bar>> {
+    let mut bars = Vec::new();
+    let run = |subject, level| Run { subject, level, count: FUNCTIONS };
+    let microseconds = |times: Times| times.callable.as_secs_f64() * 1e6 / FUNCTIONS as f64;
+    let times = |subject, level| move || run(subject, level).times();
+    let median_of = |subject, level| -> Result<f64> {
+        let rounds = interleaved(ROUNDS, [&times(subject, level)])?;
+        Ok(median(rounds.iter().map(|[times]| microseconds(*times))))
+    };
+
+    let none = median_of(Subject::Orcane(0), OptLevel::None)?;
+    let speed = median_of(Subject::Orcane(0), OptLevel::Speed)?;
+    bars.push(Bar::reported("us a function: Orcane, none", none));
+    bars.push(Bar::reported("us a function: Orcane, speed", speed));
+    for subject in LlvmSubject::all() {
+        let llvm = median_of(Subject::Llvm(subject), OptLevel::None)?;
+        let name = subject.name();
+        bars.push(Bar::reported(format!("us a function: {name}"), llvm));
+        let (what, ours) = match subject.level {
+            LlvmLevel::O0 => ("none", none),
+            LlvmLevel::Default | LlvmLevel::O2 => ("speed", speed),
+        };
+        let promised = match (subject.level, subject.module_a_function, subject.threads) {
+            (LlvmLevel::O0, false, _) => 2.0,
+            (LlvmLevel::O0, true, 0) => 5.0,
+            (LlvmLevel::Default, true, 0) => 8.0,
+            (LlvmLevel::O2, true, 0) => 15.0,
+            _ => continue,
+        };
+        bars.push(Bar::at_least(promised, format!("compile: {name} / Orcane, {what}"), llvm / ours));
+    }
+
+    let two = median_of(Subject::Orcane(2), OptLevel::None)?;
+    bars.push(Bar::at_least(1.0, "compile: Orcane, none: one thread / two", none / two));
+
+    let nothing = run(Subject::Nothing, OptLevel::None).peak_memory()? as f64;
+    let ours = run(Subject::Orcane(0), OptLevel::None).peak_memory()? as f64 - nothing;
+    let llvm = LlvmSubject { level: LlvmLevel::O0, module_a_function: false, threads: 0 };
+    let llvm_nothing = run(Subject::LlvmNothing, OptLevel::None).peak_memory()? as f64;
+    let llvm = run(Subject::Llvm(llvm), OptLevel::None).peak_memory()? as f64 - llvm_nothing;
+    bars.push(Bar::at_most(0.5, "compile: peak memory, Orcane, none / llvm-o0", ours / llvm));
+    Ok(bars)
+}
+
+/// The first argument of a process that measures a table of symbols.
+pub(crate) const TABLE: &str = "table";
+
+/// What such a process prints.
+pub(crate) fn report_table(count: usize) -> Result<Figures> {
+    table::measure(&mut Table::new()?, count)
+}
+
+/// A million symbols: definition, lookup, removal.
+pub(crate) fn symbols() -> Result<Vec<Bar>> {
+    let figures = |program: &str| -> Result<Figures> {
+        let program = std::env::current_exe()?.with_file_name(program);
+        let output = Command::new(program).args([TABLE, &SYMBOLS.to_string()]).output()?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into());
+        }
+        std::str::from_utf8(&output.stdout)?.parse()
+    };
+    let (ours, llvm) = (figures("benches")?, figures("llvm-peer")?);
+    let mut bars = vec![
+        Bar::at_most(0.1, "random lookup in a million: time / LLVM's", ours.random / llvm.random),
+        Bar::at_most(60.0, "lookup of 10,000 hot names, interned, ns", ours.hot),
+        Bar::at_most(150.0, "lookup of 10,000 hot names, by text, ns", ours.hot_text),
+        Bar::at_least(0.85, "lookup by two threads / twice one", ours.two_threads),
+        Bar::at_most(200.0, "definition of a million, ns each", ours.define),
+        Bar::at_most(120.0, "bytes a symbol beside its name", ours.bytes),
+    ];
+    for (who, figures) in [("Orcane", ours), ("LLVM", llvm)] {
+        let Figures { intern, define, bytes, random, hot, hot_text, two_threads, cycle } = figures;
+        for (what, figure) in [
+            ("intern, ns", intern),
+            ("define, ns", define),
+            ("bytes a symbol", bytes),
+            ("random lookup, ns", random),
+            ("hot lookup, interned, ns", hot),
+            ("hot lookup, by text, ns", hot_text),
+            ("two threads / twice one", two_threads),
+            ("define, look up, remove an absolute symbol, ns", cycle),
+        ] {
+            bars.push(Bar::reported(format!("a million symbols, {who}: {what}"), figure));
+        }
+    }
+    Ok(bars)
+}
+
+/// Units that need each other: instructions at a size and at twice as many edges.
+pub(crate) fn graphs() -> Result<Vec<Bar>> {
+    let mut bars = Vec::new();
+    let instructions =
+        |subject, count| -> Result<f64> { Ok(Run { subject, level: OptLevel::Speed, count }.instructions()? as f64) };
+    let nothing = instructions(Subject::Nothing, 0)?;
+    for (shape, name, size, doubled) in [
+        (Shape::Chain, "chain", 100_000, 200_000),
+        (Shape::Star, "star", 100_000, 200_000),
+        (Shape::Complete, "complete graph", 500, 707),
+    ] {
+        let once = instructions(Subject::Graph(shape), size)? - nothing;
+        let twice = instructions(Subject::Graph(shape), doubled)? - nothing;
+        bars.push(Bar::reported(format!("{name} of {size}: million instructions"), once / 1e6));
+        bars.push(Bar::reported(format!("{name} of {doubled}: million instructions"), twice / 1e6));
+        bars.push(Bar::at_most(2.2, format!("{name}: instructions at twice the edges"), twice / once));
+    }
+    Ok(bars)
+}

@@ -1,0 +1,11 @@
+//! The workloads of the benchmarks, and how a process that runs one of them reports.
+//!
+//! Orcane's subjects and LLVM's are programs of their own: a process that measures Orcane does not load LLVM.
+
+pub mod child;
+pub mod functions;
+pub mod llvm;
+pub mod table;
+
+/// What a benchmark may fail with.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

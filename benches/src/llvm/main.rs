@@ -1,0 +1,27 @@
+//! LLVM's subjects: `llvm-peer child SUBJECT LEVEL COUNT`, as `benches` starts it, and `llvm-peer table COUNT`.
+
+mod chain;
+mod table;
+
+use workloads::Result;
+use workloads::child::{CHILD, CHILD_WITH_MEMORY, report};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [mode @ (CHILD | CHILD_WITH_MEMORY), "llvm-nothing", _, _] => {
+            println!("{}", report(mode, || Ok(chain::nothing()))?);
+        }
+        // The level is in the subject's name.
+        [mode @ (CHILD | CHILD_WITH_MEMORY), subject, _, count] => {
+            let (subject, count) = (subject.parse::<workloads::llvm::LlvmSubject>()?, count.parse()?);
+            println!("{}", report(mode, || chain::run(subject, count))?);
+        }
+        ["table", count] => {
+            let mut table = table::Llvm::new()?;
+            println!("{}", workloads::table::measure(&mut table, count.parse()?)?);
+        }
+        _ => return Err("expected child SUBJECT LEVEL COUNT, or table COUNT".into()),
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! First calls inside signal handlers, which can't be: compiling takes locks and allocates, and
+//! what the signal interrupted may be in the middle of either.
+
+use std::ffi::{CStr, c_int, c_void};
+
+use jit_core::SymbolName;
+
+/// Frames that are looked at: a handler that goes deeper before it calls is not recognized.
+const DEPTH: u32 = 256;
+
+/// Ends the process if the calling thread is in a signal handler, and says in which.
+pub(crate) fn refuse_in_handler(function: &SymbolName) {
+    if may_be_in_handler()
+        && let Some(handler) = handler()
+    {
+        refuse(function, handler)
+    }
+}
+
+/// Whether a signal is blocked, as the one that is being handled is by default, or the thread is
+/// on its stack for signals.
+fn may_be_in_handler() -> bool {
+    let mut blocked = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut stack = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+    // SAFETY: both only ask, and fill in what they are given.
+    let asked = unsafe {
+        libc::sigaltstack(std::ptr::null(), &raw mut stack);
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr()) == 0
+    };
+    if stack.ss_flags & libc::SS_ONSTACK != 0 {
+        return true;
+    }
+    // SAFETY: initialized if it was answered; `sigismember` only reads.
+    asked && (1..32).any(|signal| unsafe { libc::sigismember(blocked.as_ptr(), signal) } == 1)
+}
+
+/// Which of the last two frames is the handler's when the unwinder comes to one that says it was
+/// interrupted: for libgcc that is the one the system's returns to, for Apple's the system's.
+const HANDLER: usize = if cfg!(target_vendor = "apple") { 1 } else { 0 };
+
+/// What the unwinder calls a frame.
+#[repr(C)]
+struct Context {
+    _opaque: [u8; 0],
+}
+
+// The Itanium C++ ABI's unwinder, which the standard library links, and an extension of it that
+// every implementation has.
+unsafe extern "C-unwind" {
+    fn _Unwind_Backtrace(visit: extern "C" fn(*mut Context, *mut c_void) -> c_int, state: *mut c_void) -> c_int;
+    fn _Unwind_GetIPInfo(frame: *mut Context, interrupted: *mut c_int) -> usize;
+}
+
+#[derive(Default)]
+struct Walk {
+    depth: u32,
+    /// Where the two frames before this one are.
+    before: [usize; 2],
+    handler: Option<usize>,
+}
+
+/// An address in the signal handler that the thread is in: the frame that called it is the
+/// system's, which returns to a frame that was interrupted rather than one that called.
+fn handler() -> Option<usize> {
+    extern "C" fn visit(frame: *mut Context, walk: *mut c_void) -> c_int {
+        const GO_ON: c_int = 0;
+        const STOP: c_int = 4;
+        // SAFETY: `walk` is what `_Unwind_Backtrace` was given below, and nobody else uses it.
+        let walk = unsafe { &mut *walk.cast::<Walk>() };
+        let mut interrupted = 0;
+        // SAFETY: a frame that the unwinder shows.
+        let place = unsafe { _Unwind_GetIPInfo(frame, &raw mut interrupted) };
+        if interrupted != 0 && walk.depth > 1 {
+            walk.handler = Some(walk.before[HANDLER]);
+            return STOP;
+        }
+        walk.before = [walk.before[1], place];
+        walk.depth += 1;
+        if walk.depth < DEPTH { GO_ON } else { STOP }
+    }
+    let mut walk = Walk::default();
+    // SAFETY: `visit` takes what it is given here.
+    unsafe { _Unwind_Backtrace(visit, (&raw mut walk).cast()) };
+    walk.handler
+}
+
+/// Says in which handler a function was called, with nothing that a signal handler may not do,
+/// and aborts.
+fn refuse(function: &SymbolName, handler: usize) -> ! {
+    let mut message = Message::default();
+    message.text(b"orcane: '");
+    message.text(function.as_bytes());
+    message.text(b"' was first called in the signal handler ");
+    name(&mut message, handler);
+    message.text(b", where it can't be compiled: have it compiled before\n");
+    // SAFETY: writes the message, which may fail: there is nobody else to tell.
+    unsafe { libc::write(libc::STDERR_FILENO, message.bytes.as_ptr().cast(), message.length) };
+    std::process::abort()
+}
+
+/// The function that an address is in, or the file and the place in it if its name is not known.
+fn name(message: &mut Message, address: usize) {
+    let mut info = libc::Dl_info {
+        dli_fname: std::ptr::null(),
+        dli_fbase: std::ptr::null_mut(),
+        dli_sname: std::ptr::null(),
+        dli_saddr: std::ptr::null_mut(),
+    };
+    // SAFETY: looks an address up in the tables of loaded objects; what it gives are strings of
+    // those, which stay loaded as long as a function of theirs is running.
+    let (symbol, file) = unsafe {
+        libc::dladdr(std::ptr::without_provenance(address), &raw mut info);
+        let text = |text: *const libc::c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes());
+        (text(info.dli_sname), text(info.dli_fname))
+    };
+    match (symbol, file) {
+        (Some(symbol), _) => message.text(symbol),
+        (None, file) => {
+            message.text(b"at ");
+            message.number(address - info.dli_fbase as usize);
+            message.text(b" in ");
+            message.text(file.unwrap_or(b"compiled code"));
+        }
+    }
+}
+
+/// What is written at once, cut off at the end of its buffer.
+struct Message {
+    bytes: [u8; 1024],
+    length: usize,
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        Self { bytes: [0; 1024], length: 0 }
+    }
+}
+
+impl Message {
+    fn text(&mut self, text: &[u8]) {
+        for (to, from) in self.bytes[self.length..].iter_mut().zip(text) {
+            *to = *from;
+            self.length += 1;
+        }
+    }
+
+    fn number(&mut self, number: usize) {
+        self.text(b"0x");
+        let digits = (usize::BITS - number.leading_zeros()).div_ceil(4).max(1);
+        for digit in (0..digits).rev() {
+            self.text(&[b"0123456789abcdef"[number >> (digit * 4) & 0xf]]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_off_at_its_end() {
+        let mut message = Message::default();
+        message.number(0);
+        message.number(0x10ab);
+        assert_eq!(&message.bytes[..message.length], b"0x00x10ab");
+        message.text(&[b'a'; 2000]);
+        assert_eq!(message.length, 1024);
+    }
+
+    #[test]
+    fn there_is_no_handler_outside_of_one() {
+        assert_eq!(handler(), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! Where a first call compiles: on the thread that makes it, or on one of its own because that one
+//! has little stack left.
+
+use std::cell::Cell;
+use std::io;
+use std::ops::Range;
+use std::thread;
+
+/// Bytes that compiling one function may take: several times what Cranelift was seen to use.
+const NEEDED: usize = 512 << 10;
+
+/// The stack of a thread that compiles for another.
+const LENT: usize = 4 << 20;
+
+thread_local! {
+    /// The thread's stack; empty where that can't be told. `None` until it was asked for, which
+    /// takes longer than a first call otherwise does.
+    static BOUNDS: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
+}
+
+/// Does `work` where there is stack enough for a compiler. Its panic is the caller's.
+///
+/// # Errors
+///
+/// When that is on another thread, which the system refuses.
+pub(crate) fn with_enough<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    if remaining() >= NEEDED {
+        return Ok(work());
+    }
+    thread::scope(|scope| {
+        let worker = thread::Builder::new().name("orcane-first-call".to_owned()).stack_size(LENT);
+        match worker.spawn_scoped(scope, work)?.join() {
+            Ok(result) => Ok(result),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Bytes below the stack pointer. None if that is not in the thread's own stack: a coroutine's
+/// stack, whose size nobody knows, or one for signals, which is small.
+fn remaining() -> usize {
+    let mark = 0_u8;
+    let here = std::ptr::from_ref(&mark) as usize;
+    let (start, end) = BOUNDS.get().unwrap_or_else(|| {
+        let bounds = bounds().map_or((0, 0), |bounds| (bounds.start, bounds.end));
+        BOUNDS.set(Some(bounds));
+        bounds
+    });
+    if (start..end).contains(&here) { here - start } else { 0 }
+}
+
+#[cfg(target_os = "linux")]
+fn bounds() -> Option<Range<usize>> {
+    let mut attributes = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let (mut start, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: asks for the calling thread; `attributes` is initialized if that succeeds, read only
+    // then, and destroyed once.
+    let known = unsafe {
+        libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) == 0 && {
+            let known = libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut start, &raw mut size) == 0;
+            libc::pthread_attr_destroy(attributes.as_mut_ptr());
+            known
+        }
+    };
+    known.then(|| start as usize..start as usize + size)
+}
+
+#[cfg(target_vendor = "apple")]
+fn bounds() -> Option<Range<usize>> {
+    // SAFETY: both ask for the calling thread.
+    let (end, size) = unsafe {
+        let thread = libc::pthread_self();
+        (libc::pthread_get_stackaddr_np(thread) as usize, libc::pthread_get_stacksize_np(thread))
+    };
+    Some(end - size..end)
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn bounds() -> Option<Range<usize>> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on_a_stack_of(bytes: usize, test: impl FnOnce() + Send + 'static) {
+        thread::Builder::new().stack_size(bytes).spawn(test).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_knows_how_much_stack_it_has_left() {
+        on_a_stack_of(1 << 20, || {
+            let left = remaining();
+            assert!((1 << 19..(1 << 20) + (1 << 16)).contains(&left), "{left}");
+        });
+    }
+
+    #[test]
+    fn work_moves_to_another_thread_where_stack_is_short_and_only_there() {
+        let moved = || {
+            let here = thread::current().id();
+            with_enough(|| thread::current().id() != here).unwrap()
+        };
+        on_a_stack_of(2 << 20, move || assert!(!moved()));
+        on_a_stack_of(64 << 10, move || assert!(moved()));
+    }
+
+    #[test]
+    fn a_panic_comes_back_from_the_other_thread() {
+        on_a_stack_of(64 << 10, || {
+            let caught = std::panic::catch_unwind(|| with_enough(|| panic!("as expected")));
+            assert_eq!(caught.unwrap_err().downcast_ref::<&str>(), Some(&"as expected"));
+        });
+    }
+}
