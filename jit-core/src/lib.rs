@@ -10,6 +10,7 @@
 //! and [`Jit`] puts everything together.
 
 mod error;
+pub mod platform;
 mod session;
 mod sync;
 
@@ -21,8 +22,6 @@ mod first_call;
 mod function;
 #[cfg(feature = "cranelift")]
 mod jit;
-#[cfg(feature = "cranelift")]
-mod platform;
 #[cfg(feature = "cranelift")]
 mod redirect;
 

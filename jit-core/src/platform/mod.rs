@@ -1,3 +1,9 @@
-//! What JIT'd code needs of the process it runs in.
+//! What JIT'd code needs of the process it runs in: everything that is registered with it, as
+//! pairs of action and undo.
 
+#[cfg(target_os = "linux")]
+pub mod thread_local;
+#[cfg(feature = "cranelift")]
 pub(crate) mod tls;
+#[allow(dead_code, reason = "compiled CLIF is to use it too")]
+pub mod unwind;

@@ -14,6 +14,15 @@ pub const STUB_SIZE: usize = 16;
 /// Bytes of a trampoline, on every architecture. Trampolines are aligned to 8.
 pub const TRAMPOLINE_SIZE: usize = 24;
 
+/// How far into a trampoline the index has been pushed, on the architectures where it is.
+#[must_use]
+pub const fn trampoline_push(architecture: Architecture) -> Option<usize> {
+    match architecture {
+        Architecture::X86_64 => Some(9),
+        Architecture::Aarch64 => None,
+    }
+}
+
 /// Why a stub or trampoline can't be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

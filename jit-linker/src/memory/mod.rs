@@ -17,10 +17,12 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 pub use page::PageManager;
 #[cfg(target_os = "linux")]
 pub use slab::SlabManager;
-pub use slot::{Slot, SlotPool};
+pub use slot::{RegisterStubs, Slot, SlotPool};
 
 /// What a segment's bytes may be used for once the allocation is final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -213,7 +215,7 @@ impl Allocation {
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is never dropped nor used again; the `Arc` is moved out of it once.
         let manager = unsafe { std::ptr::read(&this.manager) };
-        Ok(FinalizedAllocation { manager, raw: this.raw })
+        Ok(FinalizedAllocation { registrations: SmallVec::new(), manager, raw: this.raw })
     }
 }
 
@@ -226,8 +228,9 @@ impl Drop for Allocation {
 
 /// Memory of one linked graph. Dropped, it goes back: whoever drops it vouches that no thread
 /// runs in it and no pointer into it is used again.
-#[derive(Debug)]
 pub struct FinalizedAllocation {
+    /// Dropped before the memory goes back, the last first.
+    registrations: SmallVec<[Box<dyn Send + Sync>; 1]>,
     manager: Arc<dyn MemoryManager>,
     raw: RawAllocation,
 }
@@ -240,6 +243,12 @@ impl FinalizedAllocation {
         segment.address..segment.address + segment.size as u64
     }
 
+    /// Keeps something that stands for a registration of this memory with the process: dropping it
+    /// undoes that, before the memory goes back.
+    pub fn attach(&mut self, registration: Box<dyn Send + Sync>) {
+        self.registrations.push(registration);
+    }
+
     /// Bytes of all segments, before the manager's rounding.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -247,8 +256,15 @@ impl FinalizedAllocation {
     }
 }
 
+impl fmt::Debug for FinalizedAllocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FinalizedAllocation").field("segments", &self.raw).finish_non_exhaustive()
+    }
+}
+
 impl Drop for FinalizedAllocation {
     fn drop(&mut self) {
+        while self.registrations.pop().is_some() {}
         // SAFETY: the type's contract: its owner drops it when nothing uses the memory any more.
         unsafe { self.manager.deallocate(&self.raw) };
     }

@@ -35,10 +35,13 @@ pub struct Slot {
     slot: u64,
 }
 
-#[derive(Debug)]
+/// Registers a block of stubs with the process, and gives what undoes that.
+pub type RegisterStubs = Box<dyn Fn(std::ops::Range<u64>) -> Box<dyn Send + Sync> + Send + Sync>;
+
 struct Shared {
     manager: Arc<dyn MemoryManager>,
     architecture: Architecture,
+    register: Option<RegisterStubs>,
     /// Held while a block is made, so that two threads do not make one each.
     blocks: Mutex<Blocks>,
 }
@@ -65,7 +68,14 @@ impl SlotPool {
     /// A pool that takes memory from `manager`, once the first slot is wanted.
     #[must_use]
     pub fn new(manager: Arc<dyn MemoryManager>, architecture: Architecture) -> Self {
-        Self { shared: Arc::new(Shared { manager, architecture, blocks: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { manager, architecture, register: None, blocks: Mutex::default() }) }
+    }
+
+    /// As [`new`](Self::new); `register` is called with the range of each block of stubs.
+    #[must_use]
+    pub fn registering(manager: Arc<dyn MemoryManager>, architecture: Architecture, register: RegisterStubs) -> Self {
+        let register = Some(register);
+        Self { shared: Arc::new(Shared { manager, architecture, register, blocks: Mutex::default() }) }
     }
 
     /// A slot that holds `initial`.
@@ -120,6 +130,12 @@ impl fmt::Debug for Slot {
     }
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("blocks", &self.blocks).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         self.shared.give(self.block, self.index);
@@ -161,7 +177,11 @@ impl Shared {
                 .map_err(|error| MemoryError::System { action: "place stubs", source: std::io::Error::other(error) })?;
             bytes.copy_from_slice(&code);
         }
-        Ok(Block { memory: allocation.finalize()?, free: (0..BLOCK as u16).rev().collect() })
+        let mut memory = allocation.finalize()?;
+        if let Some(register) = &self.register {
+            memory.attach(register(memory.range(SegmentKind::Code)));
+        }
+        Ok(Block { memory, free: (0..BLOCK as u16).rev().collect() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Blocks> {

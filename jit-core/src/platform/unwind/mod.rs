@@ -1,0 +1,285 @@
+//! Unwind tables: how panics, C++ exceptions and backtraces get through frames of JIT'd code.
+//!
+//! What is registered is call frame information in the format of `.eh_frame` (System V ABI; the
+//! instructions are DWARF's). A [`Frames`] is such information before it is registered, with
+//! absolute addresses; a [`Registration`] is what has to be dropped before the memory of the code
+//! is used again.
+//!
+//! The process's unwinder is one of three, and each wants something else (`runtime`).
+
+mod eh_frame;
+mod region;
+mod runtime;
+
+use jit_linker::arch::Architecture;
+use smallvec::SmallVec;
+
+pub use eh_frame::EhFrameError;
+use runtime::{Table, Tables, Unwinder};
+
+/// DWARF's pointer encoding of an absolute address.
+pub(crate) const ABSOLUTE: u8 = 0x00;
+
+/// A common information entry: what several frames share, without its length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cie {
+    /// From the version on, without padding.
+    bytes: SmallVec<[u8; 32]>,
+    /// Whether frames say how long their augmentation is.
+    has_data: bool,
+    /// Whether frames refer to a language's own tables.
+    has_lsda: bool,
+}
+
+impl Cie {
+    /// For code that is entered by a call, of a language without exceptions.
+    pub(crate) fn of_calls(architecture: Architecture) -> Self {
+        Self::with_augmentation(architecture, b"zR\0", &[ABSOLUTE], false)
+    }
+
+    /// An entry as it stands in an object, with absolute pointers.
+    fn of_object(bytes: &[u8], has_data: bool, has_lsda: bool) -> Self {
+        Self { bytes: SmallVec::from_slice(bytes), has_data, has_lsda }
+    }
+
+    fn with_augmentation(architecture: Architecture, letters: &[u8], data: &[u8], has_lsda: bool) -> Self {
+        const VERSION: u8 = 1;
+        let mut bytes = SmallVec::new();
+        bytes.push(VERSION);
+        bytes.extend_from_slice(letters);
+        // Code alignment, data alignment of -8, and the column of the return address.
+        bytes.extend_from_slice(match architecture {
+            Architecture::X86_64 => &[1, 0x78, 16],
+            _ => &[4, 0x78, 30],
+        });
+        bytes.push(data.len() as u8);
+        bytes.extend_from_slice(data);
+        bytes.extend_from_slice(match architecture {
+            // The frame begins above the return address, which the call has pushed.
+            Architecture::X86_64 => &[0x0c, 7, 8, 0x80 | 16, 1],
+            // The frame begins at sp, and the return address is in x30.
+            _ => &[0x0c, 31, 0],
+        });
+        Self { bytes, has_data: true, has_lsda }
+    }
+}
+
+/// A function's frame description entry.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    start: u64,
+    size: u64,
+    /// The address of the language's table; 0 for none.
+    lsda: u64,
+    cie: u32,
+    /// Where its instructions are.
+    instructions: (u32, u32),
+}
+
+/// Call frame information of code in one allocation.
+#[derive(Clone, Debug, Default)]
+pub struct Frames {
+    cies: SmallVec<[Cie; 1]>,
+    frames: Vec<Frame>,
+    instructions: Vec<u8>,
+}
+
+impl Frames {
+    /// For functions that are called, about `count` of them.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn of_functions(architecture: Architecture, count: usize) -> Self {
+        let mut frames = Self::default();
+        frames.cies.push(Cie::of_calls(architecture));
+        frames.frames.reserve(count);
+        frames.instructions.reserve(count * 12);
+        frames
+    }
+
+    /// For code of known extent that is entered by calls and leaves by jumps without having used
+    /// the stack: stubs.
+    #[must_use]
+    pub fn of_stubs(architecture: Architecture, code: std::ops::Range<u64>) -> Self {
+        Self::of_entries(architecture, code, &[])
+    }
+
+    /// As [`of_stubs`](Self::of_stubs), with instructions for how the stack changes.
+    fn of_entries(architecture: Architecture, code: std::ops::Range<u64>, instructions: &[u8]) -> Self {
+        let mut frames = Self::default();
+        let cie = frames.add_cie(Cie::of_calls(architecture));
+        frames.add(cie, code.start, code.end - code.start, 0, instructions);
+        frames
+    }
+
+    /// For a run of trampolines, each of which pushes an index, where the architecture's do, and
+    /// jumps.
+    #[must_use]
+    pub fn of_trampolines(architecture: Architecture, code: std::ops::Range<u64>) -> Self {
+        use jit_linker::arch::stub::{TRAMPOLINE_SIZE, trampoline_push};
+        let Some(pushed) = trampoline_push(architecture) else {
+            return Self::of_stubs(architecture, code);
+        };
+        let count = (code.end - code.start) as usize / TRAMPOLINE_SIZE;
+        let advance = |by: usize| 0x40 | by as u8;
+        let (before, after) = (advance(pushed), advance(TRAMPOLINE_SIZE - pushed));
+        let instructions = [before, 0x0e, 16, after, 0x0e, 8].repeat(count);
+        Self::of_entries(architecture, code, &instructions)
+    }
+
+    fn add_cie(&mut self, cie: Cie) -> u32 {
+        let known = self.cies.iter().position(|known| *known == cie);
+        let index = known.unwrap_or_else(|| {
+            self.cies.push(cie);
+            self.cies.len() - 1
+        });
+        index as u32
+    }
+
+    /// Adds a function whose address will be known later: without it, it is not registered. Gives
+    /// its index.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn add_unplaced(&mut self, size: u64, instructions: &[u8]) -> usize {
+        self.add(0, 0, size, 0, instructions);
+        self.frames.len() - 1
+    }
+
+    /// Says where a function is.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn place(&mut self, index: usize, start: u64) {
+        self.frames[index].start = start;
+    }
+
+    /// Adds a function. `lsda` counts only where the entry `cie` has a personality.
+    fn add(&mut self, cie: u32, start: u64, size: u64, lsda: u64, instructions: &[u8]) {
+        let from = self.instructions.len() as u32;
+        self.instructions.extend_from_slice(instructions);
+        self.frames.push(Frame { start, size, lsda, cie, instructions: (from, self.instructions.len() as u32) });
+    }
+
+    /// Whether there is nothing to register.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// The contents of an `.eh_frame` section, without the terminator: position-independent.
+    fn encode(&self, frames: &[Frame]) -> Vec<u8> {
+        let mut table = Encoder { bytes: Vec::with_capacity(self.size_bound(frames)), cies: SmallVec::new() };
+        table.cies.resize(self.cies.len(), None);
+        for frame in frames {
+            table.frame(self, frame);
+        }
+        table.bytes
+    }
+
+    fn size_bound(&self, frames: &[Frame]) -> usize {
+        const FRAME: usize = 4 + 4 + 8 + 8 + 1 + 8 + 3;
+        let cies: usize = self.cies.iter().map(|cie| cie.bytes.len() + 12).sum();
+        let instructions: usize =
+            frames.iter().map(|frame| (frame.instructions.1 - frame.instructions.0) as usize).sum();
+        cies + frames.len() * FRAME + instructions
+    }
+}
+
+/// Writes entries.
+struct Encoder {
+    bytes: Vec<u8>,
+    /// Where those that were written are.
+    cies: SmallVec<[Option<u32>; 4]>,
+}
+
+impl Encoder {
+    fn frame(&mut self, all: &Frames, frame: &Frame) {
+        let cie = self.cie(all, frame.cie);
+        let start = self.begin();
+        // The distance from this field back to the entry.
+        self.bytes.extend_from_slice(&(start as u32 + 4 - cie).to_le_bytes());
+        self.bytes.extend_from_slice(&frame.start.to_le_bytes());
+        self.bytes.extend_from_slice(&frame.size.to_le_bytes());
+        let cie = &all.cies[frame.cie as usize];
+        if cie.has_lsda {
+            self.bytes.push(size_of::<u64>() as u8);
+            self.bytes.extend_from_slice(&frame.lsda.to_le_bytes());
+        } else if cie.has_data {
+            self.bytes.push(0);
+        }
+        let (from, to) = frame.instructions;
+        self.bytes.extend_from_slice(&all.instructions[from as usize..to as usize]);
+        self.end(start);
+    }
+
+    fn cie(&mut self, all: &Frames, index: u32) -> u32 {
+        if let Some(at) = self.cies[index as usize] {
+            return at;
+        }
+        let start = self.begin();
+        self.bytes.extend_from_slice(&0u32.to_le_bytes());
+        self.bytes.extend_from_slice(&all.cies[index as usize].bytes);
+        self.end(start);
+        self.cies[index as usize] = Some(start as u32);
+        start as u32
+    }
+
+    fn begin(&mut self) -> usize {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        start
+    }
+
+    /// Pads with `DW_CFA_nop`, and sets the length, which does not count itself.
+    fn end(&mut self, start: usize) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        let length = (self.bytes.len() - start - 4) as u32;
+        self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    }
+}
+
+/// Unwind information that the process's unwinder knows. Dropped, it is withdrawn: to be done
+/// before the memory of the code is used again.
+#[derive(Debug)]
+#[must_use = "dropped, it is withdrawn"]
+pub struct Registration(Option<Kind>);
+
+#[derive(Debug)]
+enum Kind {
+    /// A table of its own.
+    Table(#[expect(dead_code, reason = "dropping it withdraws it")] Table),
+    /// Parts of the tables of these regions.
+    Parts(SmallVec<[region::Part; 1]>),
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(Kind::Parts(parts)) = &self.0 {
+            region::withdraw(parts);
+        }
+    }
+}
+
+/// Registers call frame information. No other code lies between the functions of `frames`.
+pub fn register(frames: Frames) -> Registration {
+    register_with(frames, runtime::tables())
+}
+
+fn register_with(mut frames: Frames, tables: Tables) -> Registration {
+    frames.frames.retain(|frame| frame.start != 0);
+    if frames.is_empty() {
+        return Registration(None);
+    }
+    match tables {
+        Tables::Disjoint => {
+            let bytes = frames.encode(&frames.frames);
+            Registration(Some(Kind::Table(Table::register(bytes, Unwinder::host()))))
+        }
+        Tables::Listed => Registration(Some(Kind::Parts(region::register(&mut frames)))),
+    }
+}
+
+/// Appends an unsigned LEB128 number.
+#[cfg(feature = "cranelift")]
+pub(crate) fn uleb128(to: &mut impl Extend<u8>, mut value: u32) {
+    while value >= 0x80 {
+        to.extend([value as u8 | 0x80]);
+        value >>= 7;
+    }
+    to.extend([value as u8]);
+}
