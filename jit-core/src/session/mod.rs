@@ -89,6 +89,12 @@ impl ExecutionSession {
         self.shared.names.intern(name)
     }
 
+    /// The pool of the session's names.
+    #[must_use]
+    pub fn names(&self) -> &SymbolStringPool {
+        &self.shared.names
+    }
+
     /// The process that runs the code.
     #[must_use]
     pub fn executor(&self) -> &dyn ExecutorProcessControl {
@@ -267,6 +273,17 @@ impl JitDylib {
     pub fn link_order(&self) -> SearchOrder {
         let state = lock(&self.session.shared.state);
         SearchOrder(state.dylibs.get(self.id).map(|dylib| dylib.link_order.clone()).unwrap_or_default())
+    }
+
+    /// The dylibs in the link order.
+    pub(crate) fn linked(&self) -> Vec<Self> {
+        let order = self.link_order();
+        order.0.into_iter().map(|(id, _)| Self { session: self.session.clone(), id }).collect()
+    }
+
+    /// Only this dylib, with all that it has.
+    pub(crate) fn own_symbols(&self) -> SearchOrder {
+        SearchOrder::new().then(self, DylibLookup::All)
     }
 
     /// Appends a dylib to the link order, if it is not there already.

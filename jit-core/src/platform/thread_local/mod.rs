@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jit_linker::arch::Architecture;
-use jit_linker::link::TlsLocation;
+use jit_linker::link::{ThreadLocalImage, TlsLocation};
 
 use self::image::{Placement, SharedObject, Storage};
 
@@ -43,25 +43,50 @@ pub enum ThreadLocalError {
 /// from then on.
 #[derive(Debug)]
 pub struct ThreadLocalStorage {
-    _library: Library,
+    library: Library,
+    /// Where in the library the initial values are.
+    image: usize,
     location: TlsLocation,
 }
 
 impl ThreadLocalStorage {
-    /// Storage of `size` bytes whose first are `image`, and the others zero, in every thread.
+    /// Storage of as many bytes as the image has, with its values, in every thread.
     ///
     /// It is in the static block if that has room: about 1.6 KiB beyond what the program and its
-    /// libraries take, unless the environment (`GLIBC_TUNABLES`) says otherwise. `align` is a power of two.
+    /// libraries take, unless the environment says otherwise (`GLIBC_TUNABLES`).
     ///
     /// # Errors
     ///
     /// When the system or the dynamic loader refuses.
-    pub fn new(architecture: Architecture, image: &[u8], size: u64, align: u64) -> Result<Self, ThreadLocalError> {
-        let used = image.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    pub fn new(architecture: Architecture, image: &ThreadLocalImage) -> Result<Self, ThreadLocalError> {
+        let ThreadLocalImage { bytes, align, depends_on_externals } = image;
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        // What is to be updated must be there.
+        let used = if *depends_on_externals { bytes.len() } else { used };
         // A segment without bytes is none.
-        let storage = Storage::Own { image: &image[..used], size: size.max(image.len() as u64).max(1), align };
-        let (library, location) = ask(architecture, storage)?.map_err(ThreadLocalError::Loader)?;
-        Ok(Self { _library: library, location })
+        let storage = Storage::Own { image: &bytes[..used], size: (bytes.len() as u64).max(1), align: *align };
+        let Answer { library, image, location } = ask(architecture, storage)?.map_err(ThreadLocalError::Loader)?;
+        Ok(Self { library, image, location })
+    }
+
+    /// Changes the initial values, to those of an image of the same size: in the calling thread and in
+    /// every thread that has no copy yet. A thread that has run before the storage was made keeps
+    /// the old ones if the storage is in the static block.
+    pub fn update(&self, image: &ThreadLocalImage) {
+        if !image.depends_on_externals {
+            return;
+        }
+        // SAFETY: the library was laid out with as many bytes there, in writable memory. The loader
+        // only reads them, for threads that start or have their first access: not of this storage,
+        // whose users are not linked yet.
+        unsafe {
+            self.library.base().add(self.image).copy_from_nonoverlapping(image.bytes.as_ptr(), image.bytes.len())
+        };
+        if self.location.thread_pointer_offset.is_some() {
+            let copy = copy_of_this_thread(self.location);
+            // SAFETY: the copy has the size of the image, and no code that uses it is there yet.
+            unsafe { copy.copy_from_nonoverlapping(image.bytes.as_ptr(), image.bytes.len()) };
+        }
     }
 
     /// Where its first byte is.
@@ -82,18 +107,33 @@ pub fn variable_of_process(architecture: Architecture, name: &str) -> Result<Tls
         return Err(not_there("the name has a NUL".to_owned()));
     }
     // What was asked stays true without the object that asked: the library has the variable.
-    let (_, location) = ask(architecture, Storage::Variable { name })?.map_err(not_there)?;
-    Ok(location)
+    let answer = ask(architecture, Storage::Variable { name })?.map_err(not_there)?;
+    Ok(answer.location)
+}
+
+/// Where the calling thread has its copy.
+fn copy_of_this_thread(location: TlsLocation) -> *mut u8 {
+    unsafe extern "C" {
+        fn __tls_get_addr(pair: *const [u64; 2]) -> *mut u8;
+    }
+    // SAFETY: the pair is of a module that is loaded.
+    unsafe { __tls_get_addr(&[location.module, location.offset]) }
+}
+
+struct Answer {
+    library: Library,
+    image: usize,
+    location: TlsLocation,
 }
 
 /// Tries the static block, and then anywhere. Gives the loader's reason if it refuses both.
-fn ask(architecture: Architecture, storage: Storage<'_>) -> io::Result<Result<(Library, TlsLocation), String>> {
+fn ask(architecture: Architecture, storage: Storage<'_>) -> io::Result<Result<Answer, String>> {
     let mut reason = String::new();
     for placement in [Placement::Static, Placement::Dynamic] {
         let object = SharedObject::new(architecture, storage, placement);
         match Library::load(&object.bytes)? {
             Ok(library) => {
-                let [module, offset, thread_pointer_offset] = library.words(object.answers)?;
+                let [module, offset, thread_pointer_offset] = library.words(object.answers);
                 let is_static = placement == Placement::Static;
                 let location = TlsLocation {
                     module,
@@ -101,7 +141,7 @@ fn ask(architecture: Architecture, storage: Storage<'_>) -> io::Result<Result<(L
                     thread_pointer_offset: is_static.then_some(thread_pointer_offset.cast_signed()),
                     descriptor: None,
                 };
-                return Ok(Ok((library, location)));
+                return Ok(Ok(Answer { library, image: object.image, location }));
             }
             Err(refused) => reason = refused,
         }
@@ -111,7 +151,11 @@ fn ask(architecture: Architecture, storage: Storage<'_>) -> io::Result<Result<(L
 
 /// A shared object that was loaded from memory.
 #[derive(Debug)]
-struct Library(NonNull<c_void>);
+struct Library {
+    handle: NonNull<c_void>,
+    /// Where it is loaded.
+    base: usize,
+}
 
 // SAFETY: a handle of `dlopen` can be used from any thread.
 unsafe impl Send for Library {}
@@ -126,41 +170,50 @@ impl Library {
         let path = unique_path(file.as_raw_fd());
         // SAFETY: the path is NUL-terminated; the object has no code to run.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        Ok(NonNull::new(handle).map(Self).ok_or_else(|| {
+        let Some(handle) = NonNull::new(handle) else {
             // SAFETY: the message is NUL-terminated and this thread's until its next call.
             let message = unsafe { libc::dlerror().as_ref().map(|message| CStr::from_ptr(message)) };
             let message = message.map(|message| message.to_string_lossy().into_owned()).unwrap_or_default();
             // The path means nothing to anybody.
-            message
-                .strip_prefix(&*path.to_string_lossy())
-                .map_or(message.clone(), |rest| rest.trim_start_matches(": ").to_owned())
-        }))
+            let rest = message.strip_prefix(&*path.to_string_lossy()).unwrap_or(&message);
+            return Ok(Err(rest.trim_start_matches(": ").to_owned()));
+        };
+        let mut library = Self { handle, base: 0 };
+        library.base = library.loaded_at()?;
+        Ok(Ok(library))
     }
 
-    /// Three words of the loaded object.
-    fn words(&self, offset: usize) -> io::Result<[u64; 3]> {
+    fn loaded_at(&self) -> io::Result<usize> {
         /// The public head of the loader's entry (`link.h`).
         #[repr(C)]
         struct LinkMap {
-            base: *const u8,
+            base: usize,
         }
         const RTLD_DI_LINKMAP: i32 = 2;
         let mut map = std::ptr::null::<LinkMap>();
         // SAFETY: the handle is live; the request writes one pointer.
-        let result = unsafe { libc::dlinfo(self.0.as_ptr(), RTLD_DI_LINKMAP, (&raw mut map).cast()) };
-        if result != 0 || map.is_null() {
-            return Err(io::Error::other("the loader does not know its own library"));
-        }
-        // SAFETY: the entry lives as long as the handle, and the words are in the loaded segment,
-        // aligned, and written by the loader before `dlopen` returned.
-        Ok(unsafe { (*map).base.add(offset).cast::<[u64; 3]>().read() })
+        let result = unsafe { libc::dlinfo(self.handle.as_ptr(), RTLD_DI_LINKMAP, (&raw mut map).cast()) };
+        // SAFETY: the entry lives as long as the handle.
+        let map = unsafe { map.as_ref() }.filter(|_| result == 0);
+        map.map(|map| map.base).ok_or_else(|| io::Error::other("the loader does not know its own library"))
+    }
+
+    fn base(&self) -> *mut u8 {
+        std::ptr::with_exposed_provenance_mut(self.base)
+    }
+
+    /// Three words of the loaded object.
+    fn words(&self, offset: usize) -> [u64; 3] {
+        // SAFETY: the words are in the loaded segment, aligned, and written by the loader before
+        // `dlopen` returned.
+        unsafe { self.base().add(offset).cast::<[u64; 3]>().read() }
     }
 }
 
 impl Drop for Library {
     fn drop(&mut self) {
         // SAFETY: opened once, closed once; whoever drops the storage vouches for the copies.
-        unsafe { libc::dlclose(self.0.as_ptr()) };
+        unsafe { libc::dlclose(self.handle.as_ptr()) };
     }
 }
 
@@ -217,15 +270,11 @@ mod tests {
 
     /// The calling thread's copy, as general-dynamic code finds it.
     fn copy(location: TlsLocation) -> *mut u64 {
-        unsafe extern "C" {
-            fn __tls_get_addr(pair: *const [u64; 2]) -> *mut u64;
-        }
-        // SAFETY: the pair is of a module that is loaded.
-        let start = unsafe { __tls_get_addr(&[location.module, location.offset]) };
+        let start = copy_of_this_thread(location);
         if let Some(offset) = location.thread_pointer_offset {
             assert_eq!(start as u64, thread_pointer().wrapping_add_signed(offset));
         }
-        start
+        start.cast()
     }
 
     /// Two words of the calling thread's copy; they are set to others.
@@ -239,16 +288,22 @@ mod tests {
         }
     }
 
-    fn image(words: [u64; 2]) -> Vec<u8> {
-        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    fn storage(words: [u64; 2], size: usize, align: u64) -> ThreadLocalStorage {
+        ThreadLocalStorage::new(host(), &image(words, size, align)).unwrap()
+    }
+
+    fn image(words: [u64; 2], size: usize, align: u64) -> ThreadLocalImage {
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.resize(size, 0);
+        ThreadLocalImage { bytes, align, depends_on_externals: false }
     }
 
     #[test]
     fn elf_36_threads_older_and_younger_than_the_storage_have_their_own_copy() {
         let (ask, asked) = mpsc::channel::<TlsLocation>();
         let older = thread::spawn(move || asked.into_iter().map(swap).collect::<Vec<_>>());
-        let small = ThreadLocalStorage::new(host(), &image([1, 2]), 64, 16).unwrap();
-        let large = ThreadLocalStorage::new(host(), &image([3, 4]), 1 << 20, 4096).unwrap();
+        let small = storage([1, 2], 64, 16);
+        let large = storage([3, 4], 1 << 20, 4096);
         assert!(small.location().thread_pointer_offset.is_some());
         assert_eq!(large.location().thread_pointer_offset, None);
         assert_eq!(copy(large.location()) as u64 % 4096, 0);
@@ -268,9 +323,20 @@ mod tests {
     #[test]
     fn storage_comes_and_goes() {
         for round in 0..300 {
-            let storage = ThreadLocalStorage::new(host(), &image([round, 5]), 256, 8).unwrap();
+            let storage = storage([round, 5], 256, 8);
             assert_eq!(swap(storage.location()), [round, 5]);
         }
+    }
+
+    #[test]
+    fn values_that_are_known_late_are_there_in_time() {
+        let early = ThreadLocalImage { depends_on_externals: true, ..image([1, 0], 64, 8) };
+        let late = ThreadLocalImage { depends_on_externals: true, ..image([1, 2], 64, 8) };
+        let storage = ThreadLocalStorage::new(host(), &early).unwrap();
+        storage.update(&late);
+        let location = storage.location();
+        assert_eq!(swap(location), [1, 2]);
+        assert_eq!(thread::spawn(move || swap(location)).join().unwrap(), [1, 2]);
     }
 
     #[test]
