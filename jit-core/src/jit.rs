@@ -59,6 +59,7 @@ pub struct JitBuilder {
     process: ProcessAccess,
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
+    failure_address: Option<u64>,
 }
 
 impl JitBuilder {
@@ -114,6 +115,15 @@ impl JitBuilder {
         self
     }
 
+    /// Where calls of redirectable functions go whose body, or something it depends on, was
+    /// removed: the address of a C function that lives as long as the process, and should not
+    /// return. By default the process is aborted. Functions that are [lazy](Self::first_call) have
+    /// a failure handler instead.
+    pub fn failure_address(mut self, address: u64) -> Self {
+        self.failure_address = Some(address);
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -142,7 +152,7 @@ impl JitBuilder {
             ProcessAccess::None => {}
         }
         let layer = ClifLayer::new(isa)?;
-        let redirections = Redirections::new(Arc::clone(&memory), architecture, self.first_call);
+        let redirections = Redirections::new(Arc::clone(&memory), architecture, self.first_call, self.failure_address);
         Ok(Jit { layer, main, redirections, memory, session })
     }
 
@@ -325,7 +335,7 @@ impl Jit {
             }
             if let Some(function) = function.take() {
                 // Calls need not find out for themselves that it is there.
-                self.redirections.publish(&function, &symbol, found.definition.address);
+                self.redirections.publish(&self.session, &function, &found);
             }
             // Gone already if it was removed since: then the lookup says so.
             if let Some(code) = self.session.code_of(found.id) {

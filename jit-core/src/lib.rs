@@ -27,15 +27,18 @@ mod jit;
 #[cfg(feature = "cranelift")]
 mod redirect;
 
-pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure};
+pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, Use};
 pub use jit_linker::{SymbolName, SymbolStringPool};
 #[cfg(target_os = "linux")]
 pub use object::Program;
 pub use session::{
-    AbsoluteSymbol, DefinitionGenerator, DylibLookup, ErrorReporter, ExecutionScope, ExecutionSession,
-    ExecutorProcessControl, FoundSymbol, InPlaceDispatcher, InProcess, JitDylib, MaterializationResponsibility,
-    MaterializationUnit, OwnSymbol, ProcessSymbols, ResourceTracker, SearchOrder, SymbolDeclaration, SymbolDef,
-    SymbolFilter, SymbolFlags, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
+    AbsoluteSymbol, Alias, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, ErrorReporter, ExecutionScope,
+    ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher, InProcess, JitDylib,
+    LibraryHandle, LookupFuture, LookupHandle, LookupKind, LookupSet, LookupState, Mangling,
+    MaterializationResponsibility, MaterializationUnit, OwnSymbol, Platform, PlatformError, Priority, ProcessSymbols,
+    ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionStatistics,
+    SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolFilter, SymbolFlags, SymbolLookup, SymbolState, Task,
+    TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
 };
 
 #[cfg(feature = "cranelift")]

@@ -325,9 +325,11 @@ impl Batch {
             return linking.finish(allocated, &[]);
         }
         let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
-        let names = externals.iter().map(|external| external.name.clone()).collect();
-        let (session, order) = (linking.session.clone(), first.link_order());
-        session.lookup_resolved(&order, names, move |answers| linking.externals_known(allocated, externals, answers));
+        let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
+        let (session, order, owner) = (linking.session.clone(), first.link_order(), first.owner());
+        session.lookup_owned(&order, names.into(), Some(owner), move |answers| {
+            linking.externals_known(allocated, externals, answers);
+        });
     }
 }
 

@@ -202,7 +202,7 @@ fn flags(linkage: Linkage) -> SymbolFlags {
     SymbolFlags {
         weak: linkage == Linkage::Preemptible,
         exported: matches!(linkage, Linkage::Export | Linkage::Preemptible),
-        callable: false,
+        ..SymbolFlags::HIDDEN
     }
 }
 

@@ -112,7 +112,7 @@ impl Linking {
         if externals.is_empty() {
             return self.finish(allocated, &[]);
         }
-        let names = externals.iter().map(|(_, name)| name.clone()).collect();
+        let names: Vec<_> = externals.iter().map(|(_, name)| name.clone()).collect();
         let order = self.responsibility.link_order();
         let session = self.session.clone();
         session.lookup_resolved(&order, names, move |answers| self.externals_known(allocated, &externals, answers));

@@ -16,7 +16,7 @@ use super::unit::ObjectUnit;
 use crate::error::Error;
 use crate::platform::initializers::{self, Initializers};
 use crate::platform::thread_local::{self, ThreadLocalError};
-use crate::session::{AbsoluteSymbol, ExecutionSession, JitDylib, ResourceTracker, SymbolDef, SymbolFlags};
+use crate::session::{AbsoluteSymbol, DylibLookup, ExecutionSession, JitDylib, SearchOrder, ResourceTracker, SymbolDef, SymbolFlags};
 use crate::sync::{Arc, Mutex, lock};
 
 /// Objects, archives and libraries that are linked as one program, in dylibs of a session.
@@ -94,7 +94,8 @@ impl Program {
             return Ok(());
         }
         visited.push(name.clone());
-        for other in dylib.linked() {
+        for (id, _) in dylib.link_order().0 {
+            let other = JitDylib { session: self.session.clone(), id };
             self.initialize_after(&other, visited)?;
         }
         let initializers = &self.shared.initializers;
@@ -106,7 +107,7 @@ impl Program {
                     break;
                 }
             } else {
-                self.session.lookup(&dylib.own_symbols(), expected)?;
+                self.session.lookup(&SearchOrder::new().then(dylib, DylibLookup::All), expected)?;
             }
         }
         Ok(())
