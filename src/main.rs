@@ -1,12 +1,13 @@
-//! The command `orcane`: runs CLIF files.
+//! The command `orcane`: links objects and CLIF files, and runs them.
 
-mod clif_file;
+mod run;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use orcane::{Jit, OptLevel};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// What a shell says when a program can't be run.
+const NOT_RUN: u8 = 127;
 
 /// Orcane, an on-request-compilation JIT.
 #[derive(Parser)]
@@ -18,47 +19,17 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Compiles the functions of a CLIF file that one of them needs, calls it, and prints what it returns
-    Run {
-        /// A file of CLIF functions named `%name`; they may call each other and the functions of the C library
-        file: PathBuf,
-        /// The function to call
-        #[arg(long, default_value = "main")]
-        entry: String,
-        /// How hard Cranelift tries
-        #[arg(short = 'O', long, default_value = "speed")]
-        opt_level: Level,
-        /// Threads that compile; 0 compiles on the thread that needs the code
-        #[arg(long, default_value_t = 0)]
-        threads: usize,
-        /// The function's arguments: integers, or numbers with a point for floats
-        #[arg(allow_negative_numbers = true)]
-        arguments: Vec<String>,
-    },
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Level {
-    None,
-    Speed,
+    Run(run::Run),
 }
 
 fn main() -> ExitCode {
-    let Options { command: Command::Run { file, entry, opt_level, threads, arguments } } = Options::parse();
-    let level = match opt_level {
-        Level::None => OptLevel::None,
-        Level::Speed => OptLevel::Speed,
+    let matches = Options::command().get_matches();
+    let options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // There is one, or the command line would have been refused.
+    let subcommand = matches.subcommand().map(|(_, matches)| matches).unwrap_or(&matches);
+    let error = match options.command {
+        Command::Run(options) => run::run(&options, subcommand),
     };
-    let jit = Jit::builder().opt_level(level).verifier(true).compile_threads(threads).build();
-    let results = jit.map_err(Into::into).and_then(|jit| clif_file::run(&jit, &file, &entry, &arguments));
-    match results {
-        Ok(results) => {
-            results.iter().for_each(|result| println!("{result}"));
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("orcane: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    eprintln!("orcane: {error}");
+    ExitCode::from(NOT_RUN)
 }

@@ -88,26 +88,28 @@ impl Program {
         self.initialize_after(dylib, &mut visited)
     }
 
-    fn initialize_after(&self, dylib: &JitDylib, visited: &mut Vec<String>) -> Result<(), Error> {
-        let name = dylib.name()?;
-        if visited.contains(&name) {
+    /// What a dylib needs is initialized before it, as far as there is no cycle.
+    fn initialize_after(&self, dylib: &JitDylib, visited: &mut Vec<JitDylib>) -> Result<(), Error> {
+        if visited.contains(dylib) {
             return Ok(());
         }
-        visited.push(name.clone());
+        visited.push(dylib.clone());
         for (id, _) in dylib.link_order().0 {
-            let other = JitDylib { session: self.session.clone(), id };
-            self.initialize_after(&other, visited)?;
+            self.initialize_after(&JitDylib { session: self.session.clone(), id }, visited)?;
         }
+        self.initialize_alone(dylib)
+    }
+
+    fn initialize_alone(&self, dylib: &JitDylib) -> Result<(), Error> {
+        let name = dylib.name()?;
         let initializers = &self.shared.initializers;
         // Initializers may add objects, and linking them may bring in members of archives.
         while initializers.is_due(&name) {
             let expected = initializers.take_expected(&name);
-            if expected.is_empty() {
-                if !initializers.run(&name) {
-                    break;
-                }
-            } else {
+            if !expected.is_empty() {
                 self.session.lookup(&SearchOrder::new().then(dylib, DylibLookup::All), expected)?;
+            } else if !initializers.run(&name) {
+                break;
             }
         }
         Ok(())

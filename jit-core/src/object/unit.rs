@@ -45,7 +45,9 @@ impl ObjectUnit {
         let symbols = self.defined.iter().map(|(name, id)| {
             let symbol = self.graph.symbol(*id);
             let flags = SymbolFlags {
-                weak: symbol.linkage != Linkage::Strong,
+                weak: symbol.linkage == Linkage::Weak,
+                common: symbol.linkage == Linkage::Common,
+                absolute: symbol.definition == Definition::Absolute,
                 exported: matches!(symbol.scope, Scope::Default | Scope::Protected),
                 callable: matches!(symbol.kind, SymbolKind::Function | SymbolKind::Resolver),
                 ..SymbolFlags::HIDDEN

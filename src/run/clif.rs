@@ -1,8 +1,6 @@
-//! Functions from a file of CLIF, and a call of one of them.
+//! Functions from files of CLIF, and a call of one of them.
 
 use std::collections::HashMap;
-use std::error::Error;
-use std::path::Path;
 
 use orcane::cranelift::codegen::ir::{
     self, AbiParam, ExternalName, Function, InstBuilder, MemFlagsData, Signature, Type, UserExternalName, UserFuncName,
@@ -10,31 +8,69 @@ use orcane::cranelift::codegen::ir::{
 };
 use orcane::cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
 use orcane::cranelift::module::{FuncId, Linkage, Module};
-use orcane::{ClifModule, Jit};
+use orcane::{ClifModule, Jit, JitDylib, JitFn};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use super::Result;
 
 /// What the function that is called from here is named.
 const CALL: &str = "call from the command line";
 
-/// Calls `entry` of a file, and gives what it returns, printed.
-pub(crate) fn run(jit: &Jit, file: &Path, entry: &str, arguments: &[String]) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let functions = cranelift_reader::parse_functions(&text).map_err(|error| format!("{}:{error}", file.display()))?;
-    let mut module = jit.module(&file.display().to_string());
-    let ids = define(&mut module, functions)?;
-    let entry_id = *ids.get(entry).ok_or_else(|| format!("{}: no function %{entry}", file.display()))?;
-    let signature = module.declarations().get_function_decl(entry_id).signature.clone();
-    let arguments = parse_arguments(&signature, arguments)?;
-    define_call(&mut module, entry_id, &signature)?;
-    jit.add_module(module)?;
+/// The functions that files of CLIF define, by name.
+#[derive(Default)]
+pub(super) struct ClifFiles {
+    functions: HashMap<String, Signature>,
+}
 
-    let call = jit.lookup::<unsafe extern "C" fn(*const u64, *mut u64)>(CALL)?;
-    let mut results = vec![0u64; signature.returns.len()];
-    // SAFETY: `define_call` reads a word an argument and writes a word a result, and the buffers
-    // have as many. What the file's own functions do is the duty of whoever wrote them.
-    unsafe { call.call(arguments.as_ptr(), results.as_mut_ptr()) };
-    Ok(signature.returns.iter().zip(results).map(|(param, word)| show(param.value_type, word)).collect())
+/// A function that is compiled, and what it is called with.
+pub(super) struct Call {
+    function: JitFn<unsafe extern "C" fn(*const u64, *mut u64)>,
+    arguments: Vec<u64>,
+    returns: Vec<Type>,
+}
+
+impl ClifFiles {
+    /// Adds the functions of a file to a dylib.
+    pub(super) fn add(&mut self, jit: &Jit, dylib: &JitDylib, file: &str, text: &str, lazy: bool) -> Result<()> {
+        let functions = cranelift_reader::parse_functions(text).map_err(|error| format!("{file}:{error}"))?;
+        let mut module = jit.module(file);
+        // Only functions of `main` can be redirected, and so be lazy.
+        let lazy = lazy && dylib == jit.main();
+        if lazy {
+            module = module.redirectable();
+        }
+        for (name, id) in define(&mut module, functions)? {
+            let declaration = module.declarations().get_function_decl(id);
+            if declaration.linkage.is_definable() {
+                self.functions.insert(name, declaration.signature.clone());
+            }
+        }
+        if lazy { jit.redefine(module)? } else { jit.clif_layer().add(&dylib.create_tracker()?, module)? }
+        Ok(())
+    }
+
+    /// A call of `entry` with arguments from the command line, if a file of CLIF defines it.
+    pub(super) fn call(&self, jit: &Jit, entry: &str, arguments: &[String]) -> Result<Option<Call>> {
+        let Some(signature) = self.functions.get(entry) else { return Ok(None) };
+        let arguments = parse_arguments(signature, arguments)?;
+        let mut module = jit.module(CALL);
+        let entry = module.declare_function(entry, Linkage::Import, signature)?;
+        define_call(&mut module, entry, signature)?;
+        jit.add_module(module)?;
+        let function = jit.lookup(CALL)?;
+        let returns = signature.returns.iter().map(|param| param.value_type).collect();
+        Ok(Some(Call { function, arguments, returns }))
+    }
+}
+
+impl Call {
+    /// Calls the function, and gives what it returns, printed.
+    pub(super) fn call(&self) -> Vec<String> {
+        let mut results = vec![0u64; self.returns.len()];
+        // SAFETY: `define_call` reads a word an argument and writes a word a result, and the buffers
+        // have as many. What the file's own functions do is the duty of whoever wrote them.
+        unsafe { self.function.call(self.arguments.as_ptr(), results.as_mut_ptr()) };
+        self.returns.iter().zip(results).map(|(value_type, word)| show(*value_type, word)).collect()
+    }
 }
 
 /// Defines the file's functions, all exported. A name that the file does not define is imported.
