@@ -54,11 +54,13 @@ pub struct JitBuilder {
     target: Option<Triple>,
     opt_level: OptLevel,
     verifier: Option<bool>,
+    settings: Vec<(String, String)>,
     compile_threads: usize,
     memory: Option<Arc<dyn MemoryManager>>,
     process: ProcessAccess,
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
+    no_unwinding: bool,
     failure_address: Option<u64>,
 }
 
@@ -81,6 +83,13 @@ impl JitBuilder {
     /// miscompiled.
     pub fn verifier(mut self, verify: bool) -> Self {
         self.verifier = Some(verify);
+        self
+    }
+
+    /// Changes a setting of Cranelift's, a general one or one of the instruction set. Those that Orcane relies on, such
+    /// as `is_pic`, stay as they are.
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
         self
     }
 
@@ -112,6 +121,14 @@ impl JitBuilder {
     /// Without it, when they are first referred to.
     pub fn first_call(mut self, first_call: Arc<dyn FirstCall>) -> Self {
         self.first_call = Some(first_call);
+        self
+    }
+
+    /// Whether panics, C++ exceptions and backtraces get through frames of compiled code, as they
+    /// do by default. It takes about 40 bytes a function. Without it, a panic that would leave a
+    /// host function into compiled code aborts the process.
+    pub fn unwinding(mut self, unwinding: bool) -> Self {
+        self.no_unwinding = !unwinding;
         self
     }
 
@@ -151,23 +168,37 @@ impl JitBuilder {
             ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
             ProcessAccess::None => {}
         }
-        let layer = ClifLayer::new(isa)?;
-        let redirections = Redirections::new(Arc::clone(&memory), architecture, self.first_call, self.failure_address);
+        let layer = ClifLayer::with_unwinding(isa, !self.no_unwinding)?;
+        let redirections = Redirections::new(
+            Arc::clone(&memory),
+            architecture,
+            !self.no_unwinding,
+            self.first_call,
+            self.failure_address,
+        );
         Ok(Jit { layer, main, redirections, memory, session })
     }
 
     fn isa(&self) -> Result<OwnedTargetIsa, Error> {
         let unsupported = |error: &dyn fmt::Display| Error::Target(error.to_string());
-        let builder = match &self.target {
+        let mut builder = match &self.target {
             None => cranelift_native::builder().map_err(|error| unsupported(&error))?,
             Some(triple) => isa::lookup(triple.clone()).map_err(|error| unsupported(&error))?,
         };
-        let flags = self.flags().map_err(|error| unsupported(&error))?;
+        let mut flags = settings::builder();
+        for (name, value) in &self.settings {
+            let result = match flags.set(name, value) {
+                Err(SetError::BadName(_)) => builder.set(name, value),
+                result => result,
+            };
+            result.map_err(|error| unsupported(&error))?;
+        }
+        let flags = self.flags(flags).map_err(|error| unsupported(&error))?;
         builder.finish(flags).map_err(|error| unsupported(&error))
     }
 
-    fn flags(&self) -> Result<settings::Flags, SetError> {
-        let mut flags = settings::builder();
+    /// Adds the settings that Orcane relies on, and those with a method of their own.
+    fn flags(&self, mut flags: settings::Builder) -> Result<settings::Flags, SetError> {
         let verifier = self.verifier.unwrap_or(cfg!(debug_assertions));
         for (name, value) in [
             ("opt_level", if self.opt_level == OptLevel::None { "none" } else { "speed" }),

@@ -18,6 +18,7 @@ use smallvec::smallvec;
 use crate::clif::{ClifLayer, ClifModule, describe};
 use crate::error::Error;
 use crate::first_call::{CallThrough, FirstCall, LazyBody};
+use crate::platform::unwind::{self, Frames};
 use crate::session::{
     ExecutionSession, FoundSymbol, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker,
     SymbolDeclaration, SymbolDef, SymbolFlags, SymbolState, UnitDefinition, WeakTracker,
@@ -29,6 +30,7 @@ pub(crate) struct Redirections {
     slots: Mutex<Option<SlotPool>>,
     memory: Arc<dyn MemoryManager>,
     architecture: Architecture,
+    unwinding: bool,
     /// `None` where functions are compiled as soon as they are referred to.
     first_call: Option<Arc<dyn FirstCall>>,
     functions: Mutex<HashMap<SymbolName, Redirection>>,
@@ -168,6 +170,7 @@ impl Redirections {
     pub(crate) fn new(
         memory: Arc<dyn MemoryManager>,
         architecture: Architecture,
+        unwinding: bool,
         first_call: Option<Arc<dyn FirstCall>>,
         failure: Option<u64>,
     ) -> Self {
@@ -175,6 +178,7 @@ impl Redirections {
             slots: Mutex::new(None),
             memory,
             architecture,
+            unwinding,
             first_call,
             functions: Mutex::default(),
             versions: AtomicU64::new(0),
@@ -189,7 +193,7 @@ impl Redirections {
         (found.definition.slot == Some(entry.slot.slot_address())).then(|| entry.body_name())
     }
 
-    /// Makes calls of `function` go to the body that was found, if it is still the newest.
+    /// Makes calls of `function` go to `body`, if it is still the newest.
     pub(crate) fn publish(&self, session: &ExecutionSession, function: &SymbolName, body: &FoundSymbol) {
         let entry = lock(&self.functions).get(function).map(|known| Arc::clone(&known.entry));
         _ = entry.is_some_and(|entry| entry.publish(session, body));
@@ -272,10 +276,21 @@ impl Redirections {
         Ok(())
     }
 
+    /// A pool whose stubs can be unwound from, if other code can.
+    fn new_pool(&self) -> SlotPool {
+        let (memory, architecture) = (Arc::clone(&self.memory), self.architecture);
+        if !self.unwinding {
+            return SlotPool::new(memory, architecture);
+        }
+        let register =
+            move |stubs| -> Box<dyn Send + Sync> { Box::new(unwind::register(Frames::of_stubs(architecture, stubs))) };
+        SlotPool::registering(memory, architecture, Box::new(register))
+    }
+
     fn enter(&self, dylib: &JitDylib, body: &NewBody, owner: &Arc<BodyOwner>) -> Result<Redirection, Error> {
         let slot = {
             let mut slots = lock(&self.slots);
-            let pool = slots.get_or_insert_with(|| SlotPool::new(Arc::clone(&self.memory), self.architecture));
+            let pool = slots.get_or_insert_with(|| self.new_pool());
             pool.allocate(0)?
         };
         let first = Body { name: body.name.clone(), unusable: false, _owner: Arc::clone(owner) };

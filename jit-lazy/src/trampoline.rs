@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jit_core::Error;
+use jit_core::platform::unwind::{self, Frames};
 use jit_linker::arch::Architecture;
 use jit_linker::arch::stub::{self, TRAMPOLINE_SIZE};
 use jit_linker::memory::{Allocation, FinalizedAllocation, MemoryManager, SegmentKind, SegmentRequest};
@@ -88,7 +89,10 @@ impl Blocks {
             bytes.copy_from_slice(&code);
             places.push(place);
         }
-        self.blocks.push((block.finalize()?, indices));
+        let mut block = block.finalize()?;
+        let frames = Frames::of_trampolines(architecture, block.range(SegmentKind::Code));
+        block.attach(Box::new(unwind::register(frames)));
+        self.blocks.push((block, indices));
         self.free.extend(places[1..].iter().rev());
         Ok(places[0])
     }

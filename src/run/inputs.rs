@@ -9,7 +9,8 @@ use orcane::linker::format::open;
 use orcane::linker::graph::ObjectBytes;
 use orcane::linker::memory::{MemoryManager, SlabManager};
 
-use super::{Result, Run};
+use super::Run;
+use crate::Result;
 
 /// Where the system's libraries are.
 const SYSTEM: [&str; 6] = [

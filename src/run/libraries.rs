@@ -9,7 +9,7 @@ use orcane::{
     SymbolFlags, SymbolName,
 };
 
-use super::Result;
+use crate::Result;
 
 /// Has a dylib find the symbols of a library.
 pub(super) fn add(dylib: &JitDylib, path: &Path) -> Result<()> {

@@ -15,8 +15,7 @@ use orcane::{Alias, AbsoluteSymbol, DylibLookup, Jit, JitDylib, OptLevel, Proces
 use self::clif::ClifFiles;
 use self::inputs::{Input, Kind};
 use self::libraries::RuntimeLibraries;
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use crate::Result;
 
 /// Links objects, archives, shared libraries and CLIF files as one program, and runs it
 #[derive(Args)]
@@ -172,10 +171,11 @@ impl Loaded {
         // They live as long as the process.
         let (jit, program) = (Box::leak(Box::new(jit)), Box::leak(Box::new(program)));
         let main = jit.main().clone();
-        if let Some(call) = clif.call(jit, &options.entry, &options.arguments)? {
-            program.initialize(&main)?;
+        if let Some(signature) = clif.signature(&options.entry) {
+            program.lookup(&main, &options.entry)?;
             tell_statistics(options, jit);
-            call.call().iter().for_each(|result| println!("{result}"));
+            let results = clif::call(jit, &options.entry, signature, &options.arguments)?;
+            results.iter().for_each(|result| println!("{result}"));
             return Ok(0);
         }
         let name = options.files.first().map(|file| file.display().to_string()).unwrap_or_default();

@@ -15,12 +15,14 @@ use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
+use super::cfi;
 use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, module_reloc};
 use super::reloc::edge_kind;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::tls;
+use crate::platform::unwind::{self, Frames};
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
 use crate::sync::{Arc, lock};
 
@@ -51,6 +53,8 @@ struct Own {
     responsibility: Option<MaterializationResponsibility>,
     symbol: SymbolId,
     graph_symbol: GraphSymbol,
+    /// A function's index in the unwind information.
+    frame: Option<usize>,
     /// The thread-local variable whose descriptor the symbol is, and its initial value.
     variable: Option<(Box<tls::Variable>, GraphSymbol)>,
 }
@@ -67,6 +71,8 @@ struct Batch {
     own: Vec<Own>,
     /// Functions that are compiled.
     spent: Vec<BoxedFunction>,
+    /// Of functions, if there is to be any.
+    frames: Option<Frames>,
 }
 
 struct External {
@@ -79,6 +85,7 @@ struct External {
 /// An item that is part of the graph.
 struct Added {
     symbol: GraphSymbol,
+    frame: Option<usize>,
     /// A thread-local variable, and the symbol of its initial value.
     variable: Option<(Box<tls::Variable>, GraphSymbol)>,
 }
@@ -103,6 +110,7 @@ impl Batch {
         let architecture = session.executor().architecture();
         let mut graph = LinkGraph::new(&*module.name, architecture);
         graph.reserve(items);
+        let frames = module.layer.unwinding.then(|| Frames::of_functions(architecture, items));
         Self {
             session: session.clone(),
             module: Arc::clone(module),
@@ -112,6 +120,7 @@ impl Batch {
             externals: Vec::new(),
             own: Vec::with_capacity(items),
             spent: Vec::new(),
+            frames,
         }
     }
 
@@ -128,9 +137,9 @@ impl Batch {
                 Item::Data(index) => self.add_data(index),
             };
             match added {
-                Ok(Added { symbol: graph_symbol, variable }) => {
+                Ok(Added { symbol: graph_symbol, frame, variable }) => {
                     let responsibility = Some(responsibility);
-                    self.own.push(Own { responsibility, symbol, graph_symbol, variable });
+                    self.own.push(Own { responsibility, symbol, graph_symbol, frame, variable });
                 }
                 Err(cause) => responsibility.fail_with(&cause),
             }
@@ -142,18 +151,30 @@ impl Batch {
     fn add_function(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).take_function(index);
         let module = Arc::clone(&self.module);
-        let block = match body {
+        let (block, frame) = match body {
             Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
             Some(TakenBody::Compiled(code)) => {
-                self.add_code(index, code.bytes(), u64::from(code.align), code.relocs())?
+                let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
+                (block, self.add_frame(code.bytes(), code.frame()))
             }
             None => return Err(refused("the function was materialized before")),
         };
         module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
-        Ok(Added { symbol: self.define(FUNCTION, index, block), variable: None })
+        Ok(Added { symbol: self.define(FUNCTION, index, block), frame, variable: None })
     }
 
-    fn add_clif(&mut self, context: &mut Context, index: u32, mut func: BoxedFunction) -> Result<BlockId, Refused> {
+    /// Notes how to unwind a function, if it is known.
+    fn add_frame(&mut self, code: &[u8], instructions: &[u8]) -> Option<usize> {
+        let frames = self.frames.as_mut().filter(|_| !instructions.is_empty())?;
+        Some(frames.add_unplaced(code.len() as u64, instructions))
+    }
+
+    fn add_clif(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        mut func: BoxedFunction,
+    ) -> Result<(BlockId, Option<usize>), Refused> {
         let layer = Arc::clone(&self.module.layer);
         context.clear();
         std::mem::swap(&mut context.func, &mut func);
@@ -171,7 +192,12 @@ impl Batch {
             .map(|reloc| module_reloc(reloc, &context.func, FuncId::new(index as usize)))
             .collect::<Result<SmallVec<[_; 8]>, _>>()
             .map_err(refused)?;
-        self.add_code(index, code.code_buffer(), align, &relocs)
+        let block = self.add_code(index, code.code_buffer(), align, &relocs)?;
+        let frame = match self.frames {
+            Some(_) => self.add_frame(code.code_buffer(), &cfi::instructions(isa, &code.buffer.unwind_info)),
+            None => None,
+        };
+        Ok((block, frame))
     }
 
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {
@@ -247,13 +273,13 @@ impl Batch {
         self.add_edges(block, (DATA, index), &relocs)?;
         self.module.layer.counters.data_bytes.fetch_add(description.init.size() as u64, Ordering::Relaxed);
         if !tls {
-            return Ok(Added { symbol: self.define(DATA, index, block), variable: None });
+            return Ok(Added { symbol: self.define(DATA, index, block), frame: None, variable: None });
         }
         let variable = tls::Variable::new(description.init.size(), align as usize).map_err(refused)?;
         let image = self.graph.define(None, block, 0, 0);
         let descriptor = tls::descriptor(&variable);
         let block = self.graph.add_block(SegmentKind::Data, &descriptor, 16).map_err(refused)?;
-        Ok(Added { symbol: self.define(DATA, index, block), variable: Some((variable, image)) })
+        Ok(Added { symbol: self.define(DATA, index, block), frame: None, variable: Some((variable, image)) })
     }
 
     fn add_contents(&mut self, kind: SegmentKind, data: &DataDescription, align: u64) -> Result<BlockId, Refused> {
@@ -300,11 +326,11 @@ impl Batch {
     }
 
     fn link(self) {
-        let Self { session, module, graph, externals, own, .. } = self;
+        let Self { session, module, graph, externals, own, frames, .. } = self;
         if own.is_empty() {
             return;
         }
-        let mut linking = Linking { session, module, own };
+        let mut linking = Linking { session, module, own, frames };
         let prepared = match link::prepare(graph) {
             Ok(prepared) => prepared,
             Err(error) => return linking.fail_all(error),
@@ -338,6 +364,7 @@ struct Linking {
     session: ExecutionSession,
     module: Arc<ModuleUnits>,
     own: Vec<Own>,
+    frames: Option<Frames>,
 }
 
 impl Linking {
@@ -429,6 +456,17 @@ impl Linking {
         }
     }
 
+    /// The unwind information, with the addresses of what was not excluded.
+    fn placed_frames(&mut self, allocated: &Allocated) -> Option<Frames> {
+        let mut frames = self.frames.take()?;
+        for own in self.own.iter().filter(|own| own.responsibility.is_some()) {
+            if let Some(index) = own.frame {
+                frames.place(index, allocated.address(own.graph_symbol));
+            }
+        }
+        Some(frames)
+    }
+
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
         if self.own.iter().all(|own| own.responsibility.is_none()) {
             return;
@@ -451,10 +489,15 @@ impl Linking {
                 }
             }
         }
-        let code = match allocated.fix_up().and_then(link::Fixed::finalize) {
-            Ok(code) => Arc::new(code),
+        let frames = self.placed_frames(&allocated);
+        let mut code = match allocated.fix_up().and_then(link::Fixed::finalize) {
+            Ok(code) => code,
             Err(error) => return self.fail_all(error),
         };
+        if let Some(frames) = frames {
+            code.attach(Box::new(unwind::register(frames)));
+        }
+        let code = Arc::new(code);
         let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();
         // What failed with a dependence has told whoever waited for it.
         _ = self.session.emit(responsibilities, Some(&code), &dependences);

@@ -13,7 +13,8 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
-use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode, TakenCode};
+use super::machine_code::{MachineCode, TakenCode};
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
 use super::signature::describe;
 use crate::error::Error;
 use crate::session::{
@@ -39,6 +40,7 @@ pub(crate) struct LayerShared {
     pub(crate) spent: Spent,
     modules: AtomicU64,
     pub(crate) counters: Counters,
+    pub(crate) unwinding: bool,
 }
 
 /// A function as its module holds it: large, and moved from hand to hand.
@@ -103,16 +105,15 @@ impl ClifLayer {
     /// When it does not generate position-independent code, which is what separately compiled
     /// units need.
     pub fn new(isa: OwnedTargetIsa) -> Result<Self, Error> {
+        Self::with_unwinding(isa, true)
+    }
+
+    pub(crate) fn with_unwinding(isa: OwnedTargetIsa, unwinding: bool) -> Result<Self, Error> {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let shared = LayerShared {
-            isa,
-            contexts: Mutex::default(),
-            spent: Spent::default(),
-            modules: AtomicU64::new(0),
-            counters: Counters::default(),
-        };
+        let (contexts, spent, modules, counters) = Default::default();
+        let shared = LayerShared { isa, contexts, spent, modules, counters, unwinding };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -449,7 +450,7 @@ impl Bodies {
     pub(crate) fn take_function(&mut self, index: u32) -> Option<TakenBody> {
         match self.functions.get_mut(index as usize)?.take()? {
             Body::Clif(func) => Some(TakenBody::Clif(func)),
-            Body::Compiled(compiled) => Some(TakenBody::Compiled(self.machine_code.take(&compiled))),
+            Body::Compiled(compiled) => self.machine_code.take(compiled).map(TakenBody::Compiled),
         }
     }
 

@@ -1,8 +1,10 @@
 //! CLIF in the session: the only place that knows Cranelift's compiler.
 
 mod batch;
+mod cfi;
 mod layer;
 mod libcall;
+mod machine_code;
 mod module;
 mod reloc;
 mod signature;

@@ -12,6 +12,9 @@ use cranelift_module::{
 };
 use smallvec::SmallVec;
 
+use super::cfi;
+use super::machine_code::{CompiledBody, MachineCode};
+
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
 /// called through its slot but known by its stub's address.
@@ -52,139 +55,6 @@ pub struct ClifModule {
 pub(crate) enum Body {
     Clif(Box<ir::Function>),
     Compiled(CompiledBody),
-}
-
-/// The bytes and relocations of functions that were compiled at definition, until they are linked.
-#[derive(Default)]
-pub(crate) struct MachineCode {
-    bytes: Chunks<u8>,
-    relocs: Chunks<ModuleReloc>,
-}
-
-/// A compiled function, taken out to be linked.
-pub(crate) struct TakenCode {
-    bytes: TakenRun<u8>,
-    relocs: TakenRun<ModuleReloc>,
-    pub(crate) align: u32,
-}
-
-/// A compiled function's part of [`MachineCode`].
-pub(crate) struct CompiledBody {
-    bytes: Run,
-    relocs: Run,
-    align: u32,
-}
-
-/// Runs of values, packed. Nothing is ever moved: reallocating what grows with a module would
-/// cost more, in time and in holes in the heap, than the rest of defining a function. A chunk goes
-/// when the last of its runs was taken: what is linked does not stand in memory twice.
-struct Chunks<T>(Vec<Chunk<T>>);
-
-struct Chunk<T> {
-    values: Arc<Vec<T>>,
-    /// Runs that nobody has taken.
-    left: u32,
-}
-
-/// Where a run is.
-#[derive(Clone, Copy)]
-struct Run {
-    chunk: u32,
-    start: u32,
-    len: u32,
-}
-
-/// A run that keeps its chunk.
-struct TakenRun<T> {
-    chunk: Arc<Vec<T>>,
-    run: Run,
-}
-
-impl<T> TakenRun<T> {
-    fn values(&self) -> &[T] {
-        self.run.of(&self.chunk)
-    }
-}
-
-impl Run {
-    fn of<T>(self, values: &[T]) -> &[T] {
-        values.get(self.start as usize..(self.start + self.len) as usize).unwrap_or_default()
-    }
-}
-
-impl<T> Default for Chunks<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<T: Clone> Chunks<T> {
-    /// Of the first chunk. Each next one is twice as large as the last, up to a size that the
-    /// allocator gives back to the system.
-    const LEAST_BYTES: usize = 4 << 10;
-    const MOST_BYTES: usize = 256 << 10;
-
-    fn add(&mut self, values: &[T]) -> Run {
-        let last = self.0.last().map(|chunk| &chunk.values);
-        let room = last.map_or(0, |values| values.capacity() - values.len());
-        if room < values.len() || self.0.is_empty() {
-            let capacity = last.map_or(Self::LEAST_BYTES / size_of::<T>(), |values| 2 * values.capacity());
-            let capacity = capacity.min(Self::MOST_BYTES / size_of::<T>()).max(values.len());
-            self.0.push(Chunk { values: Arc::new(Vec::with_capacity(capacity)), left: 0 });
-        }
-        let index = self.0.len().saturating_sub(1) as u32;
-        // Nothing is taken before everything has been added.
-        let Some((chunk, left)) =
-            self.0.last_mut().and_then(|chunk| Some((Arc::get_mut(&mut chunk.values)?, &mut chunk.left)))
-        else {
-            return Run { chunk: index, start: 0, len: 0 };
-        };
-        *left += 1;
-        let start = chunk.len();
-        chunk.extend_from_slice(values);
-        // A chunk is small, or one function's, which Cranelift keeps below 4 GiB.
-        Run { chunk: index, start: start as u32, len: values.len() as u32 }
-    }
-
-    fn get(&self, run: Run) -> &[T] {
-        self.0.get(run.chunk as usize).map_or(&[], |chunk| run.of(&chunk.values))
-    }
-
-    fn take(&mut self, run: Run) -> TakenRun<T> {
-        let Some(chunk) = self.0.get_mut(run.chunk as usize) else {
-            return TakenRun { chunk: Arc::default(), run };
-        };
-        chunk.left = chunk.left.saturating_sub(1);
-        let values = if chunk.left == 0 { std::mem::take(&mut chunk.values) } else { Arc::clone(&chunk.values) };
-        TakenRun { chunk: values, run }
-    }
-}
-
-impl MachineCode {
-    fn add(&mut self, bytes: &[u8], relocs: &[ModuleReloc], align: u64) -> Body {
-        let align = u32::try_from(align).unwrap_or(u32::MAX);
-        Body::Compiled(CompiledBody { bytes: self.bytes.add(bytes), relocs: self.relocs.add(relocs), align })
-    }
-
-    /// A function's relocations, as long as it was not taken.
-    pub(crate) fn relocs(&self, body: &CompiledBody) -> &[ModuleReloc] {
-        self.relocs.get(body.relocs)
-    }
-
-    /// Takes a function out.
-    pub(crate) fn take(&mut self, body: &CompiledBody) -> TakenCode {
-        TakenCode { bytes: self.bytes.take(body.bytes), relocs: self.relocs.take(body.relocs), align: body.align }
-    }
-}
-
-impl TakenCode {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.values()
-    }
-
-    pub(crate) fn relocs(&self) -> &[ModuleReloc] {
-        self.relocs.values()
-    }
 }
 
 impl ClifModule {
@@ -343,7 +213,8 @@ impl Module for ClifModule {
                 let align = alignment(&*self.isa, code.buffer.alignment);
                 let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
                 let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
-                self.machine_code.add(code.code_buffer(), &relocs, align)
+                let frame = cfi::instructions(&*self.isa, &code.buffer.unwind_info);
+                self.machine_code.add(code.code_buffer(), &frame, &relocs, align)
             }
         };
         self.functions[id.index()] = Some(body);
@@ -359,7 +230,7 @@ impl Module for ClifModule {
     ) -> ModuleResult<()> {
         self.place_function(id)?;
         let align = alignment.max(self.isa.symbol_alignment());
-        let body = self.machine_code.add(bytes, relocs, align);
+        let body = self.machine_code.add(bytes, &[], relocs, align);
         self.functions[id.index()] = Some(body);
         Ok(())
     }

@@ -6,5 +6,4 @@ pub(crate) mod initializers;
 pub mod thread_local;
 #[cfg(feature = "cranelift")]
 pub(crate) mod tls;
-#[allow(dead_code, reason = "compiled CLIF is to use it too")]
 pub mod unwind;
