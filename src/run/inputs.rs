@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ArgMatches;
-use orcane::linker::format::open;
-use orcane::linker::graph::ObjectBytes;
+use orcane::linker::SymbolStringPool;
+use orcane::linker::format::{open, parse};
+use orcane::linker::graph::{EdgeKind, ObjectBytes};
 use orcane::linker::memory::{MemoryManager, SlabManager};
 
 use super::Run;
@@ -112,7 +113,8 @@ fn find_library(name: &str, directories: &[PathBuf]) -> Result<PathBuf> {
     for directory in directories.iter().map(PathBuf::as_path).chain(SYSTEM.iter().map(Path::new)) {
         let prefix = format!("lib{name}.so.");
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let mut versions: Vec<_> = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).collect();
+        let mut versions: Vec<_> =
+            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).collect();
         versions.sort_by_key(std::fs::DirEntry::file_name);
         if let Some(entry) = versions.first() {
             return Ok(entry.path());
@@ -124,6 +126,20 @@ fn find_library(name: &str, directories: &[PathBuf]) -> Result<PathBuf> {
 /// The memory that the objects need, if it is not the default: code that is not
 /// position-independent has to be below 2 GiB.
 pub(super) fn memory(inputs: &[Input]) -> Result<Option<Arc<dyn MemoryManager>>> {
-    _ = inputs;
-    Ok(None::<Arc<SlabManager>>.map(|memory| memory as Arc<dyn MemoryManager>))
+    let names = SymbolStringPool::new();
+    for input in inputs {
+        let Kind::Object(bytes) = &input.kind else { continue };
+        // What can't be read is told of when it is added.
+        let Ok(graph) = parse(&input.path.display().to_string(), bytes.clone(), &names) else { continue };
+        if graph.edges().iter().any(|edge| is_low(edge.kind)) {
+            return Ok(Some(Arc::new(SlabManager::below_2_gib()?)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether an address is stored in 32 bits.
+fn is_low(kind: EdgeKind) -> bool {
+    use orcane::linker::arch::x86_64::EdgeKind::{Pointer32, Pointer32Signed};
+    matches!(kind, EdgeKind::X86_64(Pointer32 | Pointer32Signed))
 }

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{ArgMatches, Args, ValueEnum};
-use orcane::{Alias, AbsoluteSymbol, DylibLookup, Jit, JitDylib, OptLevel, ProcessAccess, Program, SymbolDef, SymbolFlags};
+use orcane::{
+    AbsoluteSymbol, Alias, DylibLookup, Jit, JitDylib, OptLevel, ProcessAccess, Program, SymbolDef, SymbolFlags,
+};
 
 use self::clif::ClifFiles;
 use self::inputs::{Input, Kind};
@@ -115,7 +117,12 @@ impl Loaded {
         }
         for input in &inputs {
             if options.verbose {
-                eprintln!("orcane: {} into {}: {}", input.kind, input.dylib.as_deref().unwrap_or("main"), input.path.display());
+                eprintln!(
+                    "orcane: {} into {}: {}",
+                    input.kind,
+                    input.dylib.as_deref().unwrap_or("main"),
+                    input.path.display()
+                );
             }
             let dylib = input.dylib.as_ref().and_then(|name| dylibs.iter().find(|(known, _)| known == name));
             this.add(input, dylib.map_or(&main, |(_, dylib)| dylib), options)?;
@@ -213,7 +220,8 @@ fn build(options: &Run, inputs: &[Input]) -> Result<Jit> {
         Level::Speed => OptLevel::Speed,
     };
     let access = if options.no_process_symbols { ProcessAccess::None } else { ProcessAccess::All };
-    let builder = Jit::builder().opt_level(level).verifier(true).compile_threads(options.threads).process_symbols(access);
+    let builder =
+        Jit::builder().opt_level(level).verifier(true).compile_threads(options.threads).process_symbols(access);
     let builder = match inputs::memory(inputs)? {
         Some(memory) => builder.memory_manager(memory),
         None => builder,
@@ -232,7 +240,8 @@ fn tell_statistics(options: &Run, jit: &Jit) {
 
 /// The halves of options like `NEW=OLD`.
 fn pairs(options: &[String]) -> Result<Vec<(&str, &str)>> {
-    let pairs = options.iter().map(|option| option.split_once('=').ok_or_else(|| format!("'{option}' has no '='").into()));
+    let pairs =
+        options.iter().map(|option| option.split_once('=').ok_or_else(|| format!("'{option}' has no '='").into()));
     pairs.collect()
 }
 

@@ -26,7 +26,8 @@ pub(super) struct Linking {
     responsibility: MaterializationResponsibility,
     registered: Registered,
     defined: FxHashMap<SymbolName, GraphSymbol>,
-    initializer: Option<SymbolName>,
+    /// The symbol that stands for the object.
+    whole: SymbolName,
     storage: Option<ThreadLocalStorage>,
 }
 
@@ -49,10 +50,10 @@ impl Drop for Registered {
 
 impl Linking {
     pub(super) fn start(unit: ObjectUnit, responsibility: MaterializationResponsibility) {
-        let ObjectUnit { graph, program, component, number, defined, initializer } = unit;
+        let ObjectUnit { graph, program, component, number, defined, whole } = unit;
         let registered = Registered { program, component, number, code: 0..0, variables: Vec::new() };
         let session = responsibility.session().clone();
-        let mut this = Self { session, responsibility, registered, defined, initializer, storage: None };
+        let mut this = Self { session, responsibility, registered, defined, whole, storage: None };
         match this.allocate(graph) {
             Ok(allocated) => this.look_up_externals(allocated),
             Err(cause) => this.responsibility.fail(cause),
@@ -74,7 +75,7 @@ impl Linking {
         for own in self.responsibility.symbols() {
             let address = match self.defined.get(&own.name) {
                 Some(symbol) => self.published_address(&allocated, *symbol),
-                // The symbol that stands for the initializers is nowhere.
+                // The symbol that stands for the object is nowhere.
                 None => 0,
             };
             definitions.push((own.id, SymbolDef::at(address)));
@@ -169,7 +170,7 @@ impl Linking {
     }
 
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
-        let dependences = self.dependences(&allocated, found);
+        let dependences = self.dependences(found);
         let code = match self.publish(allocated) {
             Ok(code) => Arc::new(code),
             Err(cause) => return self.responsibility.fail(cause),
@@ -181,19 +182,13 @@ impl Linking {
         _ = self.session.emit(vec![self.responsibility], Some(&code), &dependences);
     }
 
-    /// Who needs whom: the initializers need everything.
-    fn dependences(&self, allocated: &Allocated, found: &[(GraphSymbol, SymbolId)]) -> Vec<(SymbolId, SymbolId)> {
+    /// Who needs whom. An object is linked as a whole, so each of its symbols needs the one that stands
+    /// for the object, and that one what the object needs.
+    fn dependences(&self, found: &[(GraphSymbol, SymbolId)]) -> Vec<(SymbolId, SymbolId)> {
         let own = self.responsibility.symbols();
-        let ids: FxHashMap<GraphSymbol, SymbolId> = own
-            .iter()
-            .filter_map(|own| Some((*self.defined.get(&own.name)?, own.id)))
-            .chain(found.iter().copied())
-            .collect();
-        let initializer = own.iter().find(|own| Some(&own.name) == self.initializer.as_ref()).map(|own| own.id);
-        let needed = found.iter().map(|(_, id)| *id);
-        let pairs = allocated.dependences();
-        let pairs = pairs.into_iter().filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)));
-        pairs.chain(initializer.into_iter().flat_map(|from| needed.clone().map(move |to| (from, to)))).collect()
+        let Some(whole) = own.iter().find(|own| own.name == self.whole).map(|own| own.id) else { return Vec::new() };
+        let parts = own.iter().map(|own| own.id).filter(|id| *id != whole).map(|part| (part, whole));
+        parts.chain(found.iter().map(|(_, needed)| (whole, *needed))).collect()
     }
 
     /// Makes the object's memory final, and tells the process what is in it.

@@ -16,7 +16,9 @@ use super::unit::ObjectUnit;
 use crate::error::Error;
 use crate::platform::initializers::{self, Initializers};
 use crate::platform::thread_local::{self, ThreadLocalError};
-use crate::session::{AbsoluteSymbol, DylibLookup, ExecutionSession, JitDylib, SearchOrder, ResourceTracker, SymbolDef, SymbolFlags};
+use crate::session::{
+    AbsoluteSymbol, DylibLookup, ExecutionSession, JitDylib, ResourceTracker, SearchOrder, SymbolDef, SymbolFlags,
+};
 use crate::sync::{Arc, Mutex, lock};
 
 /// Objects, archives and libraries that are linked as one program, in dylibs of a session.
@@ -186,14 +188,11 @@ impl Shared {
     ) -> Result<(), Error> {
         let number = self.initializers.number();
         let has_functions = !graph.initializers().is_empty() || !graph.finalizers().is_empty();
-        let mut unit = ObjectUnit::new(graph, Arc::clone(self), component.clone(), number);
-        let initializer = has_functions.then(|| tracker.session().intern(&format!("$.initializers.{number}")));
-        if let Some(symbol) = &initializer {
-            unit.set_initializer(symbol.clone());
-        }
+        let whole = tracker.session().intern(&format!("{}#{number}", graph.name()));
+        let unit = ObjectUnit::new(graph, Arc::clone(self), component.clone(), number, whole.clone());
         tracker.define(vec![unit.definition()])?;
-        if let Some(symbol) = initializer {
-            self.initializers.expect(&component, symbol);
+        if has_functions {
+            self.initializers.expect(&component, whole);
         }
         Ok(())
     }

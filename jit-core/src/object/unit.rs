@@ -21,22 +21,23 @@ pub(super) struct ObjectUnit {
     pub(super) number: u64,
     /// The symbols of the graph that the session knows.
     pub(super) defined: FxHashMap<SymbolName, SymbolId>,
-    /// The symbol that stands for its initializers.
-    pub(super) initializer: Option<SymbolName>,
+    /// The symbol that stands for the object, which nobody else has: looking it up links the object.
+    pub(super) whole: SymbolName,
 }
 
 impl ObjectUnit {
-    pub(super) fn new(graph: LinkGraph, program: Arc<Shared>, component: String, number: u64) -> Self {
+    pub(super) fn new(
+        graph: LinkGraph,
+        program: Arc<Shared>,
+        component: String,
+        number: u64,
+        whole: SymbolName,
+    ) -> Self {
         let visible = graph.symbols().filter(|(_, symbol)| {
             symbol.scope != Scope::Local && matches!(symbol.definition, Definition::Block { .. } | Definition::Absolute)
         });
         let defined = visible.filter_map(|(id, symbol)| Some((symbol.name.clone()?, id))).collect();
-        Self { graph, program, component, number, defined, initializer: None }
-    }
-
-    /// Says that there are initializers to run, by a symbol that nobody else has.
-    pub(super) fn set_initializer(&mut self, symbol: SymbolName) {
-        self.initializer = Some(symbol);
+        Self { graph, program, component, number, defined, whole }
     }
 
     /// The definitions that the unit promises.
@@ -54,11 +55,8 @@ impl ObjectUnit {
             };
             SymbolDeclaration { name: name.clone(), flags, signature: None }
         });
-        let initializer = self.initializer.iter().map(|name| {
-            let flags = SymbolFlags::HIDDEN;
-            SymbolDeclaration { name: name.clone(), flags, signature: None }
-        });
-        UnitDefinition { symbols: symbols.chain(initializer).collect(), name, unit: Box::new(self) }
+        let whole = SymbolDeclaration { name: self.whole.clone(), flags: SymbolFlags::HIDDEN, signature: None };
+        UnitDefinition { symbols: symbols.chain([whole]).collect(), name, unit: Box::new(self) }
     }
 }
 
