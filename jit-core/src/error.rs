@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jit_linker::format::ParseError;
 use jit_linker::memory::MemoryError;
 use jit_linker::{LinkError, SymbolName};
 
@@ -86,6 +87,9 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// An object or archive can't be read.
+    #[error(transparent)]
+    Object(ParseError),
     /// There is no memory.
     #[error(transparent)]
     Memory(Arc<MemoryError>),

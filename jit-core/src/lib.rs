@@ -10,6 +10,8 @@
 //! and [`Jit`] puts everything together.
 
 mod error;
+#[cfg(target_os = "linux")]
+mod object;
 pub mod platform;
 mod session;
 mod sync;
@@ -27,6 +29,8 @@ mod redirect;
 
 pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, Use};
 pub use jit_linker::{SymbolName, SymbolStringPool};
+#[cfg(target_os = "linux")]
+pub use object::Program;
 pub use session::{
     AbsoluteSymbol, Alias, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, ErrorReporter, ExecutionScope,
     ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher, InProcess, JitDylib,
