@@ -16,6 +16,7 @@ use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe}
 use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
+use crate::object::ObjectLinkingLayer;
 use crate::redirect::Redirections;
 use crate::session::{
     AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
@@ -168,7 +169,8 @@ impl JitBuilder {
             ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
             ProcessAccess::None => {}
         }
-        let layer = ClifLayer::with_unwinding(isa, !self.no_unwinding)?;
+        let objects = ObjectLinkingLayer::new();
+        let layer = ClifLayer::with_unwinding(isa, &objects, !self.no_unwinding)?;
         let redirections = Redirections::new(
             Arc::clone(&memory),
             architecture,
@@ -176,7 +178,7 @@ impl JitBuilder {
             self.first_call,
             self.failure_address,
         );
-        Ok(Jit { layer, main, redirections, memory, session })
+        Ok(Jit { layer, objects, main, redirections, memory, session })
     }
 
     fn isa(&self) -> Result<OwnedTargetIsa, Error> {
@@ -248,6 +250,7 @@ fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
 /// `process`, which has the symbols of the process.
 pub struct Jit {
     layer: ClifLayer,
+    objects: ObjectLinkingLayer,
     main: JitDylib,
     redirections: Redirections,
     memory: Arc<dyn MemoryManager>,
@@ -285,6 +288,12 @@ impl Jit {
     #[must_use]
     pub fn clif_layer(&self) -> &ClifLayer {
         &self.layer
+    }
+
+    /// The layer that links objects and what was compiled: plugins are added here.
+    #[must_use]
+    pub fn object_layer(&self) -> &ObjectLinkingLayer {
+        &self.objects
     }
 
     /// The instruction set that is compiled for.

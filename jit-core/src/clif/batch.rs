@@ -8,8 +8,8 @@ use cranelift_codegen::entity::EntityRef;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
 use jit_linker::arch::Architecture;
-use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
-use jit_linker::link::{Allocated, Prepared};
+use jit_linker::graph::{BlockId, Edge, LinkGraph, Linkage, SymbolId as GraphSymbol};
+use jit_linker::link::{Allocated, Loaded, Prepared};
 use jit_linker::memory::SegmentKind;
 use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::{FxBuildHasher, FxHashMap};
@@ -21,6 +21,7 @@ use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, module_reloc};
 use super::reloc::edge_kind;
 use crate::error::{Cause, SymbolFailure};
+use crate::object::{Watched, dependency};
 use crate::platform::tls;
 use crate::platform::unwind::{self, Frames};
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
@@ -294,11 +295,15 @@ impl Batch {
     fn reference(&mut self, namespace: u32, index: u32) -> GraphSymbol {
         let Self { graph, references, externals, module, .. } = self;
         *references.entry((namespace, index)).or_insert_with(|| {
-            let name = match namespace {
-                DATA => module.data[index as usize].name.clone(),
-                _ => module.functions[index as usize].name.clone(),
+            let entry = match namespace {
+                DATA => &module.data[index as usize],
+                _ => &module.functions[index as usize],
             };
+            let name = entry.name.clone();
             let symbol = graph.external(name.clone(), 0);
+            if entry.is_optional() {
+                graph.set_linkage(symbol, Linkage::Weak);
+            }
             externals.push(External { symbol, name, namespace, index });
             symbol
         })
@@ -330,8 +335,15 @@ impl Batch {
         if own.is_empty() {
             return;
         }
-        let mut linking = Linking { session, module, own, frames };
-        let prepared = match link::prepare(graph) {
+        let dylib = || own.iter().find_map(|own| own.responsibility.as_ref()?.dylib().ok());
+        let mut watched = module.layer.hooks.begin(dylib, &graph);
+        let passes = watched.as_mut().map(Watched::take_passes);
+        let mut linking = Linking { session, module, own, frames, watched };
+        let prepared = match passes {
+            None => link::prepare(graph),
+            Some(passes) => link::load(graph, passes).and_then(Loaded::prepare),
+        };
+        let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return linking.fail_all(error),
         };
@@ -342,6 +354,9 @@ impl Batch {
             Ok(allocated) => allocated,
             Err(error) => return linking.fail_all(error),
         };
+        if let Some(watched) = &linking.watched {
+            watched.loaded(allocated.graph());
+        }
         let definitions: Vec<_> =
             linking.own.iter().map(|own| (own.symbol, SymbolDef::at(allocated.address(own.graph_symbol)))).collect();
         linking.publish(&definitions);
@@ -365,6 +380,7 @@ struct Linking {
     module: Arc<ModuleUnits>,
     own: Vec<Own>,
     frames: Option<Frames>,
+    watched: Option<Watched>,
 }
 
 impl Linking {
@@ -373,6 +389,9 @@ impl Linking {
     }
 
     fn fail_all_with(self, cause: &Arc<Cause>) {
+        if let Some(watched) = self.watched {
+            watched.failed(cause);
+        }
         for responsibility in self.own.into_iter().filter_map(|own| own.responsibility) {
             responsibility.fail_with(cause);
         }
@@ -408,6 +427,13 @@ impl Linking {
         let module = Arc::clone(&self.module);
         let mut found = Vec::with_capacity(answers.len());
         for (external, answer) in externals.iter().zip(answers) {
+            if let Err(failure) = &answer
+                && failure.is_missing()
+                && allocated.graph().symbol(external.symbol).linkage == Linkage::Weak
+            {
+                allocated.resolve(external.symbol, 0, None);
+                continue;
+            }
             match self.check(external, answer) {
                 Ok(symbol) => {
                     let slot = symbol.definition.slot.filter(|_| external.namespace == FUNCTION);
@@ -427,10 +453,7 @@ impl Linking {
         external: &External,
         answer: Result<FoundSymbol, SymbolFailure>,
     ) -> Result<FoundSymbol, Arc<Cause>> {
-        let found = answer.map_err(|SymbolFailure { name, dylib, cause }| match &*cause {
-            Cause::Dependency { .. } => cause,
-            _ => Arc::new(Cause::Dependency { name, dylib, cause }),
-        })?;
+        let found = answer.map_err(dependency)?;
         let declared = match external.namespace {
             DATA => None,
             _ => self.module.functions[external.index as usize].signature.as_ref(),
@@ -469,6 +492,9 @@ impl Linking {
 
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
         if self.own.iter().all(|own| own.responsibility.is_none()) {
+            if let Some(watched) = self.watched {
+                watched.failed(&Cause::Abandoned { unit: self.module.name.to_string() });
+            }
             return;
         }
         let ids: FxHashMap<GraphSymbol, SymbolId> =
@@ -494,6 +520,13 @@ impl Linking {
             Ok(code) => code,
             Err(error) => return self.fail_all(error),
         };
+        match self.watched.take().map(Watched::emitted) {
+            None => {}
+            Some(Ok(emitted)) => {
+                code.attach(emitted);
+            }
+            Some(Err(cause)) => return self.fail_all_with(&cause),
+        }
         if let Some(frames) = frames {
             code.attach(Box::new(unwind::register(frames)));
         }

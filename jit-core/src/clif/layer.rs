@@ -17,6 +17,7 @@ use super::machine_code::{MachineCode, TakenCode};
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
 use super::signature::describe;
 use crate::error::Error;
+use crate::object::{Hooks, ObjectLayer, ObjectLinkingLayer};
 use crate::session::{
     ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolFlags, UnitDefinition, UnitSource,
@@ -38,6 +39,7 @@ pub(crate) struct LayerShared {
     /// Contexts between two batches: they keep their buffers.
     pub(crate) contexts: Mutex<Vec<Box<Context>>>,
     pub(crate) spent: Spent,
+    pub(crate) hooks: Hooks,
     modules: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) unwinding: bool,
@@ -105,15 +107,26 @@ impl ClifLayer {
     /// When it does not generate position-independent code, which is what separately compiled
     /// units need.
     pub fn new(isa: OwnedTargetIsa) -> Result<Self, Error> {
-        Self::with_unwinding(isa, true)
+        Self::over(isa, &ObjectLinkingLayer::new())
     }
 
-    pub(crate) fn with_unwinding(isa: OwnedTargetIsa, unwinding: bool) -> Result<Self, Error> {
+    /// A layer that compiles for `isa` and links what it compiled as `base` links objects: with
+    /// the plugins that are or will be added there, and what transform layers do to graphs.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn over(isa: OwnedTargetIsa, base: &impl ObjectLayer) -> Result<Self, Error> {
+        Self::with_unwinding(isa, base, true)
+    }
+
+    pub(crate) fn with_unwinding(isa: OwnedTargetIsa, base: &impl ObjectLayer, unwinding: bool) -> Result<Self, Error> {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
         let (contexts, spent, modules, counters) = Default::default();
-        let shared = LayerShared { isa, contexts, spent, modules, counters, unwinding };
+        let hooks = base.hooks().0;
+        let shared = LayerShared { isa, contexts, spent, hooks, modules, counters, unwinding };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -219,6 +232,13 @@ pub(crate) struct Entry {
     pub(crate) redirectable: bool,
     pub(crate) writable: bool,
     pub(crate) tls: bool,
+}
+
+impl Entry {
+    /// Whether nobody need define it: it is at address 0 then.
+    pub(crate) fn is_optional(&self) -> bool {
+        self.flags.weak && !self.defined
+    }
 }
 
 /// The session's names of what a module declares.
