@@ -12,7 +12,9 @@ use jit_linker::arch::Architecture;
 use jit_linker::memory::{MemoryManager, MemoryStatistics};
 use target_lexicon::Triple;
 
-use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe};
+use crate::clif::{
+    ClifLayer, ClifModule, ClifOptions, ClifTransform, CompileAt, CompileStatistics, ObjectCache, describe,
+};
 use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
@@ -62,6 +64,8 @@ pub struct JitBuilder {
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
     no_unwinding: bool,
+    object_cache: Option<Arc<dyn ObjectCache>>,
+    transforms: Vec<Arc<dyn ClifTransform>>,
     failure_address: Option<u64>,
 }
 
@@ -142,6 +146,19 @@ impl JitBuilder {
         self
     }
 
+    /// Asks a cache for every function before it is compiled.
+    pub fn object_cache(mut self, cache: Arc<dyn ObjectCache>) -> Self {
+        self.object_cache = Some(cache);
+        self
+    }
+
+    /// Changes every function before it is compiled, after what was asked for earlier:
+    /// [`InlineSmallFunctions`](crate::InlineSmallFunctions), or anything else.
+    pub fn clif_transform(mut self, transform: impl ClifTransform + 'static) -> Self {
+        self.transforms.push(Arc::new(transform));
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -170,7 +187,9 @@ impl JitBuilder {
             ProcessAccess::None => {}
         }
         let objects = ObjectLinkingLayer::new();
-        let layer = ClifLayer::with_unwinding(isa, &objects, !self.no_unwinding)?;
+        let options =
+            ClifOptions { unwinding: !self.no_unwinding, cache: self.object_cache, transforms: self.transforms };
+        let layer = ClifLayer::with_options(isa, &objects, options)?;
         let redirections = Redirections::new(
             Arc::clone(&memory),
             architecture,

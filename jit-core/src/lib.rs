@@ -40,7 +40,10 @@ pub use session::{
 };
 
 #[cfg(feature = "cranelift")]
-pub use clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics};
+pub use clif::{
+    ClifLayer, ClifModule, ClifTransform, ClifTransformLayer, CompileAt, CompileStatistics, FunctionTransform,
+    InMemoryCache, InlineSmallFunctions, ModuleLayer, ObjectCache, TransformError,
+};
 #[cfg(feature = "cranelift")]
 pub use first_call::{CallThrough, FirstCall, LazyBody};
 #[cfg(feature = "cranelift")]

@@ -15,11 +15,11 @@ use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
-use super::cfi;
 use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, module_reloc};
 use super::reloc::edge_kind;
+use super::{cache, cfi};
 use crate::error::{Cause, SymbolFailure};
 use crate::object::{Watched, dependency};
 use crate::platform::tls;
@@ -111,7 +111,7 @@ impl Batch {
         let architecture = session.executor().architecture();
         let mut graph = LinkGraph::new(&*module.name, architecture);
         graph.reserve(items);
-        let frames = module.layer.unwinding.then(|| Frames::of_functions(architecture, items));
+        let frames = module.layer.options.unwinding.then(|| Frames::of_functions(architecture, items));
         Self {
             session: session.clone(),
             module: Arc::clone(module),
@@ -180,9 +180,13 @@ impl Batch {
         context.clear();
         std::mem::swap(&mut context.func, &mut func);
         self.spent.push(func);
+        for transform in &self.module.transforms {
+            transform.apply(FuncId::new(index as usize), context).map_err(|error| Arc::new(Cause::Other(error)))?;
+        }
         let isa = &*layer.isa;
-        if let Err(error) = context.compile(isa, &mut ControlPlane::default()) {
-            return Err(refused(describe_failure(&error.inner)));
+        let (cache, counters) = (layer.options.cache.as_deref(), &layer.cache_counters);
+        if let Err(error) = cache::compile(context, isa, &mut ControlPlane::default(), cache, counters) {
+            return Err(refused(describe_failure(&error)));
         }
         let Some(code) = context.compiled_code() else { return Err(refused("no code was generated")) };
         let align = alignment(isa, code.buffer.alignment);

@@ -13,9 +13,11 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
+use super::cache::{CacheCounters, ObjectCache};
 use super::machine_code::{MachineCode, TakenCode};
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
 use super::signature::describe;
+use super::transform::{ClifTransform, FunctionTransform};
 use crate::error::Error;
 use crate::object::{Hooks, ObjectLayer, ObjectLinkingLayer};
 use crate::session::{
@@ -42,7 +44,23 @@ pub(crate) struct LayerShared {
     pub(crate) hooks: Hooks,
     modules: AtomicU64,
     pub(crate) counters: Counters,
+    pub(crate) cache_counters: CacheCounters,
+    pub(crate) options: ClifOptions,
+}
+
+/// How a layer compiles.
+pub(crate) struct ClifOptions {
+    /// Whether code gets unwind tables.
     pub(crate) unwinding: bool,
+    pub(crate) cache: Option<Arc<dyn ObjectCache>>,
+    /// What is done to every module, beside what it was given on its way here.
+    pub(crate) transforms: Vec<Arc<dyn ClifTransform>>,
+}
+
+impl Default for ClifOptions {
+    fn default() -> Self {
+        Self { unwinding: true, cache: None, transforms: Vec::new() }
+    }
 }
 
 /// A function as its module holds it: large, and moved from hand to hand.
@@ -95,6 +113,10 @@ pub struct CompileStatistics {
     pub data_bytes: u64,
     /// Time in Cranelift, over all threads.
     pub compile_time: Duration,
+    /// Functions that the [object cache](crate::ObjectCache) had.
+    pub cache_hits: u64,
+    /// Functions that it was asked for and did not have.
+    pub cache_misses: u64,
     /// Time in the linker, over all threads; waiting for other units is not counted.
     pub link_time: Duration,
 }
@@ -117,16 +139,20 @@ impl ClifLayer {
     ///
     /// As [`new`](Self::new).
     pub fn over(isa: OwnedTargetIsa, base: &impl ObjectLayer) -> Result<Self, Error> {
-        Self::with_unwinding(isa, base, true)
+        Self::with_options(isa, base, ClifOptions::default())
     }
 
-    pub(crate) fn with_unwinding(isa: OwnedTargetIsa, base: &impl ObjectLayer, unwinding: bool) -> Result<Self, Error> {
+    pub(crate) fn with_options(
+        isa: OwnedTargetIsa,
+        base: &impl ObjectLayer,
+        options: ClifOptions,
+    ) -> Result<Self, Error> {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let (contexts, spent, modules, counters) = Default::default();
+        let (contexts, spent, modules, counters, cache_counters) = Default::default();
         let hooks = base.hooks().0;
-        let shared = LayerShared { isa, contexts, spent, hooks, modules, counters, unwinding };
+        let shared = LayerShared { isa, contexts, spent, hooks, modules, counters, cache_counters, options };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -146,6 +172,8 @@ impl ClifLayer {
             code_bytes: load(&counters.code_bytes),
             data_bytes: load(&counters.data_bytes),
             compile_time: Duration::from_nanos(load(&counters.compile_nanoseconds)),
+            cache_hits: load(&self.shared.cache_counters.hits),
+            cache_misses: load(&self.shared.cache_counters.misses),
             link_time: Duration::from_nanos(load(&counters.link_nanoseconds)),
         }
     }
@@ -165,14 +193,17 @@ impl ClifLayer {
     pub(crate) fn add_named(
         &self,
         tracker: &ResourceTracker,
-        module: ClifModule,
+        mut module: ClifModule,
         body_name: impl Fn(SymbolName) -> SymbolName,
     ) -> Result<(), Error> {
         self.check_target(&module)?;
+        for transform in &self.shared.options.transforms {
+            module.begin(&**transform);
+        }
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(tracker.session(), &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, machine_code, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, machine_code, transforms, .. } = module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
@@ -189,6 +220,7 @@ impl ClifLayer {
             name,
             functions: names.functions,
             data: names.data,
+            transforms,
             bodies: Mutex::new(bodies),
         });
         tracker.define_each(ModuleDefinitions { module: units, body_name })
@@ -312,6 +344,8 @@ pub(crate) struct ModuleUnits {
     pub(crate) name: Arc<str>,
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
+    /// What is done to a function before it is compiled, in turn.
+    pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
     pub(crate) bodies: Mutex<Bodies>,
 }
 
