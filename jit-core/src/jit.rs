@@ -12,10 +12,13 @@ use jit_linker::arch::Architecture;
 use jit_linker::memory::{MemoryManager, MemoryStatistics};
 use target_lexicon::Triple;
 
-use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe};
+use crate::clif::{
+    ClifLayer, ClifModule, ClifOptions, ClifTransform, CompileAt, CompileStatistics, ObjectCache, describe,
+};
 use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
+use crate::object::ObjectLinkingLayer;
 use crate::platform::debug::Debugger;
 use crate::platform::{Services, trap};
 use crate::redirect::{FirstTier, FunctionTable, RedirectableFunction, Redirections};
@@ -63,6 +66,8 @@ pub struct JitBuilder {
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
     first_tier: Option<Arc<dyn FirstTier>>,
+    object_cache: Option<Arc<dyn ObjectCache>>,
+    transforms: Vec<Arc<dyn ClifTransform>>,
     failure_address: Option<u64>,
     services: Services,
 }
@@ -174,6 +179,19 @@ impl JitBuilder {
         self.isa(level)
     }
 
+    /// Asks a cache for every function before it is compiled.
+    pub fn object_cache(mut self, cache: Arc<dyn ObjectCache>) -> Self {
+        self.object_cache = Some(cache);
+        self
+    }
+
+    /// Changes every function before it is compiled, after what was asked for earlier:
+    /// [`InlineSmallFunctions`](crate::InlineSmallFunctions), or anything else.
+    pub fn clif_transform(mut self, transform: impl ClifTransform + 'static) -> Self {
+        self.transforms.push(Arc::new(transform));
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -204,7 +222,9 @@ impl JitBuilder {
             ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
             ProcessAccess::None => {}
         }
-        let layer = ClifLayer::with_services(isa, self.services.clone())?;
+        let objects = ObjectLinkingLayer::new();
+        let options = ClifOptions { cache: self.object_cache, transforms: self.transforms };
+        let layer = ClifLayer::with_options(isa, &objects, options, self.services.clone())?;
         let table = FunctionTable::new(
             Arc::clone(&memory),
             architecture,
@@ -213,7 +233,7 @@ impl JitBuilder {
             self.failure_address,
         );
         let redirections = Redirections::new(table, self.first_tier, &layer);
-        Ok(Jit { layer, main, redirections, memory, session })
+        Ok(Jit { layer, objects, main, redirections, memory, session })
     }
 
     fn isa(&self, level: OptLevel) -> Result<OwnedTargetIsa, Error> {
@@ -285,6 +305,7 @@ fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
 /// `process`, which has the symbols of the process.
 pub struct Jit {
     layer: ClifLayer,
+    objects: ObjectLinkingLayer,
     main: JitDylib,
     redirections: Redirections,
     memory: Arc<dyn MemoryManager>,
@@ -322,6 +343,12 @@ impl Jit {
     #[must_use]
     pub fn clif_layer(&self) -> &ClifLayer {
         &self.layer
+    }
+
+    /// The layer that links objects and what was compiled: plugins are added here.
+    #[must_use]
+    pub fn object_layer(&self) -> &ObjectLinkingLayer {
+        &self.objects
     }
 
     /// The instruction set that is compiled for.

@@ -10,9 +10,10 @@
 //! and [`Jit`] puts everything together.
 
 mod error;
-#[cfg(target_os = "linux")]
 mod object;
 pub mod platform;
+#[cfg(target_os = "linux")]
+mod program;
 mod session;
 mod sync;
 
@@ -29,8 +30,9 @@ mod redirect;
 
 pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, Use};
 pub use jit_linker::{SymbolName, SymbolStringPool};
+pub use object::{Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer};
 #[cfg(target_os = "linux")]
-pub use object::Program;
+pub use program::Program;
 pub use session::{
     AbsoluteSymbol, Alias, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, ErrorReporter, ExecutionScope,
     ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher, InProcess, JitDylib,
@@ -42,7 +44,10 @@ pub use session::{
 };
 
 #[cfg(feature = "cranelift")]
-pub use clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics};
+pub use clif::{
+    ClifLayer, ClifModule, ClifTransform, ClifTransformLayer, CompileAt, CompileStatistics, FunctionTransform,
+    InMemoryCache, InlineSmallFunctions, ModuleLayer, ObjectCache, TransformError,
+};
 #[cfg(feature = "cranelift")]
 pub use first_call::{CallThrough, FirstCall, LazyBody, LazyFunctions};
 #[cfg(feature = "cranelift")]

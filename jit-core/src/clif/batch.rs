@@ -9,19 +9,20 @@ use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
 use jit_linker::arch::Architecture;
-use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
-use jit_linker::link::{Allocated, Prepared};
+use jit_linker::graph::{BlockId, Edge, LinkGraph, Linkage, SymbolId as GraphSymbol};
+use jit_linker::link::{Allocated, Loaded, Prepared};
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
-use super::cfi;
 use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, module_reloc};
 use super::reloc::edge_kind;
+use super::{cache, cfi};
 use crate::error::{Cause, SymbolFailure};
+use crate::object::{Watched, dependency};
 use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
 use crate::platform::unwind::{self, Frames};
@@ -233,8 +234,13 @@ impl Batch {
         context.clear();
         std::mem::swap(&mut context.func, &mut func);
         self.spent.push(func);
-        if let Err(error) = context.compile(isa, &mut ControlPlane::default()) {
-            return Err(refused(describe_failure(&error.inner)));
+        for transform in &self.module.transforms {
+            transform.apply(FuncId::new(index as usize), context).map_err(|error| Arc::new(Cause::Other(error)))?;
+        }
+        let layer = &self.module.layer;
+        let (cache, counters) = (layer.options.cache.as_deref(), &layer.cache_counters);
+        if let Err(error) = cache::compile(context, isa, &mut ControlPlane::default(), cache, counters) {
+            return Err(refused(describe_failure(&error)));
         }
         let Some(code) = context.compiled_code() else { return Err(refused("no code was generated")) };
         let align = alignment(isa, code.buffer.alignment);
@@ -348,11 +354,15 @@ impl Batch {
     fn reference(&mut self, namespace: u32, index: u32) -> GraphSymbol {
         let Self { graph, references, externals, module, .. } = self;
         *references.entry((namespace, index)).or_insert_with(|| {
-            let name = match namespace {
-                DATA => module.data[index as usize].name.clone(),
-                _ => module.functions[index as usize].name.clone(),
+            let entry = match namespace {
+                DATA => &module.data[index as usize],
+                _ => &module.functions[index as usize],
             };
+            let name = entry.name.clone();
             let symbol = graph.external(name.clone(), 0);
+            if entry.is_optional() {
+                graph.set_linkage(symbol, Linkage::Weak);
+            }
             externals.push(External { symbol, name, namespace, index });
             symbol
         })
@@ -384,8 +394,15 @@ impl Batch {
         if own.is_empty() {
             return;
         }
-        let mut linking = Linking { session, module, own, frames };
-        let prepared = match link::prepare(graph) {
+        let dylib = || own.iter().find_map(|own| own.responsibility.as_ref()?.dylib().ok());
+        let mut watched = module.layer.hooks.begin(dylib, &graph);
+        let passes = watched.as_mut().map(Watched::take_passes);
+        let mut linking = Linking { session, module, own, frames, watched };
+        let prepared = match passes {
+            None => link::prepare(graph),
+            Some(passes) => link::load(graph, passes).and_then(Loaded::prepare),
+        };
+        let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return linking.fail_all(error),
         };
@@ -396,6 +413,9 @@ impl Batch {
             Ok(allocated) => allocated,
             Err(error) => return linking.fail_all(error),
         };
+        if let Some(watched) = &linking.watched {
+            watched.loaded(allocated.graph());
+        }
         let definitions: Vec<_> =
             linking.own.iter().map(|own| (own.symbol, SymbolDef::at(allocated.address(own.graph_symbol)))).collect();
         linking.publish(&definitions);
@@ -419,6 +439,7 @@ struct Linking {
     module: Arc<ModuleUnits>,
     own: Vec<Own>,
     frames: Option<Frames>,
+    watched: Option<Watched>,
 }
 
 impl Linking {
@@ -427,6 +448,9 @@ impl Linking {
     }
 
     fn fail_all_with(self, cause: &Arc<Cause>) {
+        if let Some(watched) = self.watched {
+            watched.failed(cause);
+        }
         for responsibility in self.own.into_iter().filter_map(|own| own.responsibility) {
             responsibility.fail_with(cause);
         }
@@ -463,6 +487,13 @@ impl Linking {
         let mut found = Vec::with_capacity(answers.len());
         let mut slots = Vec::new();
         for (external, answer) in externals.iter().zip(answers) {
+            if let Err(failure) = &answer
+                && failure.is_missing()
+                && allocated.graph().symbol(external.symbol).linkage == Linkage::Weak
+            {
+                allocated.resolve(external.symbol, 0, None);
+                continue;
+            }
             match self.check(external, answer) {
                 Ok(symbol) => {
                     let slot = symbol.definition.slot.filter(|_| external.namespace == FUNCTION);
@@ -483,10 +514,7 @@ impl Linking {
         external: &External,
         answer: Result<FoundSymbol, SymbolFailure>,
     ) -> Result<FoundSymbol, Arc<Cause>> {
-        let found = answer.map_err(|SymbolFailure { name, dylib, cause }| match &*cause {
-            Cause::Dependency { .. } => cause,
-            _ => Arc::new(Cause::Dependency { name, dylib, cause }),
-        })?;
+        let found = answer.map_err(dependency)?;
         let declared = match external.namespace {
             DATA => None,
             _ => self.module.functions[external.index as usize].signature.as_ref(),
@@ -557,6 +585,9 @@ impl Linking {
     /// `slots` are those of what was found.
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Vec<u64>) {
         if self.own.iter().all(|own| own.responsibility.is_none()) {
+            if let Some(watched) = self.watched {
+                watched.failed(&Cause::Abandoned { unit: self.module.name.to_string() });
+            }
             return;
         }
         let ids: FxHashMap<GraphSymbol, SymbolId> =
@@ -583,6 +614,13 @@ impl Linking {
             Ok(code) => code,
             Err(error) => return self.fail_all(error),
         };
+        match self.watched.take().map(Watched::emitted) {
+            None => {}
+            Some(Ok(emitted)) => {
+                code.attach(emitted);
+            }
+            Some(Err(cause)) => return self.fail_all_with(&cause),
+        }
         self.register(&mut code, frames, functions);
         if !slots.is_empty()
             && let Some(table) = self.module.layer.slots.get().and_then(Weak::upgrade)

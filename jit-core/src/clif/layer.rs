@@ -14,10 +14,13 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
+use super::cache::{CacheCounters, ObjectCache};
 use super::machine_code::{MachineCode, TakenCode};
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
 use super::signature::describe;
+use super::transform::{ClifTransform, FunctionTransform};
 use crate::error::Error;
+use crate::object::{Hooks, ObjectLayer, ObjectLinkingLayer};
 use crate::platform::Services;
 use crate::platform::code::SourceText;
 use crate::redirect::{FirstTier, FunctionTable};
@@ -42,11 +45,22 @@ pub(crate) struct LayerShared {
     /// Contexts between two batches: they keep their buffers.
     pub(crate) contexts: Mutex<Vec<Box<Context>>>,
     pub(crate) spent: Spent,
+    pub(crate) hooks: Hooks,
     modules: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) services: Services,
     /// Whose slots code is linked to; set once, where there are redirectable functions.
     pub(crate) slots: OnceLock<Weak<FunctionTable>>,
+    pub(crate) cache_counters: CacheCounters,
+    pub(crate) options: ClifOptions,
+}
+
+/// How a layer compiles.
+#[derive(Default)]
+pub(crate) struct ClifOptions {
+    pub(crate) cache: Option<Arc<dyn ObjectCache>>,
+    /// What is done to every module, beside what it was given on its way here.
+    pub(crate) transforms: Vec<Arc<dyn ClifTransform>>,
 }
 
 /// A function as its module holds it: large, and moved from hand to hand.
@@ -99,6 +113,10 @@ pub struct CompileStatistics {
     pub data_bytes: u64,
     /// Time in Cranelift, over all threads.
     pub compile_time: Duration,
+    /// Functions that the [object cache](crate::ObjectCache) had.
+    pub cache_hits: u64,
+    /// Functions that it was asked for and did not have.
+    pub cache_misses: u64,
     /// Time in the linker, over all threads; waiting for other units is not counted.
     pub link_time: Duration,
 }
@@ -111,15 +129,32 @@ impl ClifLayer {
     /// When it does not generate position-independent code, which is what separately compiled
     /// units need.
     pub fn new(isa: OwnedTargetIsa) -> Result<Self, Error> {
-        Self::with_services(isa, Services::default())
+        Self::over(isa, &ObjectLinkingLayer::new())
     }
 
-    pub(crate) fn with_services(isa: OwnedTargetIsa, services: Services) -> Result<Self, Error> {
+    /// A layer that compiles for `isa` and links what it compiled as `base` links objects: with
+    /// the plugins that are or will be added there, and what transform layers do to graphs.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn over(isa: OwnedTargetIsa, base: &impl ObjectLayer) -> Result<Self, Error> {
+        Self::with_options(isa, base, ClifOptions::default(), Services::default())
+    }
+
+    pub(crate) fn with_options(
+        isa: OwnedTargetIsa,
+        base: &impl ObjectLayer,
+        options: ClifOptions,
+        services: Services,
+    ) -> Result<Self, Error> {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let (contexts, spent, modules, counters, slots) = Default::default();
-        let shared = LayerShared { isa, contexts, spent, modules, counters, services, slots };
+        let (contexts, spent, modules, counters, cache_counters) = Default::default();
+        let (hooks, slots) = (base.hooks().0, OnceLock::new());
+        let shared =
+            LayerShared { isa, contexts, spent, hooks, modules, counters, cache_counters, options, services, slots };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -139,6 +174,8 @@ impl ClifLayer {
             code_bytes: load(&counters.code_bytes),
             data_bytes: load(&counters.data_bytes),
             compile_time: Duration::from_nanos(load(&counters.compile_nanoseconds)),
+            cache_hits: load(&self.shared.cache_counters.hits),
+            cache_misses: load(&self.shared.cache_counters.misses),
             link_time: Duration::from_nanos(load(&counters.link_nanoseconds)),
         }
     }
@@ -218,14 +255,17 @@ impl ClifLayer {
     fn units(
         &self,
         session: &ExecutionSession,
-        module: ClifModule,
+        mut module: ClifModule,
         first_tier: Option<Arc<dyn FirstTier>>,
     ) -> Result<Arc<ModuleUnits>, Error> {
         self.check_target(&module)?;
+        for transform in &self.shared.options.transforms {
+            module.begin(&**transform);
+        }
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(session, &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, machine_code, source, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, machine_code, source, transforms, .. } = module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
@@ -243,6 +283,7 @@ impl ClifLayer {
             functions: names.functions,
             data: names.data,
             source,
+            transforms,
             bodies: Mutex::new(bodies),
             first_tier,
         }))
@@ -286,6 +327,13 @@ pub(crate) struct Entry {
     pub(crate) redirectable: bool,
     pub(crate) writable: bool,
     pub(crate) tls: bool,
+}
+
+impl Entry {
+    /// Whether nobody need define it: it is at address 0 then.
+    pub(crate) fn is_optional(&self) -> bool {
+        self.flags.weak && !self.defined
+    }
 }
 
 /// The session's names of what a module declares.
@@ -363,6 +411,8 @@ pub(crate) struct ModuleUnits {
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
     pub(crate) source: Option<Arc<SourceText>>,
+    /// What is done to a function before it is compiled, in turn.
+    pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
     pub(crate) bodies: Mutex<Bodies>,
     /// What the bodies of redirectable functions begin as.
     pub(crate) first_tier: Option<Arc<dyn FirstTier>>,

@@ -1,13 +1,13 @@
 //! What JIT'd code needs of the process it runs in: everything that is registered with it, as
 //! pairs of action and undo.
 
-pub(crate) mod initializers;
-#[cfg(target_os = "linux")]
-pub mod thread_local;
 #[cfg(feature = "cranelift")]
 pub mod code;
 #[cfg(feature = "cranelift")]
 pub mod debug;
+pub(crate) mod initializers;
+#[cfg(target_os = "linux")]
+pub mod thread_local;
 #[cfg(feature = "cranelift")]
 pub(crate) mod tls;
 #[cfg(feature = "cranelift")]
