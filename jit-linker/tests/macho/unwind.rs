@@ -97,7 +97,11 @@ fn macho_08_macho_31_compact_information_says_what_dwarf_says() {
                 let compact = described(object(&["-fno-asynchronous-unwind-tables", "-funwind-tables"]));
                 assert!(dwarf.len() >= 5, "{target} {level} {pointer}: {dwarf:?}");
                 // Compact information of arm64 needs a frame pointer in functions that call others.
-                let is_compact = |name: &str| target == X86_64 || pointer.contains("no-omit") || name == "leaf";
+                let is_compact = |name: &str| match (target, pointer) {
+                    (X86_64, _) => true,
+                    (_, "-fomit-frame-pointer") => name == "leaf",
+                    _ => name != "none",
+                };
                 for function in compact.iter().filter(|(name, ..)| is_compact(name)) {
                     assert!(dwarf.contains(function), "{target} {level} {pointer}: {function:?}\n{dwarf:#?}");
                 }
