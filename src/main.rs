@@ -3,6 +3,7 @@
 mod clif_file;
 mod clif_module;
 mod clif_test;
+mod link_command;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,14 @@ enum Command {
         #[arg(allow_negative_numbers = true)]
         arguments: Vec<String>,
     },
+    /// Prints the link graphs of object files
+    Inspect {
+        /// The objects
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Links objects at an address without running them
+    Link(link_command::LinkOptions),
     /// Runs files that are written as Cranelift's own tests: `test run`, functions, `; run:` and `; print:` lines
     ///
     /// Each is run eagerly and lazily, with each of its targets that this host is. Files without `test run` and files
@@ -64,6 +73,8 @@ fn main() -> ExitCode {
         Command::Run { file, entry, opt_level, threads, arguments } => {
             run(&file, &entry, opt_level, threads, &arguments)
         }
+        Command::Inspect { files } => link_command::inspect(&files),
+        Command::Link(options) => link_command::link(&options),
         Command::ClifTest { files } => clif_test(&files),
     };
     match result {
