@@ -281,6 +281,19 @@ impl LinkGraph {
         Ok(id)
     }
 
+    /// Adds a block to a section. Its content is the bytes, which are copied.
+    pub(crate) fn add_section_bytes(
+        &mut self,
+        section: SectionId,
+        bytes: &[u8],
+        align: u64,
+    ) -> Result<BlockId, GraphError> {
+        let start = u32::try_from(self.arena.len()).map_err(|_| GraphError::TooLarge { size: bytes.len() as u64 })?;
+        let block = self.add_section_block(section, Content::Bytes { start }, bytes.len() as u64, align)?;
+        self.arena.extend_from_slice(bytes);
+        Ok(block)
+    }
+
     /// An empty graph whose content is borrowed from an object.
     pub(crate) fn from_object(name: impl Into<String>, architecture: Architecture, object: ObjectBytes) -> Self {
         Self { object, ..Self::new(name, architecture) }

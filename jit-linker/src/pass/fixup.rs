@@ -104,7 +104,7 @@ impl Placement {
     }
 
     /// Where a block is seen by the executor.
-    fn block_address(&self, block: BlockId) -> u64 {
+    pub(crate) fn block_address(&self, block: BlockId) -> u64 {
         let block = &self.graph.blocks[block.index()];
         self.bases[block.kind as usize] + u64::from(block.segment_offset)
     }

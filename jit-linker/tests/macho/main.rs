@@ -3,15 +3,18 @@
 #![cfg(target_os = "linux")]
 
 mod arm64;
+#[path = "../elf/compiler.rs"]
+mod compiler;
 mod difference;
 mod object;
 mod relocation;
 mod run;
 #[path = "../elf/support.rs"]
 mod support;
+mod unwind;
 mod x86_64;
 
-use support::build;
+use compiler::build;
 
 /// Compiles C for macOS.
 fn compile(target: &str, level: &str, source: &str) -> Vec<u8> {

@@ -5,7 +5,7 @@ use jit_linker::arch::Architecture;
 use jit_linker::format::{self, ParseError};
 use jit_linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionId, SectionRole, Symbol, SymbolId};
 
-use crate::support::{parse, run};
+use crate::support::parse;
 use crate::{ARM64, X86_64, assemble, compile};
 
 pub(crate) fn find<'graph>(graph: &'graph LinkGraph, name: &str) -> (SymbolId, &'graph Symbol) {
@@ -263,6 +263,11 @@ fn what_only_a_linked_image_has_is_refused() {
     let mut object = assemble(X86_64, "nop\n");
     object[12] = 2;
     assert!(matches!(refused(object), ParseError::NotLinkable { .. }));
+}
+
+fn run(command: &mut std::process::Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?} can't be run: {error}"));
+    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

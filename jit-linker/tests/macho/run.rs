@@ -5,7 +5,8 @@ use std::sync::Arc;
 use jit_linker::link::{self, TlsLocation};
 use jit_linker::memory::{MemoryManager, SlabManager};
 
-use crate::support::{CC, build, link, parse};
+use crate::compiler::build;
+use crate::support::{CC, link, parse};
 use crate::{HOST, compile};
 
 const PROGRAM: &str = r#"

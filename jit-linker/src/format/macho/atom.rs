@@ -3,7 +3,7 @@
 use super::Reader;
 use super::literal;
 use super::section::Place;
-use crate::format::ParseError;
+use crate::format::{ParseError, eh_frame};
 use crate::graph::{BlockId, Content, Definition, SectionId, Symbol, SymbolId};
 
 /// The atoms of one section, which cover it.
@@ -39,7 +39,7 @@ impl Atoms {
     /// The block that a byte of the section is in, and the byte's offset there.
     pub(super) fn find(&self, offset: u64) -> (BlockId, u64) {
         let atom = &self.list[self.at(offset)];
-        (atom.block, offset - u64::from(atom.offset))
+        (atom.block, offset.saturating_sub(atom.offset.into()))
     }
 }
 
@@ -62,6 +62,25 @@ impl<'data> Reader<'data> {
                 merger.add(bytes, block);
             }
             list.push(Atom { offset, block, anchor: None });
+        }
+        Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list })
+    }
+
+    /// Takes `.eh_frame` apart: a block a record, so that those of functions that are left out are
+    /// left out too, and the others follow each other without gaps.
+    pub(super) fn add_records(&mut self, place: &Place, section: SectionId) -> Result<Atoms, ParseError> {
+        let bytes = self.bytes(place, 0, place.size);
+        let records = eh_frame::records(bytes).map_err(|what| self.malformed(what))?;
+        let place = &Place { align: 1, ..*place };
+        let mut list = Vec::with_capacity(records.len());
+        for record in records {
+            // A record is within its section, whose size fits.
+            let (offset, size) = (record.start as u32, record.size as u32);
+            let block = self.add_atom(place, section, offset, size)?;
+            list.push(Atom { offset, block, anchor: None });
+        }
+        if list.is_empty() {
+            list.push(Atom { offset: 0, block: self.add_atom(place, section, 0, 0)?, anchor: None });
         }
         Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list })
     }

@@ -6,12 +6,14 @@
 
 mod aarch64;
 mod atom;
+mod compact_unwind;
 mod literal;
 mod relocation;
 mod section;
 mod symbol;
 mod thread_local;
 mod universal;
+mod unwind;
 mod x86_64;
 
 use std::borrow::Cow;

@@ -4,10 +4,10 @@
 //! field leads to an address in the object, and what is there has to be found.
 
 use object::macho::*;
-use object::read::macho::Section as _;
+use object::read::macho::{Nlist, Section as _};
 use object::{LittleEndian, SymbolIndex};
 
-use super::section::full_name;
+use super::section::{full_name, is_eh_frame};
 use super::{Reader, aarch64, x86_64};
 use crate::arch::Architecture;
 use crate::format::ParseError;
@@ -68,6 +68,8 @@ impl<'data> Reader<'data> {
             self.add_indirect_pointers(section, &mut edges)?;
             self.add_section_relocations(section, &mut edges)?;
         }
+        let described = self.add_unwind_edges(&mut edges)?;
+        self.add_compact_unwind(&described, &mut edges)?;
         // The parts of a difference stay in their order.
         edges.sort_by_key(|edge| (edge.block, edge.offset));
         let mut own = std::mem::take(&mut self.graph.edges);
@@ -220,7 +222,9 @@ impl<'data> Reader<'data> {
             }
         };
         let place = i64::from(field.block_offset);
-        if let Some(offset) = self.offset_in(from, field.block) {
+        if let Some(offset) = self.offset_from_record(&field, subtrahend) {
+            edges.push(field.edge(kinds.delta, to, addend.wrapping_add(place).wrapping_sub(offset)));
+        } else if let Some(offset) = self.offset_in(from, field.block) {
             edges.push(field.edge(kinds.delta, to, addend.wrapping_add(place).wrapping_sub(offset)));
         } else if let Some(offset) = self.offset_in(to, field.block) {
             edges.push(field.edge(kinds.negative, from, addend.wrapping_add(offset).wrapping_sub(place)));
@@ -275,7 +279,7 @@ impl<'data> Reader<'data> {
         Ok(Field { section, offset, address, block, block_offset: block_offset as u32, bytes })
     }
 
-    fn extern_target(&mut self, relocation: RelocationInfo) -> Result<SymbolId, ParseError> {
+    pub(super) fn extern_target(&mut self, relocation: RelocationInfo) -> Result<SymbolId, ParseError> {
         self.symbol(SymbolIndex(relocation.r_symbolnum as usize))
     }
 
@@ -288,10 +292,26 @@ impl<'data> Reader<'data> {
     }
 
     /// What is at an address in the object, in the section that a relocation names.
-    fn target_at(&mut self, relocation: RelocationInfo, address: u64) -> Result<(SymbolId, i64), ParseError> {
+    pub(super) fn target_at(
+        &mut self,
+        relocation: RelocationInfo,
+        address: u64,
+    ) -> Result<(SymbolId, i64), ParseError> {
         let section = self.section_index(relocation)?;
         let start = self.atoms[section].as_ref().map_or(0, |atoms| atoms.address);
         self.anonymous(section, address.wrapping_sub(start).cast_signed())
+    }
+
+    /// In unwinding records differences are counted from a symbol at the start of them all. Records
+    /// move, so it is its offset from the start of the field's own that counts.
+    fn offset_from_record(&self, field: &Field<'_>, subtrahend: RelocationInfo) -> Option<i64> {
+        if !subtrahend.r_extern || !is_eh_frame(self.sections[field.section]) {
+            return None;
+        }
+        let symbol = self.symbols.symbol(SymbolIndex(subtrahend.r_symbolnum as usize)).ok()?;
+        let is_here = symbol.is_definition() && usize::from(symbol.n_sect()) == field.section + 1;
+        let start = field.address - u64::from(field.block_offset);
+        is_here.then(|| symbol.n_value(LittleEndian).wrapping_sub(start).cast_signed())
     }
 
     /// A symbol's offset in a block, if it is there.

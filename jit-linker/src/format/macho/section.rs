@@ -68,6 +68,9 @@ impl<'data> Reader<'data> {
         let section = *known
             .entry(key)
             .or_insert_with(|| self.graph.add_section(Section { role, kind, align_log2: 0, label, start: 0, end: 0 }));
+        if role == SectionRole::EhFrame {
+            return self.add_records(&place, section);
+        }
         let cuts = self.cuts(header, &place, cuts)?;
         let atoms = self.add_atoms(&place, section, &cuts)?;
         if header.flags(LittleEndian) & S_ATTR_NO_DEAD_STRIP != 0 {
@@ -151,6 +154,15 @@ impl<'data> Reader<'data> {
         // A symbol at the end is one more of the last atom.
         cuts.retain(|cut| *cut == 0 || *cut < place.size);
         Ok(cuts)
+    }
+
+    /// The section in memory that has an address in the object, and the offset there.
+    pub(super) fn section_at(&self, address: u64) -> Option<(usize, i64)> {
+        self.atoms.iter().enumerate().find_map(|(index, atoms)| {
+            let atoms = atoms.as_ref()?;
+            let offset = address.checked_sub(atoms.address).filter(|offset| *offset < atoms.size)?;
+            Some((index, offset.cast_signed()))
+        })
     }
 
     /// By section, the offsets of the symbols that begin atoms.
