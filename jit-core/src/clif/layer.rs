@@ -233,7 +233,7 @@ impl ClifLayer {
         &self,
         responsibility: &MaterializationResponsibility,
         module: ClifModule,
-    ) -> Result<(Arc<ModuleUnits>, Item, Vec<(Item, MaterializationResponsibility)>), Error> {
+    ) -> Result<(Arc<ModuleUnits>, Item, Vec<OwnedItem>), Error> {
         let module = self.units(responsibility.session(), module, None)?;
         let symbols = responsibility.symbols();
         let own = symbols.first().ok_or(Error::DefunctTracker)?;
@@ -403,6 +403,9 @@ pub(crate) enum Item {
     Promoted(u32),
     Data(u32),
 }
+
+/// An item, and who has to answer for it.
+type OwnedItem = (Item, MaterializationResponsibility);
 
 /// What the units of one module share.
 pub(crate) struct ModuleUnits {
