@@ -29,10 +29,12 @@ pub trait ObjectCache: Send + Sync {
     fn insert(&self, key: &[u8], object: &[u8]);
 }
 
+type Objects = FxHashMap<Box<[u8]>, Arc<[u8]>>;
+
 /// Keeps everything, in memory.
 #[derive(Default)]
 pub struct InMemoryCache {
-    objects: Mutex<FxHashMap<Box<[u8]>, Arc<[u8]>>>,
+    objects: Mutex<Objects>,
 }
 
 impl InMemoryCache {
