@@ -9,7 +9,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
 use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
-use jit_linker::memory::{MemoryManager, MemoryStatistics};
+use jit_linker::memory::{MemoryManager, MemoryStatistics, PageManager};
 use target_lexicon::Triple;
 
 use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe};
@@ -134,7 +134,8 @@ impl JitBuilder {
     }
 
     /// Whether debuggers are told of compiled code: its functions, and their lines where modules
-    /// have a [source](ClifModule::source).
+    /// have a [source](ClifModule::source). Each batch of functions has pages of its own then,
+    /// unless another memory manager is set: only in private memory can breakpoints be set.
     pub fn debugger(mut self, debugger: Debugger) -> Self {
         self.services.debugger = debugger.is_wanted();
         self
@@ -154,6 +155,8 @@ impl JitBuilder {
         }
         let memory = match self.memory {
             Some(memory) => memory,
+            // A debugger can't set breakpoints in memory that is mapped twice.
+            None if self.services.debugger => Arc::new(PageManager::new()),
             None => default_memory()?,
         };
         let dispatcher: Box<dyn TaskDispatcher> = match self.compile_threads {

@@ -43,7 +43,7 @@ pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
 pub use jit::{Jit, JitBuilder, OptLevel, ProcessAccess};
 #[cfg(feature = "cranelift")]
-pub use platform::code::SourceText;
+pub use platform::code::{SourceText, VariableKind};
 #[cfg(feature = "cranelift")]
 pub use platform::debug::Debugger;
 #[cfg(feature = "cranelift")]

@@ -211,7 +211,9 @@ impl Batch {
             Some(_) => cfi::instructions(isa, &code.buffer.unwind_info),
             None => SmallVec::new(),
         };
-        Ok((block, self.tell(code.code_buffer(), &instructions, || details(code))))
+        let module = Arc::clone(&self.module);
+        let names = module.variables.get(&index);
+        Ok((block, self.tell(code.code_buffer(), &instructions, || details(isa, code, names))))
     }
 
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {

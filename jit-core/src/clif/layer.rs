@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
-use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode, TakenCode};
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode, TakenCode, Variables};
 use super::signature::describe;
 use crate::error::Error;
 use crate::platform::Services;
@@ -166,7 +166,7 @@ impl ClifLayer {
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(tracker.session(), &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, machine_code, source, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, machine_code, source, variables, .. } = module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
@@ -184,6 +184,7 @@ impl ClifLayer {
             functions: names.functions,
             data: names.data,
             source,
+            variables,
             bodies: Mutex::new(bodies),
         });
         tracker.define_each(ModuleDefinitions { module: units, body_name })
@@ -301,6 +302,7 @@ pub(crate) struct ModuleUnits {
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
     pub(crate) source: Option<Arc<SourceText>>,
+    pub(crate) variables: Variables,
     pub(crate) bodies: Mutex<Bodies>,
 }
 

@@ -142,7 +142,8 @@ fn write(architecture: Architecture, mut sections: Vec<Section>) -> Vec<u8> {
 }
 
 fn header(architecture: Architecture, section_headers: u64, sections: u16) -> [u8; HEADER] {
-    const ET_REL: u16 = 1;
+    /// Addresses are where things are.
+    const ET_EXEC: u16 = 2;
     let machine: u16 = match architecture {
         Architecture::X86_64 => 62,
         _ => 183,
@@ -150,7 +151,7 @@ fn header(architecture: Architecture, section_headers: u64, sections: u16) -> [u
     let mut header = [0; HEADER];
     // 64 bits, little-endian, version 1.
     header[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
-    header[16..18].copy_from_slice(&ET_REL.to_le_bytes());
+    header[16..18].copy_from_slice(&ET_EXEC.to_le_bytes());
     header[18..20].copy_from_slice(&machine.to_le_bytes());
     header[20..24].copy_from_slice(&1u32.to_le_bytes());
     header[40..48].copy_from_slice(&section_headers.to_le_bytes());
