@@ -17,6 +17,7 @@ use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
 use crate::platform::debug::Debugger;
+use crate::platform::perf::Profiler;
 use crate::platform::{Services, trap};
 use crate::redirect::Redirections;
 use crate::session::{
@@ -62,6 +63,7 @@ pub struct JitBuilder {
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
     services: Services,
+    profiler: Profiler,
 }
 
 impl JitBuilder {
@@ -141,15 +143,22 @@ impl JitBuilder {
         self
     }
 
+    /// What is written for Linux's `perf`; by default what the environment asks for.
+    pub fn profiler(mut self, profiler: Profiler) -> Self {
+        self.profiler = profiler;
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
     ///
     /// When the target is not supported or not the host's, or the system refuses threads or
     /// address space.
-    pub fn build(self) -> Result<Jit, Error> {
+    pub fn build(mut self) -> Result<Jit, Error> {
         let isa = self.isa()?;
         let architecture = architecture(&isa)?;
+        self.services.profiler = self.profiler.open().map_err(|error| Error::Profiler(Arc::new(error)))?;
         if self.services.traps {
             trap::enable().map_err(|error| Error::Signals(Arc::new(error)))?;
         }

@@ -505,7 +505,7 @@ impl Linking {
                 range: code.range(SegmentKind::Code),
                 functions,
                 source: self.module.source.clone(),
-                eh_frame: frames.as_ref().map(Frames::to_section).unwrap_or_default(),
+                frames: frames.clone(),
             }));
         }
         if let Some(frames) = frames.filter(|_| services.unwinding) {

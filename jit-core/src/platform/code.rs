@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
 
+use super::unwind::Frames;
 use crate::sync::Arc;
 
 /// The functions of one allocation.
@@ -18,8 +19,8 @@ pub(crate) struct LinkedCode {
     /// Ordered by address.
     pub(crate) functions: Vec<LinkedFunction>,
     pub(crate) source: Option<Arc<SourceText>>,
-    /// Unwind information, as in an `.eh_frame` section with absolute pointers.
-    pub(crate) eh_frame: Vec<u8>,
+    /// Unwind information.
+    pub(crate) frames: Option<Frames>,
 }
 
 #[derive(Debug)]

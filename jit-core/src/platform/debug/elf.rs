@@ -51,8 +51,8 @@ pub(crate) fn describe(code: &LinkedCode) -> Vec<u8> {
     let mut symtab = Section::new(".symtab", SHT_SYMTAB, symbols);
     (symtab.link, symtab.info, symtab.entry_size) = (3, 2, SYMBOL as u64);
     let mut sections = vec![text, symtab, Section::new(".strtab", SHT_STRTAB, strings)];
-    if !code.eh_frame.is_empty() {
-        sections.push(Section::new(".debug_frame", SHT_PROGBITS, debug_frame(&code.eh_frame)));
+    if let Some(frames) = &code.frames {
+        sections.push(Section::new(".debug_frame", SHT_PROGBITS, debug_frame(frames.to_section())));
     }
     for (name, contents) in dwarf::sections(code) {
         sections.push(Section::new(name, SHT_PROGBITS, contents));
@@ -83,8 +83,7 @@ fn symbols(code: &LinkedCode) -> (Vec<u8>, Vec<u8>) {
 
 /// `.eh_frame` as `.debug_frame` (DWARF 4, 6.4.1): the id of a common entry is all ones, and what
 /// refers to one gives its offset in the section.
-fn debug_frame(eh_frame: &[u8]) -> Vec<u8> {
-    let mut section = eh_frame.to_vec();
+fn debug_frame(mut section: Vec<u8>) -> Vec<u8> {
     let mut at = 0;
     while let Some(length) = section.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes) {
         let field = at + 4;

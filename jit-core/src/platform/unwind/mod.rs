@@ -37,6 +37,12 @@ impl Cie {
         Self::with_augmentation(architecture, b"zR\0", &[ABSOLUTE], false)
     }
 
+    /// The bytes of the same with another encoding of addresses.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn of_calls_with(architecture: Architecture, encoding: u8) -> SmallVec<[u8; 32]> {
+        Self::with_augmentation(architecture, b"zR\0", &[encoding], false).bytes
+    }
+
     /// An entry as it stands in an object, with absolute pointers.
     fn of_object(bytes: &[u8], has_data: bool, has_lsda: bool) -> Self {
         Self { bytes: SmallVec::from_slice(bytes), has_data, has_lsda }
@@ -159,6 +165,13 @@ impl Frames {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
+    }
+
+    /// The instructions of the function at an address.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn instructions_at(&self, start: u64) -> Option<&[u8]> {
+        let (from, to) = self.frames.iter().find(|frame| frame.start == start)?.instructions;
+        self.instructions.get(from as usize..to as usize)
     }
 
     /// The contents of an `.eh_frame` section for functions that have a place.
