@@ -47,6 +47,8 @@ pub use platform::code::{SourceText, VariableKind};
 #[cfg(feature = "cranelift")]
 pub use platform::debug::Debugger;
 #[cfg(feature = "cranelift")]
+pub use platform::exception;
+#[cfg(feature = "cranelift")]
 pub use platform::perf::Profiler;
 #[cfg(feature = "cranelift")]
 pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};

@@ -18,12 +18,12 @@ use smallvec::SmallVec;
 use super::cfi;
 use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
-use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, module_reloc};
+use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, module_reloc};
 use super::reloc::edge_kind;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
-use crate::platform::unwind::{self, Frames};
+use crate::platform::unwind::{self, Frames, Handler};
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
 use crate::sync::{Arc, lock};
 
@@ -165,7 +165,8 @@ impl Batch {
             Some(TakenBody::Compiled(mut code)) => {
                 let block = self.add_code(index, code.bytes(), u64::from(code.align), code.relocs())?;
                 let details = std::mem::take(&mut code.details);
-                (block, self.tell(code.bytes(), code.frame(), || details))
+                let handlers = details.handlers.clone();
+                (block, self.tell(code.bytes(), code.frame(), &handlers, || details))
             }
             None => return Err(refused("the function was materialized before")),
         };
@@ -174,11 +175,18 @@ impl Batch {
     }
 
     /// Notes what is to be told of a function.
-    fn tell(&mut self, code: &[u8], instructions: &[u8], details: impl FnOnce() -> Details) -> Told {
+    fn tell(
+        &mut self,
+        code: &[u8],
+        instructions: &[u8],
+        handlers: &[Handler],
+        details: impl FnOnce() -> Details,
+    ) -> Told {
         let frames = self.frames.as_mut().filter(|_| !instructions.is_empty());
         let wanted = self.module.layer.services.want_code();
+        let size = code.len() as u64;
         Told {
-            frame: frames.map(|frames| frames.add_unplaced(code.len() as u64, instructions)),
+            frame: frames.map(|frames| frames.add_unplaced(size, instructions, handlers)),
             code: wanted.then(|| Box::new((code.len() as u32, details()))),
         }
     }
@@ -213,7 +221,7 @@ impl Batch {
         };
         let module = Arc::clone(&self.module);
         let names = module.variables.get(&index);
-        Ok((block, self.tell(code.code_buffer(), &instructions, || details(isa, code, names))))
+        Ok((block, self.tell(code.code_buffer(), &instructions, &handlers(code), || details(isa, code, names))))
     }
 
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {

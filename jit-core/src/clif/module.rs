@@ -6,7 +6,10 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
 use cranelift_codegen::ir::{self, InstructionData, Opcode, UserExternalName};
 use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
-use cranelift_codegen::{CodegenError, CompiledCode, Context, FinalizedMachReloc, FinalizedRelocTarget, LabelValueLoc};
+use cranelift_codegen::{
+    CodegenError, CompiledCode, Context, FinalizedMachExceptionHandler, FinalizedMachReloc, FinalizedRelocTarget,
+    LabelValueLoc,
+};
 use cranelift_module::{
     DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc, ModuleResult,
 };
@@ -15,6 +18,8 @@ use smallvec::SmallVec;
 
 use super::cfi;
 use crate::platform::code::{Details, LocatedVariable, Place, SourceText, VariableKind};
+use crate::platform::exception;
+use crate::platform::unwind::Handler;
 
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
@@ -441,6 +446,23 @@ pub(crate) fn alignment(isa: &dyn TargetIsa, code: u32) -> u64 {
     u64::from(code.max(isa.function_alignment().minimum)).max(isa.symbol_alignment())
 }
 
+/// The calls of a function whose exceptions are handled, with the handlers in order.
+pub(crate) fn handlers(code: &CompiledCode) -> Vec<Handler> {
+    let mut handlers = Vec::new();
+    for call in code.buffer.call_sites() {
+        for handler in call.exception_handlers {
+            let (kind, tag, target) = match handler {
+                FinalizedMachExceptionHandler::Tag(tag, target) => (exception::TAGGED, tag.as_u32(), *target),
+                FinalizedMachExceptionHandler::Default(target) => (exception::DEFAULT, 0, *target),
+                // Tags mean the same whatever the context.
+                FinalizedMachExceptionHandler::Context(_) => continue,
+            };
+            handlers.push([call.ret_addr, kind, tag, target]);
+        }
+    }
+    handlers
+}
+
 /// What is to be told of the places in a function's code.
 pub(crate) fn details(
     isa: &dyn TargetIsa,
@@ -461,7 +483,7 @@ pub(crate) fn details(
         });
         Some(LocatedVariable { name: name.clone(), kind: *kind, places: places.collect() })
     });
-    Details { traps, lines, variables: variables.collect() }
+    Details { traps, lines, handlers: handlers(code), variables: variables.collect() }
 }
 
 /// A relocation in terms of the module's declarations.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
 
-use super::unwind::Frames;
+use super::unwind::{Frames, Handler};
 use crate::sync::Arc;
 
 /// The functions of one allocation.
@@ -38,6 +38,8 @@ pub(crate) struct Details {
     pub(crate) traps: Vec<(u32, u8)>,
     /// Where code comes from: offsets of beginning and end, and the location's bits.
     pub(crate) lines: Vec<(u32, u32, u32)>,
+    /// Calls whose exceptions are handled.
+    pub(crate) handlers: Vec<Handler>,
     /// Variables that have a name.
     pub(crate) variables: Vec<LocatedVariable>,
 }
@@ -72,7 +74,7 @@ pub enum VariableKind {
 
 impl Details {
     pub(crate) fn is_empty(&self) -> bool {
-        self.traps.is_empty() && self.lines.is_empty() && self.variables.is_empty()
+        self.traps.is_empty() && self.lines.is_empty() && self.handlers.is_empty() && self.variables.is_empty()
     }
 }
 

@@ -6,6 +6,8 @@ pub mod code;
 #[cfg(feature = "cranelift")]
 pub mod debug;
 #[cfg(feature = "cranelift")]
+pub mod exception;
+#[cfg(feature = "cranelift")]
 pub mod perf;
 #[cfg(feature = "cranelift")]
 pub(crate) mod tls;
