@@ -1,18 +1,13 @@
 //! Functions from a file of CLIF, and a call of one of them.
 
-use std::collections::HashMap;
-use std::error::Error;
 use std::path::Path;
 
-use orcane::cranelift::codegen::ir::{
-    self, AbiParam, ExternalName, Function, InstBuilder, MemFlagsData, Signature, Type, UserExternalName, UserFuncName,
-    types,
-};
-use orcane::cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
-use orcane::cranelift::module::{FuncId, Linkage, Module};
-use orcane::{ClifModule, Jit};
+use orcane::Jit;
+use orcane::cranelift::codegen::data_value::DataValue;
+use orcane::cranelift::codegen::ir::{AbiParam, Signature, Type, types};
+use orcane::cranelift::module::Module;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use crate::{Result, clif_module};
 
 /// What the function that is called from here is named.
 const CALL: &str = "call from the command line";
@@ -22,106 +17,16 @@ pub(crate) fn run(jit: &Jit, file: &Path, entry: &str, arguments: &[String]) -> 
     let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let functions = cranelift_reader::parse_functions(&text).map_err(|error| format!("{}:{error}", file.display()))?;
     let mut module = jit.module(&file.display().to_string());
-    let ids = define(&mut module, functions)?;
+    let ids = clif_module::define(&mut module, functions)?;
     let entry_id = *ids.get(entry).ok_or_else(|| format!("{}: no function %{entry}", file.display()))?;
     let signature = module.declarations().get_function_decl(entry_id).signature.clone();
     let arguments = parse_arguments(&signature, arguments)?;
-    define_call(&mut module, entry_id, &signature)?;
     jit.add_module(module)?;
-
-    let call = jit.lookup::<unsafe extern "C" fn(*const u64, *mut u64)>(CALL)?;
-    let mut results = vec![0u64; signature.returns.len()];
-    // SAFETY: `define_call` reads a word an argument and writes a word a result, and the buffers
-    // have as many. What the file's own functions do is the duty of whoever wrote them.
-    unsafe { call.call(arguments.as_ptr(), results.as_mut_ptr()) };
-    Ok(signature.returns.iter().zip(results).map(|(param, word)| show(param.value_type, word)).collect())
+    let results = clif_module::call(jit, CALL, entry, &signature, &arguments)?;
+    Ok(results.iter().map(show).collect())
 }
 
-/// Defines the file's functions, all exported. A name that the file does not define is imported.
-fn define(module: &mut ClifModule, functions: Vec<Function>) -> Result<HashMap<String, FuncId>> {
-    let mut ids = HashMap::new();
-    for function in &functions {
-        let name = function_name(&function.name)?;
-        let id = module.declare_function(&name, Linkage::Export, &function.signature)?;
-        if ids.insert(name.clone(), id).is_some() {
-            return Err(format!("%{name} is defined twice").into());
-        }
-    }
-    let mut context = module.make_context();
-    for mut function in functions {
-        let id = ids[&function_name(&function.name)?];
-        bind(module, &mut function, &mut ids)?;
-        function.name = UserFuncName::user(0, id.as_u32());
-        context.clear();
-        context.func = function;
-        module.define_function(id, &mut context)?;
-    }
-    Ok(ids)
-}
-
-/// Turns the names that a function calls into the module's.
-fn bind(module: &mut ClifModule, function: &mut Function, ids: &mut HashMap<String, FuncId>) -> Result<()> {
-    for func_ref in function.dfg.ext_funcs.keys().collect::<Vec<_>>() {
-        let data = &function.dfg.ext_funcs[func_ref];
-        let ExternalName::TestCase(name) = &data.name else {
-            return Err("functions are called by names such as %name".into());
-        };
-        let name = String::from_utf8_lossy(name.raw()).into_owned();
-        let signature = function.dfg.signatures[data.signature].clone();
-        let id = match ids.get(&name) {
-            Some(id) => *id,
-            None => module.declare_function(&name, Linkage::Import, &signature)?,
-        };
-        ids.insert(name, id);
-        let colocated = module.declarations().get_function_decl(id).linkage.is_final();
-        let name = function.declare_imported_user_function(UserExternalName { namespace: 0, index: id.as_u32() });
-        let data = &mut function.dfg.ext_funcs[func_ref];
-        data.name = ExternalName::user(name);
-        data.colocated = colocated;
-    }
-    Ok(())
-}
-
-fn function_name(name: &UserFuncName) -> Result<String> {
-    match name {
-        UserFuncName::Testcase(name) => Ok(String::from_utf8_lossy(name.raw()).into_owned()),
-        UserFuncName::User(name) => Err(format!("the function {name} has no name such as %name").into()),
-    }
-}
-
-/// Defines a function that calls another with arguments from a buffer and leaves what it returns
-/// in a second one, a word each.
-fn define_call(module: &mut ClifModule, callee: FuncId, signature: &Signature) -> Result<()> {
-    let mut context = module.make_context();
-    let pointer = module.target_config().pointer_type();
-    context.func.signature.params.extend([AbiParam::new(pointer); 2]);
-    let id = module.declare_function(CALL, Linkage::Export, &context.func.signature)?;
-    let mut frontend = FunctionBuilderContext::new();
-    let mut builder = FunctionBuilder::new(&mut context.func, &mut frontend);
-    let block = builder.create_block();
-    builder.append_block_params_for_function_params(block);
-    builder.switch_to_block(block);
-    builder.seal_block(block);
-    let [arguments, results] = *builder.block_params(block) else { return Err("no buffers".into()) };
-    let callee = module.declare_func_in_func(callee, builder.func);
-    let flags = MemFlagsData::trusted();
-    let values: Vec<ir::Value> = signature
-        .params
-        .iter()
-        .zip(0..)
-        .map(|(param, index)| builder.ins().load(param.value_type, flags, arguments, 8 * index))
-        .collect();
-    let call = builder.ins().call(callee, &values);
-    for (value, index) in builder.inst_results(call).to_vec().into_iter().zip(0..) {
-        builder.ins().store(flags, value, results, 8 * index);
-    }
-    builder.ins().return_(&[]);
-    builder.finalize(module.target_config());
-    module.define_function(id, &mut context)?;
-    Ok(())
-}
-
-fn parse_arguments(signature: &Signature, arguments: &[String]) -> Result<Vec<u64>> {
+fn parse_arguments(signature: &Signature, arguments: &[String]) -> Result<Vec<DataValue>> {
     if signature.params.len() != arguments.len() {
         return Err(format!("the function takes {} arguments, not {}", signature.params.len(), arguments.len()).into());
     }
@@ -131,15 +36,15 @@ fn parse_arguments(signature: &Signature, arguments: &[String]) -> Result<Vec<u6
     let parse = |(param, text): (&AbiParam, &String)| {
         let failed = || format!("'{text}' is no {}", param.value_type);
         Ok(match param.value_type {
-            types::F32 => u64::from(text.parse::<f32>().map_err(|_| failed())?.to_bits()),
-            types::F64 => text.parse::<f64>().map_err(|_| failed())?.to_bits(),
+            types::F32 => DataValue::F32(text.parse::<f32>().map_err(|_| failed())?.into()),
+            types::F64 => DataValue::F64(text.parse::<f64>().map_err(|_| failed())?.into()),
             integer => {
                 let value = text.parse::<i128>().map_err(|_| failed())?;
                 let bits = integer.bits();
                 if !(-(1i128 << (bits - 1))..1i128 << bits).contains(&value) {
                     return Err(failed().into());
                 }
-                value as u64
+                DataValue::from_integer(value, integer).map_err(|_| failed())?
             }
         })
     };
@@ -150,13 +55,10 @@ fn is_word(value_type: Type) -> bool {
     matches!(value_type, types::I8 | types::I16 | types::I32 | types::I64 | types::F32 | types::F64)
 }
 
-fn show(value_type: Type, word: u64) -> String {
-    match value_type {
-        types::F32 => f32::from_bits(word as u32).to_string(),
-        types::F64 => f64::from_bits(word).to_string(),
-        integer => {
-            let shift = 64 - integer.bits();
-            ((word << shift).cast_signed() >> shift).to_string()
-        }
+fn show(value: &DataValue) -> String {
+    match value {
+        DataValue::F32(value) => value.as_f32().to_string(),
+        DataValue::F64(value) => value.as_f64().to_string(),
+        integer => integer.to_string(),
     }
 }

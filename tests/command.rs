@@ -74,3 +74,37 @@ fn errors_are_told() {
         assert!(!output.status.success());
     }
 }
+
+#[test]
+fn cranelifts_own_tests_run() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clif");
+    let files = ["arithmetic", "calls", "elsewhere", "text-only"].map(|name| format!("{folder}/{name}.clif"));
+    let output = orcane(&["clif-test", &files[0], &files[1], &files[2], &files[3]]);
+    let expected = format!(
+        "%wrap(-1, 2) -> -1\n{}: passed, 8 commands\n{}: passed, 4 commands\n{}: skipped, it is for other targets\n\
+         {}: skipped, it has no `test run`\n",
+        files[0], files[1], files[2], files[3]
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    assert!(output.status.success());
+}
+
+#[test]
+fn failures_of_cranelifts_own_tests_are_told() {
+    let constant = "function %one() -> i8 {\nblock0:\n    v0 = iconst.i8 1\n    return v0\n}\n";
+    let wrong = file("wrong.clif", &format!("test run\n{constant}; run: %one() == 1\n; run: %one() == 2\n"));
+    let malformed = file("malformed.clif", "test run\nfunction %one( {\n}");
+    let unknown = file("unknown.clif", &format!("test run\n{constant}; run: %two() == 1\n"));
+    for (path, expected) in [
+        (&wrong, "wrong.clif: FAILED: eager: line 8: Failed test: run: %one() == 2, actual: 1"),
+        (&malformed, "malformed.clif: FAILED: "),
+        (&unknown, "unknown.clif: FAILED: eager: line 7: "),
+    ] {
+        let output = orcane(&["clif-test", path.to_str().unwrap()]);
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(out.contains(expected), "{out}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "orcane: 1 of 1 files failed\n");
+        assert!(!output.status.success());
+    }
+}

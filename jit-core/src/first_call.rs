@@ -70,7 +70,7 @@ impl LazyBody {
             let body = entry.body_name();
             let found = dylib.session().lookup(&dylib.link_order(), vec![body.clone()]);
             match found.map(|mut found| found.pop()) {
-                Ok(Some(found)) if entry.publish(&body, found.definition.address) => {
+                Ok(Some(found)) if entry.publish(dylib.session(), &found) => {
                     return Ok(found.definition.address);
                 }
                 Ok(None) => return Err(self.gone()),

@@ -22,8 +22,8 @@ use crate::platform::{Services, trap};
 use crate::redirect::Redirections;
 use crate::session::{
     AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
-    ProcessSymbols, ResourceTracker, SearchOrder, SymbolDef, SymbolFilter, SymbolFlags, TaskDispatcher,
-    ThreadPoolDispatcher,
+    ProcessSymbols, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
+    TaskDispatcher, ThreadPoolDispatcher,
 };
 use crate::sync::Arc;
 
@@ -57,11 +57,13 @@ pub struct JitBuilder {
     target: Option<Triple>,
     opt_level: OptLevel,
     verifier: Option<bool>,
+    settings: Vec<(String, String)>,
     compile_threads: usize,
     memory: Option<Arc<dyn MemoryManager>>,
     process: ProcessAccess,
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
+    failure_address: Option<u64>,
     services: Services,
     profiler: Profiler,
 }
@@ -85,6 +87,13 @@ impl JitBuilder {
     /// miscompiled.
     pub fn verifier(mut self, verify: bool) -> Self {
         self.verifier = Some(verify);
+        self
+    }
+
+    /// Changes a setting of Cranelift's, a general one or one of the instruction set. Those that Orcane relies on, such
+    /// as `is_pic`, stay as they are.
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
         self
     }
 
@@ -149,6 +158,15 @@ impl JitBuilder {
         self
     }
 
+    /// Where calls of redirectable functions go whose body, or something it depends on, was
+    /// removed: the address of a C function that lives as long as the process, and should not
+    /// return. By default the process is aborted. Functions that are [lazy](Self::first_call) have
+    /// a failure handler instead.
+    pub fn failure_address(mut self, address: u64) -> Self {
+        self.failure_address = Some(address);
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -183,23 +201,36 @@ impl JitBuilder {
             ProcessAccess::None => {}
         }
         let layer = ClifLayer::with_services(isa, self.services.clone())?;
-        let redirections =
-            Redirections::new(Arc::clone(&memory), architecture, self.services.unwinding, self.first_call);
+        let redirections = Redirections::new(
+            Arc::clone(&memory),
+            architecture,
+            self.services.unwinding,
+            self.first_call,
+            self.failure_address,
+        );
         Ok(Jit { layer, main, redirections, memory, session })
     }
 
     fn isa(&self) -> Result<OwnedTargetIsa, Error> {
         let unsupported = |error: &dyn fmt::Display| Error::Target(error.to_string());
-        let builder = match &self.target {
+        let mut builder = match &self.target {
             None => cranelift_native::builder().map_err(|error| unsupported(&error))?,
             Some(triple) => isa::lookup(triple.clone()).map_err(|error| unsupported(&error))?,
         };
-        let flags = self.flags().map_err(|error| unsupported(&error))?;
+        let mut flags = settings::builder();
+        for (name, value) in &self.settings {
+            let result = match flags.set(name, value) {
+                Err(SetError::BadName(_)) => builder.set(name, value),
+                result => result,
+            };
+            result.map_err(|error| unsupported(&error))?;
+        }
+        let flags = self.flags(flags).map_err(|error| unsupported(&error))?;
         builder.finish(flags).map_err(|error| unsupported(&error))
     }
 
-    fn flags(&self) -> Result<settings::Flags, SetError> {
-        let mut flags = settings::builder();
+    /// Adds the settings that Orcane relies on, and those with a method of their own.
+    fn flags(&self, mut flags: settings::Builder) -> Result<settings::Flags, SetError> {
         let verifier = self.verifier.unwrap_or(cfg!(debug_assertions));
         for (name, value) in [
             ("opt_level", if self.opt_level == OptLevel::None { "none" } else { "speed" }),
@@ -367,7 +398,7 @@ impl Jit {
             }
             if let Some(function) = function.take() {
                 // Calls need not find out for themselves that it is there.
-                self.redirections.publish(&function, &symbol, found.definition.address);
+                self.redirections.publish(&self.session, &function, &found);
             }
             // Gone already if it was removed since: then the lookup says so.
             if let Some(code) = self.session.code_of(found.id) {
@@ -471,10 +502,57 @@ impl Jit {
         self.memory.statistics()
     }
 
+    /// All of what is counted.
+    #[must_use]
+    pub fn stats(&self) -> JitStatistics {
+        JitStatistics {
+            compile: self.statistics(),
+            memory: self.memory_statistics(),
+            session: self.session.statistics(),
+        }
+    }
+
     /// Where `main` looks for names.
     #[must_use]
     pub fn search_order(&self) -> SearchOrder {
         self.main.link_order()
+    }
+}
+
+/// What a [`Jit`] has done and holds. It prints as a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JitStatistics {
+    /// What was compiled.
+    pub compile: CompileStatistics,
+    /// What memory is held.
+    pub memory: MemoryStatistics,
+    /// What the session holds.
+    pub session: SessionStatistics,
+}
+
+impl fmt::Display for JitStatistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { compile, memory, session } = self;
+        let counts = [
+            ("functions compiled", compile.functions),
+            ("bytes of their code", compile.code_bytes),
+            ("bytes of data and tables", compile.data_bytes),
+            ("allocations", memory.allocations as u64),
+            ("bytes of memory", memory.bytes.iter().sum::<usize>() as u64),
+            ("dylibs", session.dylibs as u64),
+            ("symbols", session.symbols as u64),
+            ("units", session.units as u64),
+            ("lookups that wait", session.lookups as u64),
+        ];
+        for (what, count) in counts {
+            writeln!(f, "{what:<25} {count:>12}")?;
+        }
+        for (what, time) in [("time in the compiler", compile.compile_time), ("time in the linker", compile.link_time)]
+        {
+            writeln!(f, "{what:<25} {:>12.3} ms", time.as_secs_f64() * 1e3)?;
+        }
+        Ok(())
     }
 }
 

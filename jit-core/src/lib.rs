@@ -25,13 +25,16 @@ mod jit;
 #[cfg(feature = "cranelift")]
 mod redirect;
 
-pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure};
+pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, Use};
 pub use jit_linker::{SymbolName, SymbolStringPool};
 pub use session::{
-    AbsoluteSymbol, DefinitionGenerator, DylibLookup, ErrorReporter, ExecutionScope, ExecutionSession,
-    ExecutorProcessControl, FoundSymbol, InPlaceDispatcher, InProcess, JitDylib, MaterializationResponsibility,
-    MaterializationUnit, OwnSymbol, ProcessSymbols, ResourceTracker, SearchOrder, SymbolDeclaration, SymbolDef,
-    SymbolFilter, SymbolFlags, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
+    AbsoluteSymbol, Alias, DefinitionGenerator, DylibDump, DylibLookup, DynamicLibrarySymbols, ErrorReporter,
+    ExecutionScope, ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher,
+    InProcess, JitDylib, LibraryHandle, LookupFuture, LookupHandle, LookupKind, LookupSet, LookupState, Mangling,
+    MaterializationResponsibility, MaterializationUnit, OwnSymbol, Platform, PlatformError, Priority, ProcessSymbols,
+    ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionDump,
+    SessionStatistics, SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolDump, SymbolFilter, SymbolFlags,
+    SymbolLookup, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
 };
 
 #[cfg(feature = "cranelift")]
@@ -41,7 +44,7 @@ pub use first_call::{CallThrough, FirstCall, LazyBody};
 #[cfg(feature = "cranelift")]
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
-pub use jit::{Jit, JitBuilder, OptLevel, ProcessAccess};
+pub use jit::{Jit, JitBuilder, JitStatistics, OptLevel, ProcessAccess};
 #[cfg(feature = "cranelift")]
 pub use platform::code::{SourceText, VariableKind};
 #[cfg(feature = "cranelift")]

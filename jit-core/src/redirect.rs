@@ -20,8 +20,8 @@ use crate::error::Error;
 use crate::first_call::{CallThrough, FirstCall, LazyBody};
 use crate::platform::unwind::{self, Frames};
 use crate::session::{
-    FoundSymbol, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
-    SymbolDef, SymbolFlags, SymbolState, UnitDefinition, WeakTracker,
+    ExecutionSession, FoundSymbol, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker,
+    SymbolDeclaration, SymbolDef, SymbolFlags, SymbolState, UnitDefinition, WeakTracker,
 };
 use crate::sync::{Arc, Mutex, lock};
 
@@ -35,6 +35,14 @@ pub(crate) struct Redirections {
     first_call: Option<Arc<dyn FirstCall>>,
     functions: Mutex<HashMap<SymbolName, Redirection>>,
     versions: AtomicU64,
+    /// Where calls go whose function has no body that may be called.
+    failure: u64,
+}
+
+/// Where calls go by default whose function has no body that may be called.
+extern "C" fn called_unusable() -> ! {
+    eprintln!("orcane: a function was called that depends on something that was removed");
+    std::process::abort()
 }
 
 #[derive(Clone)]
@@ -53,12 +61,15 @@ pub(crate) struct Entry {
     /// is first referred to, and the function's own as long as it lives: a thread that was on its
     /// way through it still finds its function.
     call_through: OnceLock<CallThrough>,
+    failure: u64,
 }
 
 /// A function's newest body.
 #[derive(Clone)]
 struct Body {
     name: SymbolName,
+    /// It was removed, or something it depends on: nobody may call it.
+    unusable: bool,
     _owner: Arc<BodyOwner>,
 }
 
@@ -74,24 +85,57 @@ impl Entry {
         self.call_through.get().is_some_and(|call_through| call_through.address != target).then_some(target)
     }
 
-    /// Makes calls go to the body called `name`, if it is still the newest.
-    pub(crate) fn publish(&self, name: &SymbolName, address: u64) -> bool {
-        // Locked until the slot is written, so that `replace` comes before or after both.
-        let body = lock(&self.body);
-        if body.name != *name {
+    /// Makes calls go to a body, if it is still the newest, as long as it may be called.
+    pub(crate) fn publish(self: &Arc<Self>, session: &ExecutionSession, found: &FoundSymbol) -> bool {
+        if !self.watch(session, found) {
             return false;
         }
-        self.slot.store(address);
+        // Locked until the slot is written, so that `replace` comes before or after both.
+        let body = lock(&self.body);
+        if body.name != found.name || body.unusable {
+            return false;
+        }
+        self.slot.store(found.definition.address);
         true
     }
 
-    /// Makes `new` the newest body, and calls go to it: to `address`, or to what compiles it.
-    /// Gives the old one.
-    fn replace(&self, new: Body, address: Option<u64>) -> Body {
+    /// Sees to it that nobody is sent to a body any more once it is gone.
+    fn watch(self: &Arc<Self>, session: &ExecutionSession, found: &FoundSymbol) -> bool {
+        let (entry, name) = (Arc::downgrade(self), found.name.clone());
+        let withdraw = move || {
+            if let Some(entry) = entry.upgrade() {
+                entry.withdraw(&name);
+            }
+        };
+        session.watch(found.id, Arc::new(withdraw))
+    }
+
+    /// The body called `name` must not be called any more.
+    fn withdraw(&self, name: &SymbolName) {
+        let mut body = lock(&self.body);
+        if body.name == *name {
+            body.unusable = true;
+            self.slot.store(self.call_through.get().map_or(self.failure, |call_through| call_through.address));
+        }
+    }
+
+    /// Makes `new` the newest body, and calls go to it: to where it was found, or to what compiles
+    /// it. Gives the old one.
+    fn replace(self: &Arc<Self>, session: &ExecutionSession, new: Body, found: Option<&FoundSymbol>) -> Body {
         let mut body = lock(&self.body);
         let old = std::mem::replace(&mut *body, new);
-        if let Some(address) = address.or_else(|| Some(self.call_through.get()?.address)) {
+        let address = match (found, self.call_through.get()) {
+            (Some(found), _) => Some(found.definition.address),
+            (None, call_through) => call_through.map(|call_through| call_through.address),
+        };
+        if let Some(address) = address {
             self.slot.store(address);
+        }
+        drop(body);
+        if let Some(found) = found
+            && !self.watch(session, found)
+        {
+            self.withdraw(&found.name);
         }
         old
     }
@@ -128,6 +172,7 @@ impl Redirections {
         architecture: Architecture,
         unwinding: bool,
         first_call: Option<Arc<dyn FirstCall>>,
+        failure: Option<u64>,
     ) -> Self {
         Self {
             slots: Mutex::new(None),
@@ -137,6 +182,7 @@ impl Redirections {
             first_call,
             functions: Mutex::default(),
             versions: AtomicU64::new(0),
+            failure: failure.unwrap_or(called_unusable as *const () as u64),
         }
     }
 
@@ -147,10 +193,10 @@ impl Redirections {
         (found.definition.slot == Some(entry.slot.slot_address())).then(|| entry.body_name())
     }
 
-    /// Makes calls of `function` go to the body called `body`, if it is still the newest.
-    pub(crate) fn publish(&self, function: &SymbolName, body: &SymbolName, address: u64) {
+    /// Makes calls of `function` go to `body`, if it is still the newest.
+    pub(crate) fn publish(&self, session: &ExecutionSession, function: &SymbolName, body: &FoundSymbol) {
         let entry = lock(&self.functions).get(function).map(|known| Arc::clone(&known.entry));
-        _ = entry.is_some_and(|entry| entry.publish(body, address));
+        _ = entry.is_some_and(|entry| entry.publish(session, body));
     }
 
     /// Defines the exported functions of a module, or gives them new bodies.
@@ -173,18 +219,18 @@ impl Redirections {
         let result = self
             .enter_new(dylib, &bodies, &known, &owner, &mut added)
             .and_then(|()| self.compile_replacements(dylib, &bodies, &known));
-        let addresses = match result {
-            Ok(addresses) => addresses,
+        let found = match result {
+            Ok(found) => found,
             Err(error) => {
                 self.take_back(&added);
                 return Err(error);
             }
         };
-        for (body, (known, address)) in bodies.into_iter().zip(known.iter().zip(addresses)) {
+        for (body, (known, found)) in bodies.into_iter().zip(known.iter().zip(found)) {
             let Some(known) = known else { continue };
-            let new = Body { name: body.name, _owner: Arc::clone(&owner) };
+            let new = Body { name: body.name, unusable: false, _owner: Arc::clone(&owner) };
             // Not with the lock held: the last body of a module removes it.
-            drop(known.entry.replace(new, address));
+            drop(known.entry.replace(session, new, found.as_ref()));
         }
         Ok(())
     }
@@ -247,8 +293,9 @@ impl Redirections {
             let pool = slots.get_or_insert_with(|| self.new_pool());
             pool.allocate(0)?
         };
-        let first = Body { name: body.name.clone(), _owner: Arc::clone(owner) };
-        let entry = Arc::new(Entry { slot, body: Mutex::new(first), call_through: OnceLock::new() });
+        let first = Body { name: body.name.clone(), unusable: false, _owner: Arc::clone(owner) };
+        let entry =
+            Arc::new(Entry { slot, body: Mutex::new(first), call_through: OnceLock::new(), failure: self.failure });
         let tracker = dylib.create_tracker()?;
         let signature = dylib.session().intern(&body.signature);
         tracker.define(vec![UnitDefinition {
@@ -278,14 +325,14 @@ impl Redirections {
         }
     }
 
-    /// Compiles the new bodies of functions whose old ones are in use, and gives their addresses.
+    /// Compiles the new bodies of functions whose old ones are in use, and says where they are.
     /// None if functions are lazy: the next call compiles them.
     fn compile_replacements(
         &self,
         dylib: &JitDylib,
         bodies: &[NewBody],
         known: &[Option<Redirection>],
-    ) -> Result<Vec<Option<u64>>, Error> {
+    ) -> Result<Vec<Option<FoundSymbol>>, Error> {
         if self.first_call.is_some() {
             return Ok(vec![None; bodies.len()]);
         }
@@ -302,10 +349,7 @@ impl Redirections {
         let names: Vec<_> =
             bodies.iter().zip(&used).filter(|(_, used)| **used).map(|(body, _)| body.name.clone()).collect();
         let mut found = session.lookup(&dylib.link_order(), names)?.into_iter();
-        Ok(used
-            .into_iter()
-            .map(|used| if used { found.next().map(|body| body.definition.address) } else { None })
-            .collect())
+        Ok(used.into_iter().map(|used| if used { found.next() } else { None }).collect())
     }
 }
 
@@ -335,10 +379,11 @@ impl MaterializationUnit for RedirectableUnit {
         let body = entry.body_name();
         let order = responsibility.link_order();
         let session = responsibility.session().clone();
-        session.lookup_resolved(&order, vec![body.clone()], move |mut answers| match answers.pop() {
+        let of = session.clone();
+        session.lookup_resolved(&order, vec![body], move |mut answers| match answers.pop() {
             Some(Ok(found)) => {
                 // If not, a newer body has been put in its place meanwhile, and is there already.
-                entry.publish(&body, found.definition.address);
+                entry.publish(&of, &found);
                 // The slot lives as long as anything refers to it.
                 if responsibility.hold(Box::new(entry)).is_ok() {
                     _ = responsibility.emit(&[(function, found)]);

@@ -1,9 +1,11 @@
 //! The primitives of concurrency that the session is built from, in one place so that a model
 //! checker can stand in for them.
 
-#[cfg(feature = "cranelift")]
-pub(crate) use std::sync::Weak;
-pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+pub(crate) use std::{thread, thread_local};
 
 /// Locks `mutex`. No user code runs while one of our locks is held, so a poisoned one was
 /// poisoned by a defect of ours or by memory running out, and its data is as whole as it can be.
@@ -11,7 +13,40 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits on `condition`, whatever became of other threads.
-pub(crate) fn wait<'a, T>(condition: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condition.wait(guard).unwrap_or_else(PoisonError::into_inner)
+/// Waits on `condition`, whatever became of other threads, and says whether `deadline` is over.
+pub(crate) fn wait<'a, T>(
+    condition: &Condvar,
+    guard: MutexGuard<'a, T>,
+    deadline: Option<Instant>,
+) -> (MutexGuard<'a, T>, bool) {
+    let Some(deadline) = deadline else {
+        return (condition.wait(guard).unwrap_or_else(PoisonError::into_inner), false);
+    };
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return (guard, true);
+    }
+    let (guard, _) = condition.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner);
+    (guard, false)
+}
+
+/// Whether a thread has ended.
+pub(crate) fn is_finished<T>(thread: &thread::JoinHandle<T>) -> bool {
+    thread.is_finished()
+}
+
+/// The lock around a session's tables.
+#[derive(Default)]
+pub(crate) struct StateLock<T>(Mutex<T>);
+
+impl<T> StateLock<T> {
+    /// Locks it to change something.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        lock(&self.0)
+    }
+
+    /// Reads something.
+    pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        read(&self.lock())
+    }
 }

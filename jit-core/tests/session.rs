@@ -59,7 +59,7 @@ impl Stage {
     fn lookup(&self, names: &[&str], required: SymbolState) -> Arc<Mutex<Option<Result<usize, String>>>> {
         let answer = Arc::new(Mutex::new(None));
         let to = Arc::clone(&answer);
-        let names = names.iter().map(|name| self.session.intern(name)).collect();
+        let names: Vec<_> = names.iter().map(|name| self.session.intern(name)).collect();
         self.session.lookup_async(&self.dylib.link_order(), names, required, move |result| {
             *to.lock().unwrap() = Some(result.map(|found| found.len()).map_err(|error| error.to_string()));
         });
@@ -208,7 +208,7 @@ impl MaterializationUnit for Needy {
         let own = responsibility.symbols()[0].name.clone();
         responsibility.resolve(&[(own.clone(), SymbolDef::at(1))]).unwrap();
         let session = responsibility.session().clone();
-        let names = self.needs.iter().map(|name| session.intern(name)).collect();
+        let names: Vec<_> = self.needs.iter().map(|name| session.intern(name)).collect();
         let order = responsibility.link_order();
         session.lookup_async(&order, names, SymbolState::Resolved, move |found| {
             let dependences: Vec<_> = found.unwrap().into_iter().map(|found| (own.clone(), found)).collect();

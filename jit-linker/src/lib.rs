@@ -14,6 +14,7 @@ pub mod link;
 pub mod memory;
 mod name;
 mod pass;
+pub mod plugin;
 
 pub use graph::LinkGraph;
 pub use link::LinkError;

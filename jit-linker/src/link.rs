@@ -1,11 +1,14 @@
 //! The pipeline, as a state machine that its host drives.
 //!
 //! ```text
-//! LinkGraph -> prepare -> Prepared       GOT and stubs built, blocks laid out
+//! LinkGraph -> load -> Loaded            what nobody needs can be left out
+//!           -> prepare -> Prepared       GOT and stubs built, blocks laid out
 //!           -> allocate -> Allocated     addresses known: publish them, look up the externals
 //!           -> fix_up -> Fixed           content final in working memory
 //!           -> finalize                  executable
 //! ```
+//!
+//! Between the steps run the [passes](crate::plugin) that the link was begun with.
 //!
 //! Nothing here waits: between two steps the host may take as long as it needs, on any thread.
 
@@ -13,22 +16,77 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::arch::{Architecture, FixupError, stub};
-use crate::graph::{Definition, Edge, EdgeKind, GraphError, LinkGraph, SectionId, SymbolId};
-use crate::memory::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, Request};
+use crate::graph::{BlockId, Definition, Edge, EdgeKind, GraphError, LinkGraph, SectionId, SymbolId};
+use crate::memory::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, Request, SegmentKind};
 use crate::pass::fixup::Placement;
 use crate::pass::indirect::Indirection;
-use crate::pass::{depend, layout};
+use crate::pass::{depend, layout, prune};
+use crate::plugin::{self, PassError, Passes, Stage};
+
+/// Begins a link with passes of the host's, and runs those that come first.
+///
+/// # Errors
+///
+/// When a pass fails.
+pub fn load(mut graph: LinkGraph, mut passes: Passes) -> Result<Loaded, LinkError> {
+    plugin::run(Stage::BeforePrune, &mut passes.before_prune, &mut graph)?;
+    Ok(Loaded { graph, passes })
+}
+
+/// A graph whose content is not settled.
+#[derive(Debug)]
+pub struct Loaded {
+    graph: LinkGraph,
+    passes: Passes,
+}
+
+impl Loaded {
+    /// The graph.
+    #[must_use]
+    pub fn graph(&self) -> &LinkGraph {
+        &self.graph
+    }
+
+    /// The graph, to change it.
+    pub fn graph_mut(&mut self) -> &mut LinkGraph {
+        &mut self.graph
+    }
+
+    /// Leaves out what neither a `wanted` symbol leads to nor a block that is
+    /// [kept](LinkGraph::keep).
+    pub fn prune(&mut self, wanted: &[SymbolId]) {
+        prune::prune(&mut self.graph, wanted);
+    }
+
+    /// As the function [`prepare`], after the passes that come before it.
+    ///
+    /// # Errors
+    ///
+    /// As the function's, or when a pass fails.
+    pub fn prepare(self) -> Result<Prepared, LinkError> {
+        let Self { mut graph, mut passes } = self;
+        plugin::run(Stage::AfterPrune, &mut passes.after_prune, &mut graph)?;
+        lay_out(graph, passes)
+    }
+}
 
 /// Builds GOT and stubs and lays the graph out.
 ///
 /// # Errors
 ///
 /// When a relocation does not fit its instruction, or the graph is too large.
-pub fn prepare(mut graph: LinkGraph) -> Result<Prepared, LinkError> {
+pub fn prepare(graph: LinkGraph) -> Result<Prepared, LinkError> {
+    lay_out(graph, Passes::default())
+}
+
+fn lay_out(mut graph: LinkGraph, passes: Passes) -> Result<Prepared, LinkError> {
+    graph.check()?;
     let mut order = layout::order(&graph);
+    layout::terminate_unwind_tables(&mut graph, &mut order)?;
     let indirection = Indirection::build(&mut graph, &mut order)?;
     let request = layout::assign(&mut graph, &order)?;
-    Ok(Prepared { graph, indirection, request })
+    graph.settle();
+    Ok(Prepared { graph, indirection, request, passes })
 }
 
 /// A graph that is laid out and has no memory yet.
@@ -37,6 +95,7 @@ pub struct Prepared {
     graph: LinkGraph,
     indirection: Indirection,
     request: Request,
+    passes: Passes,
 }
 
 impl Prepared {
@@ -50,11 +109,17 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// As the memory manager's.
+    /// As the memory manager's, or when a pass fails: the memory has gone back then.
     pub fn allocate(self, memory: &Arc<dyn MemoryManager>) -> Result<Allocated, LinkError> {
-        let Self { graph, indirection, request } = self;
+        let Self { graph, indirection, request, mut passes } = self;
         let allocation = Allocation::new(memory, &request)?;
-        Ok(Allocated { placement: Placement::new(graph, indirection, allocation) })
+        let mut placement = Placement::new(graph, indirection, allocation);
+        if !passes.after_allocation.is_empty() {
+            plugin::run(Stage::AfterAllocation, &mut passes.after_allocation, &mut placement.graph)?;
+            placement.graph.check()?;
+            placement.place_symbols();
+        }
+        Ok(Allocated { placement, passes })
     }
 }
 
@@ -62,6 +127,7 @@ impl Prepared {
 #[derive(Debug)]
 pub struct Allocated {
     placement: Placement,
+    passes: Passes,
 }
 
 impl Allocated {
@@ -75,6 +141,12 @@ impl Allocated {
     #[must_use]
     pub fn address(&self, symbol: SymbolId) -> u64 {
         self.graph().symbol(symbol).address
+    }
+
+    /// The symbols that something live refers to and that have to be looked up.
+    #[must_use]
+    pub fn externals(&self) -> Vec<SymbolId> {
+        depend::externals(self.graph())
     }
 
     /// Whether a symbol has to be looked up.
@@ -113,9 +185,10 @@ impl Allocated {
     /// the symbol can be redirected: calls go through it. A weak symbol that was not found is at
     /// address 0.
     pub fn resolve(&mut self, symbol: SymbolId, address: u64, slot: Option<u64>) {
-        let symbol = &mut self.placement.graph.symbols[symbol.index()];
-        symbol.address = address;
-        symbol.slot = slot.unwrap_or(0);
+        if let Some(symbol) = self.placement.graph.symbols.get_mut(symbol.index()) {
+            symbol.address = address;
+            symbol.slot = slot.unwrap_or(0);
+        }
     }
 
     /// Says where an external thread-local variable is.
@@ -139,10 +212,18 @@ impl Allocated {
     ///
     /// # Errors
     ///
-    /// When a value does not fit its field: the error names the symbol and the place.
-    pub fn fix_up(mut self) -> Result<Fixed, LinkError> {
-        self.placement.write()?;
-        Ok(Fixed { allocation: self.placement.allocation })
+    /// When a value does not fit its field: the error names the symbol and the place. When a pass
+    /// fails. The memory has gone back then.
+    pub fn fix_up(self) -> Result<Fixed, LinkError> {
+        let Self { mut placement, mut passes } = self;
+        if !passes.before_fixup.is_empty() {
+            plugin::run(Stage::BeforeFixup, &mut passes.before_fixup, &mut placement.graph)?;
+            placement.graph.check()?;
+        }
+        placement.write()?;
+        let mut fixed = Fixed { placement };
+        plugin::run_on_content(passes.after_fixup, &mut fixed)?;
+        Ok(fixed)
     }
 }
 
@@ -192,17 +273,35 @@ pub struct Resolver {
 /// A graph whose content is final in working memory.
 #[derive(Debug)]
 pub struct Fixed {
-    allocation: Allocation,
+    placement: Placement,
 }
 
 impl Fixed {
+    /// The graph.
+    #[must_use]
+    pub fn graph(&self) -> &LinkGraph {
+        &self.placement.graph
+    }
+
+    /// The final bytes of a block, to be read or written; none if the block is left out.
+    pub fn block_content(&mut self, block: BlockId) -> &mut [u8] {
+        let is_live = self.graph().block(block).live;
+        if is_live { self.placement.block_bytes(block) } else { &mut [] }
+    }
+
+    /// The bytes of a segment as they will be seen at its address.
+    #[must_use]
+    pub fn content(&mut self, kind: SegmentKind) -> &[u8] {
+        self.placement.allocation.working(kind)
+    }
+
     /// Publishes the memory: code can run from here on.
     ///
     /// # Errors
     ///
     /// As the memory manager's.
     pub fn finalize(self) -> Result<FinalizedAllocation, LinkError> {
-        Ok(self.allocation.finalize()?)
+        Ok(self.placement.allocation.finalize()?)
     }
 }
 
@@ -245,6 +344,16 @@ pub enum LinkError {
         graph: String,
         /// What is wrong.
         source: stub::StubError,
+    },
+    /// A pass of the host's ended the link.
+    #[error("in {graph}: a pass {stage}: {source}")]
+    Pass {
+        /// The graph's name.
+        graph: String,
+        /// When it was run.
+        stage: Stage,
+        /// Its reason.
+        source: PassError,
     },
     /// A segment exceeds 4 GiB.
     #[error("a segment of {size} bytes is too large")]

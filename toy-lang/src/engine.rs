@@ -174,7 +174,8 @@ impl Engine {
         }
         self.jit.redefine(module)?;
         if self.compile == Compile::Eagerly {
-            let names = functions.iter().map(|function| self.jit.session().intern(&function.prototype.name)).collect();
+            let names: Vec<_> =
+                functions.iter().map(|function| self.jit.session().intern(&function.prototype.name)).collect();
             self.jit.session().lookup(&self.jit.search_order(), names).map_err(orcane::Error::from)?;
         }
         Ok(())

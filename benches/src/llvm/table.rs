@@ -13,6 +13,10 @@ impl Llvm {
 }
 
 impl SymbolTable for Llvm {
+    fn reserve(&mut self, count: usize) {
+        self.0.reserve(count);
+    }
+
     fn intern(&mut self, name: &str) {
         self.0.intern(name);
     }

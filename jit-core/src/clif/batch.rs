@@ -141,6 +141,7 @@ impl Batch {
         for (item, responsibility) in items.into_iter().rev() {
             // Gone already: its tracker was removed.
             let Some(symbol) = responsibility.symbols().first().map(|symbol| symbol.id) else { continue };
+            let _span = tracing::debug_span!("compile", name = self.module.name_of(item).as_str()).entered();
             let added = match item {
                 Item::Function(index) => self.add_function(&mut context, index),
                 Item::Data(index) => self.add_data(index),
@@ -163,7 +164,7 @@ impl Batch {
         let (block, told) = match body {
             Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
             Some(TakenBody::Compiled(mut code)) => {
-                let block = self.add_code(index, code.bytes(), u64::from(code.align), code.relocs())?;
+                let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
                 let details = std::mem::take(&mut code.details);
                 let handlers = details.handlers.clone();
                 (block, self.tell(code.bytes(), code.frame(), &handlers, || details))
@@ -356,6 +357,8 @@ impl Batch {
             return;
         }
         let mut linking = Linking { session, module, own, frames };
+        let module = Arc::clone(&linking.module);
+        let _span = tracing::debug_span!("link", module = &*module.name, symbols = linking.own.len()).entered();
         let prepared = match link::prepare(graph) {
             Ok(prepared) => prepared,
             Err(error) => return linking.fail_all(error),
@@ -376,9 +379,11 @@ impl Batch {
             return linking.finish(allocated, &[]);
         }
         let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
-        let names = externals.iter().map(|external| external.name.clone()).collect();
-        let (session, order) = (linking.session.clone(), first.link_order());
-        session.lookup_resolved(&order, names, move |answers| linking.externals_known(allocated, externals, answers));
+        let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
+        let (session, order, owner) = (linking.session.clone(), first.link_order(), first.owner());
+        session.lookup_owned(&order, names.into(), Some(owner), move |answers| {
+            linking.externals_known(allocated, externals, answers);
+        });
     }
 }
 
@@ -522,6 +527,8 @@ impl Linking {
     }
 
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
+        let module = Arc::clone(&self.module);
+        let _span = tracing::debug_span!("finalize", module = &*module.name).entered();
         if self.own.iter().all(|own| own.responsibility.is_none()) {
             return;
         }

@@ -13,7 +13,8 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
-use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, MachineCode, TakenCode, Variables};
+use super::machine_code::{MachineCode, TakenCode};
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, Variables};
 use super::signature::describe;
 use crate::error::Error;
 use crate::platform::Services;
@@ -113,14 +114,8 @@ impl ClifLayer {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let shared = LayerShared {
-            isa,
-            contexts: Mutex::default(),
-            spent: Spent::default(),
-            modules: AtomicU64::new(0),
-            counters: Counters::default(),
-            services,
-        };
+        let (contexts, spent, modules, counters) = Default::default();
+        let shared = LayerShared { isa, contexts, spent, modules, counters, services };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -212,7 +207,7 @@ fn flags(linkage: Linkage) -> SymbolFlags {
     SymbolFlags {
         weak: linkage == Linkage::Preemptible,
         exported: matches!(linkage, Linkage::Export | Linkage::Preemptible),
-        callable: false,
+        ..SymbolFlags::HIDDEN
     }
 }
 
@@ -408,6 +403,10 @@ impl ModuleUnits {
         namespace == FUNCTION && self.functions[index as usize].redirectable
     }
 
+    pub(crate) fn name_of(&self, item: Item) -> &SymbolName {
+        &self.entry(item).name
+    }
+
     fn entry(&self, item: Item) -> &Entry {
         match item {
             Item::Function(index) => &self.functions[index as usize],
@@ -461,7 +460,7 @@ impl Bodies {
     pub(crate) fn take_function(&mut self, index: u32) -> Option<TakenBody> {
         match self.functions.get_mut(index as usize)?.take()? {
             Body::Clif(func) => Some(TakenBody::Clif(func)),
-            Body::Compiled(compiled) => Some(TakenBody::Compiled(self.machine_code.take(index, &compiled))),
+            Body::Compiled(compiled) => self.machine_code.take(index, compiled).map(TakenBody::Compiled),
         }
     }
 

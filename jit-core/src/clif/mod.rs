@@ -4,6 +4,7 @@ mod batch;
 mod cfi;
 mod layer;
 mod libcall;
+mod machine_code;
 mod module;
 mod reloc;
 mod signature;

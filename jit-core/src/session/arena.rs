@@ -143,6 +143,11 @@ impl<T> Arena<T> {
         if entry.generation == id.generation { entry.value.as_mut() } else { None }
     }
 
+    /// How many entries there are.
+    pub(crate) fn count(&self) -> usize {
+        self.len() as usize - self.free.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Id<T>, &T)> {
         (0..self.len()).filter_map(|index| self.at(index))
     }

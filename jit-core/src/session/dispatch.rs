@@ -1,56 +1,147 @@
 //! Who runs what the session has to do.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::thread::JoinHandle;
+use std::time::Instant;
 
-use super::ExecutionSession;
 use super::arena::Id;
 use super::query::Query;
-use super::state::Unit;
-use super::unit::{MaterializationResponsibility, MaterializationUnit, catching_panics};
-use crate::error::Error;
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard, lock, wait};
+use super::search::Search;
+use super::state::{Effects, Unit};
+use super::unit::{MaterializationResponsibility, catching_panics};
+use super::{ExecutionSession, Shared as Session};
+use crate::error::{Cause, Error};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{self, Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
+
+/// How soon a task should run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Nobody waits for it yet.
+    #[default]
+    Ahead,
+    /// A thread waits for it.
+    Awaited,
+}
 
 /// A piece of work: a unit to materialize, a lookup to answer, a batch to compile.
-#[must_use = "whoever waits for it waits for ever"]
-pub struct Task(TaskKind);
+///
+/// Dropped, it fails what it was for.
+#[must_use = "dropped, it fails what it was for"]
+pub struct Task {
+    kind: Option<TaskKind>,
+    priority: Priority,
+}
 
 pub(crate) enum TaskKind {
-    Materialize(ExecutionSession, Box<dyn MaterializationUnit>, Id<Unit>),
+    Materialize(ExecutionSession, Id<Unit>),
     Answer(Query),
+    Search(Box<Search>),
     Run(Box<dyn FnOnce() + Send>),
 }
 
-impl From<TaskKind> for Task {
-    fn from(kind: TaskKind) -> Self {
-        Self(kind)
+impl TaskKind {
+    pub(crate) fn with_priority(self, priority: Priority) -> Task {
+        Task { kind: Some(self), priority }
     }
 }
 
+sync::thread_local! {
+    /// The priority of the task that this thread runs.
+    static PRIORITY: Cell<Priority> = Cell::new(Priority::Ahead);
+    /// The unit that this thread materializes, and its session, by address.
+    static CURRENT: Cell<Option<(usize, Id<Unit>)>> = Cell::new(None);
+}
+
+/// The priority of what this thread asks for: that of what it runs.
+pub(crate) fn current_priority() -> Priority {
+    PRIORITY.with(Cell::get)
+}
+
+/// The unit that this thread runs for `session`.
+pub(crate) fn current_unit(session: &ExecutionSession) -> Option<Id<Unit>> {
+    let (address, unit) = CURRENT.with(Cell::get)?;
+    (address == address_of(session)).then_some(unit)
+}
+
+fn address_of(session: &ExecutionSession) -> usize {
+    Arc::as_ptr(&session.shared) as *const Session as usize
+}
+
+/// Runs a unit's code on this thread.
+pub(crate) fn as_unit(session: &ExecutionSession, unit: Id<Unit>, work: impl FnOnce()) {
+    struct Restore(Option<(usize, Id<Unit>)>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.with(|current| current.set(self.0));
+        }
+    }
+    let _restore = Restore(CURRENT.with(|current| current.replace(Some((address_of(session), unit)))));
+    work();
+}
+
 impl Task {
+    /// A task of a user's own.
+    pub fn new(priority: Priority, work: impl FnOnce() + Send + 'static) -> Self {
+        TaskKind::Run(Box::new(work)).with_priority(priority)
+    }
+
+    /// How soon it should run.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+
     /// Does the work. A panic in it fails what it was for, and goes no further.
-    pub fn run(self) {
-        catching_panics(|| match self.0 {
-            TaskKind::Materialize(session, unit, id) => {
-                if let Some(responsibility) = MaterializationResponsibility::new(session, id) {
-                    unit.materialize(responsibility);
+    pub fn run(mut self) {
+        let Some(kind) = self.kind.take() else { return };
+        let priority = self.priority;
+        let outer = PRIORITY.with(|current| current.replace(priority));
+        catching_panics(|| match kind {
+            TaskKind::Materialize(session, id) => {
+                let begun = session.state().begin(id, priority);
+                if let Some((name, unit)) = begun {
+                    let _span = tracing::debug_span!("materialize", unit = &*name).entered();
+                    let responsibility = MaterializationResponsibility::new(session.clone(), id, name);
+                    as_unit(&session, id, || unit.materialize(responsibility));
                 }
             }
             TaskKind::Answer(query) => query.answer(),
+            TaskKind::Search(search) => search.go_on(),
             TaskKind::Run(work) => work(),
+        });
+        PRIORITY.with(|current| current.set(outer));
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let Some(kind) = self.kind.take() else { return };
+        catching_panics(|| match kind {
+            TaskKind::Materialize(session, id) => {
+                let mut effects = Effects::default();
+                let mut state = session.state();
+                let unit = state.units.get(id).map(|unit| unit.name.to_string()).unwrap_or_default();
+                state.lose(id, &Arc::new(Cause::Abandoned { unit }), &mut effects);
+                drop(state);
+                session.perform(effects);
+            }
+            TaskKind::Answer(query) => query.answer(),
+            TaskKind::Search(search) => search.abandon(),
+            TaskKind::Run(work) => drop(work),
         });
     }
 }
 
 /// Decides where and when tasks run.
 pub trait TaskDispatcher: Send + Sync {
-    /// Takes tasks on. They may run before this returns, but never inside one another.
+    /// Takes tasks on. They may run before this returns, but never inside one another, except
+    /// that a task that [`wait`](Self::wait)s may see others run meanwhile.
     fn dispatch(&self, tasks: Vec<Task>);
 
-    /// Returns once `done` holds. Called by a thread that has nothing else to do; if it is one
-    /// that runs tasks, another one takes its place.
-    fn wait(&self, done: &dyn Fn() -> bool);
+    /// Returns once `done` holds, or `deadline` is over. Called by a thread that has nothing else
+    /// to do; if it is one that runs tasks, another one has to take its place.
+    fn wait(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>);
 
     /// Makes those who [`wait`](Self::wait) look again.
     fn wake(&self);
@@ -59,7 +150,8 @@ pub trait TaskDispatcher: Send + Sync {
 /// Tasks that nobody has started.
 #[derive(Default)]
 struct Queue {
-    tasks: VecDeque<Task>,
+    awaited: VecDeque<Task>,
+    ahead: VecDeque<Task>,
     /// Threads of a pool, those that wait for something included.
     threads: usize,
     /// Threads of a pool that wait for something.
@@ -69,6 +161,21 @@ struct Queue {
     /// Threads asleep until what they wait for is there.
     waiting: usize,
     stopping: bool,
+}
+
+impl Queue {
+    fn push(&mut self, tasks: Vec<Task>) {
+        for task in tasks {
+            match task.priority {
+                Priority::Awaited => self.awaited.push_back(task),
+                Priority::Ahead => self.ahead.push_back(task),
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Task> {
+        self.awaited.pop_front().or_else(|| self.ahead.pop_front())
+    }
 }
 
 #[derive(Default)]
@@ -81,34 +188,55 @@ struct Shared {
     done: Condvar,
 }
 
-thread_local! {
-    /// The dispatcher whose tasks this thread is running, by address.
-    static RUNNING: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
+sync::thread_local! {
+    /// The dispatchers whose tasks this thread is running, by address.
+    static RUNNING: RefCell<Vec<usize>> = RefCell::new(Vec::new());
 }
 
 impl Shared {
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
     fn is_running_here(&self) -> bool {
-        std::ptr::eq(RUNNING.get(), self)
+        RUNNING.with(|running| running.borrow().contains(&self.address()))
     }
 
     /// Runs `work` as a thread that runs this dispatcher's tasks.
     fn as_runner(&self, work: impl FnOnce()) {
-        let outer = RUNNING.replace(self);
+        RUNNING.with(|running| running.borrow_mut().push(self.address()));
+        // No panic leaves a task.
         work();
-        RUNNING.set(outer);
+        RUNNING.with(|running| running.borrow_mut().pop());
     }
 
     /// Runs tasks until `done` holds.
-    fn help(&self, done: &dyn Fn() -> bool) {
+    fn help(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
         let mut queue = lock(&self.queue);
         while !done() {
-            match queue.tasks.pop_front() {
+            match queue.pop() {
                 Some(task) => {
                     drop(queue);
                     self.as_runner(|| task.run());
                     queue = lock(&self.queue);
                 }
-                None => queue = self.idle(queue),
+                None => match self.idle(queue, deadline) {
+                    (guard, false) => queue = guard,
+                    (_, true) => return,
+                },
+            }
+        }
+    }
+
+    fn sleep(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
+        let mut queue = lock(&self.queue);
+        while !done() {
+            queue.waiting += 1;
+            let over;
+            (queue, over) = wait(&self.done, queue, deadline);
+            queue.waiting -= 1;
+            if over {
+                return;
             }
         }
     }
@@ -116,7 +244,7 @@ impl Shared {
     fn push(&self, tasks: Vec<Task>) {
         let count = tasks.len();
         let mut queue = lock(&self.queue);
-        queue.tasks.extend(tasks);
+        queue.push(tasks);
         let idle = queue.idle;
         drop(queue);
         for _ in 0..count.min(idle) {
@@ -124,11 +252,12 @@ impl Shared {
         }
     }
 
-    fn idle<'a>(&self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+    fn idle<'a>(&self, mut queue: MutexGuard<'a, Queue>, deadline: Option<Instant>) -> (MutexGuard<'a, Queue>, bool) {
         queue.idle += 1;
-        queue = wait(&self.work, queue);
+        let over;
+        (queue, over) = wait(&self.work, queue, deadline);
         queue.idle -= 1;
-        queue
+        (queue, over)
     }
 
     /// Has everybody look again.
@@ -145,10 +274,11 @@ impl Shared {
     }
 }
 
-/// Runs each task on the thread that dispatched it, one after the other.
+/// Runs each task on the thread that dispatched it, one after the other. Only when a task waits
+/// for another one does a second thread run that.
 #[derive(Default)]
 pub struct InPlaceDispatcher {
-    shared: Shared,
+    shared: Arc<Shared>,
 }
 
 impl InPlaceDispatcher {
@@ -168,14 +298,31 @@ impl TaskDispatcher for InPlaceDispatcher {
         }
         self.shared.as_runner(|| {
             loop {
-                let Some(task) = lock(&self.shared.queue).tasks.pop_front() else { break };
+                let Some(task) = lock(&self.shared.queue).pop() else { break };
                 task.run();
             }
         });
     }
 
-    fn wait(&self, done: &dyn Fn() -> bool) {
-        self.shared.help(done);
+    fn wait(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
+        if !self.shared.is_running_here() {
+            return self.shared.help(done, deadline);
+        }
+        if done() {
+            return;
+        }
+        // Run on this stack, a task that waits for this one would never let it go on.
+        let over = Arc::new(AtomicBool::new(false));
+        let (shared, stop) = (Arc::clone(&self.shared), Arc::clone(&over));
+        let spare = thread::Builder::new()
+            .name("orcane-spare".to_owned())
+            .spawn(move || shared.help(&|| stop.load(Ordering::Acquire), None));
+        if spare.is_err() {
+            return self.shared.help(done, deadline);
+        }
+        self.shared.sleep(done, deadline);
+        over.store(true, Ordering::Release);
+        self.shared.wake();
     }
 
     fn wake(&self) {
@@ -184,6 +331,7 @@ impl TaskDispatcher for InPlaceDispatcher {
 }
 
 /// Runs tasks on a number of threads. One that has to wait is replaced by a spare one meanwhile.
+/// What somebody waits for comes first.
 pub struct ThreadPoolDispatcher {
     shared: Arc<Shared>,
     size: usize,
@@ -212,15 +360,17 @@ impl ThreadPoolDispatcher {
     /// Starts a thread that is counted already.
     fn spawn(&self) -> std::io::Result<()> {
         let (shared, size) = (Arc::clone(&self.shared), self.size);
-        let builder = std::thread::Builder::new().name("orcane-compile".to_owned());
-        let handle = builder.spawn(move || run_worker(&shared, size))?;
-        lock(&self.threads).push(handle);
+        let builder = thread::Builder::new().name("orcane-compile".to_owned());
+        let handle = builder.spawn(move || shared.as_runner(|| run_worker(&shared, size)))?;
+        let mut threads = lock(&self.threads);
+        // Spares come and go.
+        threads.retain(|thread| !sync::is_finished(thread));
+        threads.push(handle);
         Ok(())
     }
 }
 
 fn run_worker(shared: &Shared, size: usize) {
-    RUNNING.set(shared);
     let mut queue = lock(&shared.queue);
     loop {
         let surplus = queue.threads - queue.blocked > size;
@@ -228,13 +378,13 @@ fn run_worker(shared: &Shared, size: usize) {
             queue.threads -= 1;
             return;
         }
-        match queue.tasks.pop_front() {
+        match queue.pop() {
             Some(task) => {
                 drop(queue);
                 task.run();
                 queue = lock(&shared.queue);
             }
-            None => queue = shared.idle(queue),
+            None => queue = shared.idle(queue, None).0,
         }
     }
 }
@@ -244,38 +394,32 @@ impl TaskDispatcher for ThreadPoolDispatcher {
         self.shared.push(tasks);
     }
 
-    fn wait(&self, done: &dyn Fn() -> bool) {
-        let worker = self.shared.is_running_here();
-        let mut queue = lock(&self.shared.queue);
-        if worker && !done() {
+    fn wait(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
+        if !self.shared.is_running_here() {
+            return self.shared.sleep(done, deadline);
+        }
+        if done() {
+            return;
+        }
+        let spare = {
+            let mut queue = lock(&self.shared.queue);
             queue.blocked += 1;
-            if queue.threads - queue.blocked < self.size {
-                queue.threads += 1;
-                drop(queue);
-                if self.spawn().is_err() {
-                    // No spare to be had: this thread runs the tasks itself.
-                    let mut queue = lock(&self.shared.queue);
-                    queue.threads -= 1;
-                    queue.blocked -= 1;
-                    drop(queue);
-                    self.shared.help(done);
-                    return;
-                }
-                queue = lock(&self.shared.queue);
-            }
-        }
-        let counted = worker && queue.blocked > 0;
-        while !done() {
-            queue.waiting += 1;
-            queue = wait(&self.shared.done, queue);
-            queue.waiting -= 1;
-        }
-        if counted {
+            let spare = queue.threads - queue.blocked < self.size;
+            queue.threads += usize::from(spare);
+            spare
+        };
+        if spare && self.spawn().is_err() {
+            // No spare to be had: this thread runs the tasks itself.
+            let mut queue = lock(&self.shared.queue);
+            queue.threads -= 1;
             queue.blocked -= 1;
-            // A spare that is idle leaves.
             drop(queue);
-            self.shared.work.notify_all();
+            return self.shared.help(done, deadline);
         }
+        self.shared.sleep(done, deadline);
+        lock(&self.shared.queue).blocked -= 1;
+        // A spare that is idle leaves.
+        self.shared.work.notify_all();
     }
 
     fn wake(&self) {
@@ -287,7 +431,7 @@ impl Drop for ThreadPoolDispatcher {
     fn drop(&mut self) {
         lock(&self.shared.queue).stopping = true;
         self.shared.work.notify_all();
-        let here = std::thread::current().id();
+        let here = thread::current().id();
         let threads = std::mem::take(&mut *lock(&self.threads));
         // The last task of all may be what drops the session: its thread can't wait for itself.
         for thread in threads.into_iter().filter(|thread| thread.thread().id() != here) {

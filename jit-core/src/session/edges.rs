@@ -21,6 +21,7 @@ pub(crate) struct Edges {
     edges: Vec<Edge>,
     /// Head of the list of unused places, linked by `next_from`.
     free: Option<u32>,
+    unused: usize,
 }
 
 impl Edges {
@@ -32,6 +33,7 @@ impl Edges {
             Some(index) => {
                 let next = self.edges[index as usize].next_from;
                 self.free = (next != NONE).then_some(next);
+                self.unused -= 1;
                 self.edges[index as usize] = edge;
                 index
             }
@@ -88,8 +90,14 @@ impl Edges {
         }
     }
 
+    /// How many edges there are.
+    pub(crate) fn count(&self) -> usize {
+        self.edges.len() - self.unused
+    }
+
     fn release(&mut self, index: u32) {
         self.edges[index as usize].next_from = self.free.unwrap_or(NONE);
         self.free = Some(index);
+        self.unused += 1;
     }
 }

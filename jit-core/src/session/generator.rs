@@ -1,68 +1,119 @@
 //! Definitions that are made when they are asked for.
 
 use std::ffi::CString;
+use std::path::Path;
 
 use jit_linker::SymbolName;
 
 use super::lookup::DylibLookup;
+use super::search::LookupState;
 use super::symbol::{SymbolDef, SymbolFlags};
-use super::{AbsoluteSymbol, JitDylib};
+use super::{AbsoluteSymbol, ExecutorProcessControl, JitDylib, LibraryHandle};
+use crate::error::Error;
 use crate::sync::Arc;
 
+/// What goes wrong in a generator.
+pub type GeneratorError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Defines symbols in a dylib when a lookup does not find them there.
+///
+/// Most generators implement [`generate`](Self::generate). One that has to wait for something
+/// implements [`try_to_generate`](Self::try_to_generate), keeps the lookup, and continues it from
+/// whichever thread has the answer.
+///
+/// A generator works for one lookup at a time; others that need it wait for their turn. A lookup
+/// that it makes itself passes over it. No lock is held while it runs.
 pub trait DefinitionGenerator: Send + Sync {
     /// Called with the names that `dylib` does not have. What it defines there is found; the
-    /// other names go on to the next generator or dylib. No lock is held.
+    /// other names go on to the next generator or dylib.
     ///
     /// # Errors
     ///
     /// An error fails the lookup. A name that can't be generated is no error.
-    fn generate(
-        &self,
-        dylib: &JitDylib,
-        visibility: DylibLookup,
-        names: &[SymbolName],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+    fn generate(&self, dylib: &JitDylib, visibility: DylibLookup, names: &[SymbolName]) -> Result<(), GeneratorError> {
+        _ = (dylib, visibility, names);
+        Ok(())
+    }
+
+    /// As [`generate`](Self::generate), which it calls, but free to keep the lookup.
+    fn try_to_generate(&self, lookup: LookupState) {
+        let result = self.generate(lookup.dylib(), lookup.visibility(), lookup.names());
+        lookup.continue_lookup(result);
+    }
+}
+
+/// A function that makes definitions on demand is a generator.
+impl<F> DefinitionGenerator for F
+where
+    F: Fn(&JitDylib, &[SymbolName]) -> Result<(), GeneratorError> + Send + Sync,
+{
+    fn generate(&self, dylib: &JitDylib, _: DylibLookup, names: &[SymbolName]) -> Result<(), GeneratorError> {
+        self(dylib, names)
+    }
 }
 
 /// Decides by name.
 pub type SymbolFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// Defines the symbols of this process: what the dynamic loader would find.
-pub struct ProcessSymbols {
-    filter: Option<SymbolFilter>,
+/// How the platform spells the symbol of a C name in object files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mangling {
+    /// As it is: ELF.
+    #[default]
+    None,
+    /// With an underscore before it: Mach-O. Names without one are not C's.
+    Underscore,
 }
 
-impl ProcessSymbols {
-    /// All symbols, or those that pass the filter.
+impl Mangling {
+    /// The C name of a symbol, if it is one.
     #[must_use]
-    pub fn new(filter: Option<SymbolFilter>) -> Self {
-        Self { filter }
+    pub fn demangle(self, symbol: &str) -> Option<&str> {
+        match self {
+            Self::None => Some(symbol),
+            Self::Underscore => symbol.strip_prefix('_'),
+        }
+    }
+
+    /// The symbol of a C name.
+    #[must_use]
+    pub fn mangle(self, name: &str) -> String {
+        match self {
+            Self::None => name.to_owned(),
+            Self::Underscore => format!("_{name}"),
+        }
     }
 }
 
-impl DefinitionGenerator for ProcessSymbols {
-    fn generate(
+/// Which names a generator of library symbols answers for, and how they are spelled.
+#[derive(Clone, Default)]
+struct Names {
+    filter: Option<SymbolFilter>,
+    mangling: Mangling,
+}
+
+impl Names {
+    /// Defines those of the names that `find` knows.
+    fn define(
         &self,
         dylib: &JitDylib,
-        _visibility: DylibLookup,
         names: &[SymbolName],
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let session = dylib.session();
-        let process = session.executor();
+        find: impl Fn(&CString) -> Option<u64>,
+    ) -> Result<(), GeneratorError> {
         let mut found = Vec::new();
         for name in names {
             if self.filter.as_ref().is_some_and(|filter| !filter(name)) {
                 continue;
             }
+            let Some(text) = self.mangling.demangle(name) else { continue };
             // A name with a NUL is no name the loader knows.
-            let Ok(text) = CString::new(name.as_str()) else { continue };
-            if let Some(address) = process.find_symbol(&text) {
+            let Ok(text) = CString::new(text) else { continue };
+            if let Some(address) = find(&text) {
                 found.push(AbsoluteSymbol {
                     name: name.clone(),
                     definition: SymbolDef::at(address),
-                    // Another lookup may define it at the same moment: the first one stays.
-                    flags: SymbolFlags { weak: true, ..SymbolFlags::EXPORTED },
+                    // Whoever defines it meanwhile is right.
+                    flags: SymbolFlags::WEAK,
                     signature: None,
                 });
             }
@@ -71,5 +122,67 @@ impl DefinitionGenerator for ProcessSymbols {
             dylib.define_absolute(found)?;
         }
         Ok(())
+    }
+}
+
+/// Defines the symbols of this process: what the dynamic loader would find.
+pub struct ProcessSymbols(Names);
+
+impl ProcessSymbols {
+    /// All symbols, or those that pass the filter.
+    #[must_use]
+    pub fn new(filter: Option<SymbolFilter>) -> Self {
+        Self(Names { filter, mangling: Mangling::None })
+    }
+
+    /// Says how names are spelled; as they are, by default. The filter sees them mangled.
+    #[must_use]
+    pub fn mangling(mut self, mangling: Mangling) -> Self {
+        self.0.mangling = mangling;
+        self
+    }
+}
+
+impl DefinitionGenerator for ProcessSymbols {
+    fn generate(&self, dylib: &JitDylib, _: DylibLookup, names: &[SymbolName]) -> Result<(), GeneratorError> {
+        let process = dylib.session().executor();
+        self.0.define(dylib, names, |name| process.find_symbol(name))
+    }
+}
+
+/// Defines the symbols of one dynamic library, which it loads and never unloads: nobody knows who
+/// still refers to it.
+pub struct DynamicLibrarySymbols {
+    library: LibraryHandle,
+    names: Names,
+}
+
+impl DynamicLibrarySymbols {
+    /// All symbols of the library at `path`, or those that pass the filter.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be loaded.
+    pub fn load(
+        executor: &dyn ExecutorProcessControl,
+        path: &Path,
+        filter: Option<SymbolFilter>,
+    ) -> Result<Self, Error> {
+        let library = executor.load_library(path)?;
+        Ok(Self { library, names: Names { filter, mangling: Mangling::None } })
+    }
+
+    /// Says how names are spelled; as they are, by default. The filter sees them mangled.
+    #[must_use]
+    pub fn mangling(mut self, mangling: Mangling) -> Self {
+        self.names.mangling = mangling;
+        self
+    }
+}
+
+impl DefinitionGenerator for DynamicLibrarySymbols {
+    fn generate(&self, dylib: &JitDylib, _: DylibLookup, names: &[SymbolName]) -> Result<(), GeneratorError> {
+        let process = dylib.session().executor();
+        self.names.define(dylib, names, |name| process.find_library_symbol(self.library, name))
     }
 }

@@ -1,14 +1,21 @@
-//! Where a lookup searches, and what it does on the way.
+//! Looking symbols up: what a lookup asks for, and the ways to wait for it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use jit_linker::SymbolName;
 
 use super::arena::Id;
-use super::query::{Completion, Query, failure};
+use super::dispatch::{self, Priority};
+use super::query::{Completion, Control, FoundSymbol, Outcome, Owner, Query, Request, all_or_nothing};
+use super::search::Search;
 use super::state::{Dylib, Effects};
-use super::symbol::SymbolState;
-use super::{ExecutionSession, JitDylib, Outcome};
-use crate::error::{Cause, Error};
-use crate::sync::{Arc, lock};
+use super::symbol::{SymbolFlags, SymbolState};
+use super::{ExecutionSession, JitDylib};
+use crate::error::{Cause, LookupError, SymbolFailure};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
 /// Which of a dylib's symbols a search sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +24,26 @@ pub enum DylibLookup {
     All,
     /// Those that are exported.
     Exported,
+}
+
+/// What a lookup is for. Generators may tell the two apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LookupKind {
+    /// As a linker does, which may pull definitions in from archives.
+    #[default]
+    Static,
+    /// As `dlsym` does: only what is loaded already.
+    DlSym,
+}
+
+/// Whether a lookup can do without a symbol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SymbolLookup {
+    /// Missing, it fails the lookup.
+    #[default]
+    Required,
+    /// Missing, it is left out of what the lookup gives.
+    WeaklyReferenced,
 }
 
 /// The dylibs that a lookup searches, in turn. The first that has a name answers for it.
@@ -38,61 +65,386 @@ impl SearchOrder {
     }
 }
 
+/// The names that a lookup asks for, each required or weakly referenced.
+///
+/// A `Vec` of names is a set in which all are required.
+#[derive(Clone, Debug, Default)]
+pub struct LookupSet {
+    names: Vec<SymbolName>,
+    /// Positions of the names that are weakly referenced, ascending.
+    weak: Vec<u32>,
+}
+
+impl LookupSet {
+    /// A set without names.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a name.
+    #[must_use]
+    pub fn with(mut self, name: SymbolName, lookup: SymbolLookup) -> Self {
+        self.push(name, lookup);
+        self
+    }
+
+    /// Adds a name.
+    pub fn push(&mut self, name: SymbolName, lookup: SymbolLookup) {
+        if lookup == SymbolLookup::WeaklyReferenced {
+            // A name takes more than a byte: 2^32 of them are more than a lookup can be given.
+            self.weak.push(self.names.len() as u32);
+        }
+        self.names.push(name);
+    }
+
+    /// How many names there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The names in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&SymbolName, SymbolLookup)> {
+        let mut weak = self.weak.iter().copied().peekable();
+        self.names.iter().zip(0..).map(move |(name, position)| match weak.next_if_eq(&position) {
+            Some(_) => (name, SymbolLookup::WeaklyReferenced),
+            None => (name, SymbolLookup::Required),
+        })
+    }
+}
+
+impl From<Vec<SymbolName>> for LookupSet {
+    fn from(names: Vec<SymbolName>) -> Self {
+        Self { names, weak: Vec::new() }
+    }
+}
+
+impl FromIterator<(SymbolName, SymbolLookup)> for LookupSet {
+    fn from_iter<I: IntoIterator<Item = (SymbolName, SymbolLookup)>>(names: I) -> Self {
+        let mut set = Self::new();
+        names.into_iter().for_each(|(name, lookup)| set.push(name, lookup));
+        set
+    }
+}
+
+/// A lookup that was started and not waited for. Dropping it changes nothing.
+pub struct LookupHandle {
+    session: ExecutionSession,
+    control: Arc<Control>,
+}
+
+impl LookupHandle {
+    /// Ends the lookup, if it has not ended: it fails with [`Cause::Cancelled`]. The units it
+    /// started go on.
+    pub fn cancel(&self) {
+        self.session.cancel(&self.control, Cause::Cancelled);
+    }
+}
+
+impl std::fmt::Debug for LookupHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LookupHandle").field("over", &self.control.is_over()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Answer {
+    result: Option<Result<Vec<FoundSymbol>, LookupError>>,
+    waker: Option<Waker>,
+}
+
+/// A lookup as a future, for any executor. The session's dispatcher does the work, whether it is
+/// polled or not. Dropped, it cancels the lookup.
+#[must_use = "a future does nothing for whoever does not await it"]
+pub struct LookupFuture {
+    handle: LookupHandle,
+    answer: Arc<Mutex<Answer>>,
+}
+
+impl Future for LookupFuture {
+    type Output = Result<Vec<FoundSymbol>, LookupError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut answer = lock(&self.answer);
+        match answer.result.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                let old = answer.waker.replace(context.waker().clone());
+                drop(answer);
+                drop(old);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for LookupFuture {
+    fn drop(&mut self) {
+        self.handle.cancel();
+    }
+}
+
+impl std::fmt::Debug for LookupFuture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LookupFuture").finish_non_exhaustive()
+    }
+}
+
 impl ExecutionSession {
-    /// Looks names up, and says what became of them through `completion`. Generators run on this
-    /// thread, units where the dispatcher puts them.
-    pub(crate) fn lookup_with(
+    /// Looks names up, makes them ready, and waits for them.
+    ///
+    /// # Errors
+    ///
+    /// For each symbol that can't be had, the root cause.
+    pub fn lookup(&self, order: &SearchOrder, names: impl Into<LookupSet>) -> Result<Vec<FoundSymbol>, LookupError> {
+        self.lookup_in_state(order, names, SymbolState::Ready)
+    }
+
+    /// As [`lookup`](Self::lookup), up to a state: resolved symbols have an address that must not
+    /// be used yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Self::lookup).
+    pub fn lookup_in_state(
         &self,
         order: &SearchOrder,
-        names: Vec<SymbolName>,
+        names: impl Into<LookupSet>,
         required: SymbolState,
-        completion: Completion,
-    ) {
-        let mut query = Query::new(required, names.len(), completion);
-        if let Err((missing, error)) = self.generate(order, &names) {
-            let cause = Arc::new(error);
-            let state = lock(&self.shared.state);
-            let dylib = order.0.first().and_then(|(dylib, _)| state.dylibs.get(*dylib));
-            for name in missing {
-                query.push(Outcome::Failed(failure(name, dylib, Arc::clone(&cause))));
+    ) -> Result<Vec<FoundSymbol>, LookupError> {
+        self.wait_for(LookupKind::Static, order, names.into(), required, None)
+    }
+
+    /// As [`lookup`](Self::lookup), for no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Self::lookup); [`Cause::DeadlineExceeded`] for what was not there in time.
+    pub fn lookup_until(
+        &self,
+        order: &SearchOrder,
+        names: impl Into<LookupSet>,
+        deadline: Instant,
+    ) -> Result<Vec<FoundSymbol>, LookupError> {
+        self.wait_for(LookupKind::Static, order, names.into(), SymbolState::Ready, Some(deadline))
+    }
+
+    /// As [`lookup`](Self::lookup), without waiting: the dispatcher calls `complete`, exactly once.
+    pub fn lookup_async(
+        &self,
+        order: &SearchOrder,
+        names: impl Into<LookupSet>,
+        required: SymbolState,
+        complete: impl FnOnce(Result<Vec<FoundSymbol>, LookupError>) + Send + 'static,
+    ) -> LookupHandle {
+        let request = Request {
+            names: names.into(),
+            required,
+            kind: LookupKind::Static,
+            priority: dispatch::current_priority(),
+            owner: None,
+        };
+        let control = self.start(order, request, Completion::All(Box::new(complete)));
+        LookupHandle { session: self.clone(), control }
+    }
+
+    /// As [`lookup`](Self::lookup), as a future.
+    pub fn lookup_future(
+        &self,
+        order: &SearchOrder,
+        names: impl Into<LookupSet>,
+        required: SymbolState,
+    ) -> LookupFuture {
+        let answer: Arc<Mutex<Answer>> = Arc::default();
+        let to = Arc::clone(&answer);
+        let handle = self.lookup_async(order, names, required, move |result| {
+            let waker = {
+                let mut answer = lock(&to);
+                answer.result = Some(result);
+                answer.waker.take()
+            };
+            if let Some(waker) = waker {
+                waker.wake();
             }
-            drop(state);
-            query.answer();
+        });
+        LookupFuture { handle, answer }
+    }
+
+    /// Gives the flags of those of the names that are defined, and materializes nothing.
+    /// Generators are asked, though.
+    ///
+    /// # Errors
+    ///
+    /// When a required name is missing, or a generator fails.
+    pub fn lookup_flags(
+        &self,
+        kind: LookupKind,
+        order: &SearchOrder,
+        names: impl Into<LookupSet>,
+    ) -> Result<Vec<(SymbolName, SymbolFlags)>, LookupError> {
+        let found = self.wait_for(kind, order, names.into(), SymbolState::NeverSearched, None)?;
+        Ok(found.into_iter().map(|symbol| (symbol.name, symbol.flags)).collect())
+    }
+
+    /// Looks names up and writes each address to its place; 0 for a weakly referenced name that
+    /// is missing.
+    ///
+    /// # Errors
+    ///
+    /// As [`lookup`](Self::lookup): no place is written then.
+    pub fn lookup_and_record(
+        &self,
+        kind: LookupKind,
+        order: &SearchOrder,
+        places: &mut [(SymbolName, SymbolLookup, &mut u64)],
+    ) -> Result<(), LookupError> {
+        let set: LookupSet = places.iter().map(|(name, lookup, _)| (name.clone(), *lookup)).collect();
+        let found = self.wait_for(kind, order, set, SymbolState::Ready, None)?;
+        let mut found = found.iter().peekable();
+        for (name, _, place) in places {
+            **place = found.next_if(|symbol| symbol.name == *name).map_or(0, |symbol| symbol.definition.address);
+        }
+        Ok(())
+    }
+
+    /// As [`lookup_and_record`](Self::lookup_and_record), without waiting.
+    pub fn lookup_and_record_async(
+        &self,
+        order: &SearchOrder,
+        places: Vec<(SymbolName, SymbolLookup, Arc<AtomicU64>)>,
+        complete: impl FnOnce(Result<(), LookupError>) + Send + 'static,
+    ) -> LookupHandle {
+        let set: LookupSet = places.iter().map(|(name, lookup, _)| (name.clone(), *lookup)).collect();
+        self.lookup_async(order, set, SymbolState::Ready, move |found| {
+            complete(found.map(|found| {
+                let mut found = found.iter().peekable();
+                for (name, _, place) in &places {
+                    let symbol = found.next_if(|symbol| symbol.name == *name);
+                    place.store(symbol.map_or(0, |symbol| symbol.definition.address), Ordering::Release);
+                }
+            }));
+        })
+    }
+
+    /// Looks names up for a linker: `complete` is called once each has an address or has failed,
+    /// in their order.
+    pub(crate) fn lookup_resolved(
+        &self,
+        order: &SearchOrder,
+        names: impl Into<LookupSet>,
+        complete: impl FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send + 'static,
+    ) {
+        self.lookup_owned(order, names.into(), None, complete);
+    }
+
+    /// As [`lookup_resolved`](Self::lookup_resolved), for somebody who cannot go on before.
+    pub(crate) fn lookup_owned(
+        &self,
+        order: &SearchOrder,
+        names: LookupSet,
+        owner: Option<Owner>,
+        complete: impl FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send + 'static,
+    ) {
+        let request = Request {
+            names,
+            required: SymbolState::Resolved,
+            kind: LookupKind::Static,
+            priority: dispatch::current_priority(),
+            owner,
+        };
+        self.start(order, request, Completion::Each(Box::new(complete)));
+    }
+
+    fn start(&self, order: &SearchOrder, request: Request, completion: Completion) -> Arc<Control> {
+        let _span = tracing::debug_span!("lookup", names = ?request.names).entered();
+        let control = Control::new(request, completion);
+        Search::new(self.clone(), order.clone(), Arc::clone(&control)).go_on();
+        control
+    }
+
+    fn wait_for(
+        &self,
+        kind: LookupKind,
+        order: &SearchOrder,
+        names: LookupSet,
+        required: SymbolState,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<FoundSymbol>, LookupError> {
+        if let Some(found) = self.find_at_once(order, &names, required) {
+            return Ok(found);
+        }
+        let owner = dispatch::current_unit(self).map(Owner::Thread);
+        let request = Request { names, required, kind, priority: Priority::Awaited, owner };
+        let answer = Arc::new(Mutex::new(None));
+        let (to, session) = (Arc::clone(&answer), self.clone());
+        let complete = move |result| {
+            *lock(&to) = Some(result);
+            session.shared.dispatcher.wake();
+        };
+        let control = self.start(order, request, Completion::All(Box::new(complete)));
+        self.shared.dispatcher.wait(&|| lock(&answer).is_some(), deadline);
+        if lock(&answer).is_none() {
+            self.cancel(&control, Cause::DeadlineExceeded);
+            // Dispatched like any answer.
+            self.shared.dispatcher.wait(&|| lock(&answer).is_some(), None);
+        }
+        let result = lock(&answer).take();
+        // `wait` returned, so the answer is there.
+        result.unwrap_or(Ok(Vec::new()))
+    }
+
+    /// What a lookup gives that has nothing to wait for and no generator to ask.
+    fn find_at_once(&self, order: &SearchOrder, names: &LookupSet, required: SymbolState) -> Option<Vec<FoundSymbol>> {
+        self.shared.state.read(|state| {
+            let outcomes: Option<Vec<_>> = names
+                .names
+                .iter()
+                .map(|name| {
+                    let id = state.find(&order.0, name)?;
+                    let symbol = state.symbols.get(id)?;
+                    let there =
+                        symbol.state >= required && symbol.failure().is_none() && !symbol.flags.side_effects_only;
+                    there.then(|| Outcome::Found(symbol.found(id)))
+                })
+                .collect();
+            all_or_nothing(outcomes?).ok()
+        })
+    }
+
+    /// The address of a symbol if it is ready now. Nothing is materialized or generated; no lock
+    /// that other threads could hold is waited for while symbols are only looked up.
+    #[must_use]
+    pub fn ready_address(&self, order: &SearchOrder, name: &SymbolName) -> Option<u64> {
+        self.shared.state.read(|state| {
+            let symbol = state.symbols.get(state.find(&order.0, name)?)?;
+            (symbol.state == SymbolState::Ready && symbol.failure().is_none()).then_some(symbol.address)
+        })
+    }
+
+    /// Ends a lookup that has not ended.
+    pub(crate) fn cancel(&self, control: &Arc<Control>, cause: Cause) {
+        if control.is_over() {
             return;
         }
         let mut effects = Effects::default();
-        lock(&self.shared.state).start_query(&order.0, names, query, &mut effects);
-        self.perform(effects);
-    }
-
-    /// Gives the generators along `order` a chance to define the names that are missing when the
-    /// search comes to them.
-    fn generate(&self, order: &SearchOrder, names: &[SymbolName]) -> Result<(), (Vec<SymbolName>, Cause)> {
-        for (position, (dylib, visibility)) in order.0.iter().enumerate() {
-            let (generators, mut missing) = {
-                let state = lock(&self.shared.state);
-                let Some(entry) = state.dylibs.get(*dylib) else {
-                    return Err((names.to_vec(), Cause::Session(Error::DylibGone)));
-                };
-                if entry.generators.is_empty() {
-                    continue;
-                }
-                let missing: Vec<_> =
-                    names.iter().filter(|name| state.find(&order.0[..=position], name).is_none()).cloned().collect();
-                (entry.generators.clone(), missing)
-            };
-            let handle = JitDylib { session: self.clone(), id: *dylib };
-            for generator in generators {
-                if missing.is_empty() {
-                    break;
-                }
-                if let Err(error) = generator.generate(&handle, *visibility, &missing) {
-                    return Err((missing, Cause::Generator(error)));
-                }
-                let state = lock(&self.shared.state);
-                missing.retain(|name| state.find(&order.0[..=position], name).is_none());
+        let cause = Arc::new(cause);
+        let mut state = self.state();
+        let query = match control.query().and_then(|id| state.take_query(id)) {
+            Some(mut query) => {
+                query.fail_rest(&cause, |symbol| state.dylib_name(symbol));
+                query
             }
-        }
-        Ok(())
+            None => Query::failed(Arc::clone(control), None, &cause),
+        };
+        drop(state);
+        effects.answers.push(query);
+        self.perform(effects);
     }
 }

@@ -1,12 +1,14 @@
-//! Lookups that wait.
+//! Lookups that wait, and how they are answered.
 
 use jit_linker::SymbolName;
 
 use super::arena::Id;
-use super::state::Dylib;
+use super::dispatch::Priority;
+use super::lookup::{LookupKind, LookupSet};
+use super::state::{Dylib, Unit};
 use super::symbol::{SymbolDef, SymbolFlags, SymbolId, SymbolState};
 use crate::error::{Cause, LookupError, SymbolFailure};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, lock};
 
 /// A query's interest in one symbol.
 #[derive(Clone, Copy)]
@@ -34,6 +36,8 @@ pub struct FoundSymbol {
 pub(crate) enum Outcome {
     Waiting(SymbolId),
     Found(FoundSymbol),
+    /// Not there, which whoever asked said they can do without.
+    Missing(SymbolFailure),
     Failed(SymbolFailure),
 }
 
@@ -48,23 +52,116 @@ pub(crate) enum Completion {
     Each(Box<dyn FnOnce(Answers) + Send>),
 }
 
-/// A lookup that has been started.
-pub(crate) struct Query {
+/// What a lookup asks for.
+pub(crate) struct Request {
+    pub(crate) names: LookupSet,
     pub(crate) required: SymbolState,
+    pub(crate) kind: LookupKind,
+    pub(crate) priority: Priority,
+    /// The unit that cannot go on before the answer.
+    pub(crate) owner: Option<Owner>,
+}
+
+/// Who waits for an answer.
+#[derive(Clone, Copy)]
+pub(crate) enum Owner {
+    /// A thread that materializes the unit.
+    Thread(Id<Unit>),
+    /// A continuation of the unit's.
+    Continuation(Id<Unit>),
+    /// An alias that is this unit.
+    Alias(SymbolId, Id<Unit>),
+}
+
+/// A lookup from its start to its answer, which is given once: by whoever takes the completion.
+pub(crate) struct Control {
+    pub(crate) request: Request,
+    all: bool,
+    progress: Mutex<Progress>,
+}
+
+struct Progress {
+    completion: Option<Completion>,
+    query: Option<Id<Query>>,
+}
+
+impl Control {
+    pub(crate) fn new(request: Request, completion: Completion) -> Arc<Self> {
+        let all = matches!(completion, Completion::All(_));
+        Arc::new(Self { request, all, progress: Mutex::new(Progress { completion: Some(completion), query: None }) })
+    }
+
+    /// Whether it has been answered, or is being.
+    pub(crate) fn is_over(&self) -> bool {
+        lock(&self.progress).completion.is_none()
+    }
+
+    pub(crate) fn entered(&self, query: Id<Query>) {
+        lock(&self.progress).query = Some(query);
+    }
+
+    pub(crate) fn query(&self) -> Option<Id<Query>> {
+        lock(&self.progress).query
+    }
+
+    /// Gives the answer, if nobody has. User code runs: no lock is held.
+    pub(crate) fn answer(&self, outcomes: Vec<Outcome>) {
+        let completion = lock(&self.progress).completion.take();
+        match completion {
+            Some(Completion::All(complete)) => complete(all_or_nothing(outcomes)),
+            Some(Completion::Each(complete)) => {
+                let outcomes = outcomes.into_iter().filter_map(|outcome| match outcome {
+                    Outcome::Found(symbol) => Some(Ok(symbol)),
+                    Outcome::Failed(failure) | Outcome::Missing(failure) => Some(Err(failure)),
+                    Outcome::Waiting(_) => None,
+                });
+                complete(outcomes.collect());
+            }
+            None => {}
+        }
+    }
+}
+
+/// The symbols found, or everything that failed.
+pub(crate) fn all_or_nothing(outcomes: Vec<Outcome>) -> Result<Vec<FoundSymbol>, LookupError> {
+    let mut found = Vec::with_capacity(outcomes.len());
+    let mut failures = Vec::new();
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Found(symbol) => found.push(symbol),
+            Outcome::Failed(failure) => failures.push(failure),
+            Outcome::Waiting(_) | Outcome::Missing(_) => {}
+        }
+    }
+    if failures.is_empty() { Ok(found) } else { Err(LookupError { failures }) }
+}
+
+/// A lookup that has found its symbols and waits for them.
+pub(crate) struct Query {
+    pub(crate) control: Arc<Control>,
     outstanding: usize,
     failed: bool,
-    outcomes: Vec<Outcome>,
-    completion: Completion,
+    pub(crate) outcomes: Vec<Outcome>,
 }
 
 impl Query {
-    pub(crate) fn new(required: SymbolState, names: usize, completion: Completion) -> Self {
-        Self { required, outstanding: 0, failed: false, outcomes: Vec::with_capacity(names), completion }
+    pub(crate) fn new(control: Arc<Control>) -> Self {
+        let outcomes = Vec::with_capacity(control.request.names.len());
+        Self { control, outstanding: 0, failed: false, outcomes }
+    }
+
+    /// A lookup whose names have all failed alike.
+    pub(crate) fn failed(control: Arc<Control>, dylib: Option<&Dylib>, cause: &Arc<Cause>) -> Self {
+        let mut query = Self::new(Arc::clone(&control));
+        for (name, _) in control.request.names.iter() {
+            query.push(Outcome::Failed(failure(name.clone(), dylib, Arc::clone(cause))));
+        }
+        query
     }
 
     /// Whether the answer is settled.
     pub(crate) fn is_settled(&self) -> bool {
-        self.outstanding == 0 || self.failed && matches!(self.completion, Completion::All(_))
+        self.outstanding == 0 || self.failed && self.control.all
     }
 
     /// Adds what is known of the next name.
@@ -81,30 +178,26 @@ impl Query {
         self.outcomes[position as usize] = outcome;
     }
 
-    /// Gives the answer. User code runs: no lock is held.
-    pub(crate) fn answer(self) {
-        match self.completion {
-            Completion::All(complete) => {
-                let mut found = Vec::with_capacity(self.outcomes.len());
-                let mut failures = Vec::new();
-                for outcome in self.outcomes {
-                    match outcome {
-                        Outcome::Found(symbol) => found.push(symbol),
-                        Outcome::Failed(failure) => failures.push(failure),
-                        Outcome::Waiting(_) => {}
-                    }
-                }
-                complete(if failures.is_empty() { Ok(found) } else { Err(LookupError { failures }) });
-            }
-            Completion::Each(complete) => {
-                let outcomes = self.outcomes.into_iter().filter_map(|outcome| match outcome {
-                    Outcome::Found(symbol) => Some(Ok(symbol)),
-                    Outcome::Failed(failure) => Some(Err(failure)),
-                    Outcome::Waiting(_) => None,
-                });
-                complete(outcomes.collect());
+    /// Symbols that are waited for.
+    pub(crate) fn outstanding(&self) -> impl Iterator<Item = (u32, SymbolId)> {
+        self.outcomes.iter().zip(0..).filter_map(|(outcome, position)| match outcome {
+            Outcome::Waiting(symbol) => Some((position, *symbol)),
+            _ => None,
+        })
+    }
+
+    /// Fails what is still waited for.
+    pub(crate) fn fail_rest(&mut self, cause: &Arc<Cause>, dylib: impl Fn(SymbolId) -> String) {
+        for (outcome, (name, _)) in self.outcomes.iter_mut().zip(self.control.request.names.iter()) {
+            if let Outcome::Waiting(symbol) = outcome {
+                let (name, dylib) = (name.clone(), dylib(*symbol));
+                *outcome = Outcome::Failed(SymbolFailure { name, dylib, cause: Arc::clone(cause) });
             }
         }
+    }
+
+    pub(crate) fn answer(self) {
+        self.control.answer(self.outcomes);
     }
 }
 

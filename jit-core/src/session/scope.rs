@@ -1,41 +1,69 @@
-//! Execution scopes: what is removed while code runs goes when it has left.
+//! Execution scopes: what is removed while code runs goes when whoever could be in it has left.
+//!
+//! Time is cut into epochs. A scope counts on the side, one of two, of the epoch it was opened in,
+//! and an epoch ends only when nobody is left from the one before it. So two ends after something
+//! was removed, everybody who was inside at that moment has left, however many have come since.
 
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::collections::VecDeque;
 
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
 
 /// The threads that are inside the session's code, and what waits for them to leave.
 #[derive(Default)]
 pub(crate) struct ExecutionScopes {
-    inside: AtomicUsize,
-    retired: Mutex<Vec<Box<dyn Send>>>,
+    /// Written with `retired` locked.
+    epoch: AtomicUsize,
+    /// By side: the epoch's lowest bit.
+    inside: [AtomicUsize; 2],
+    /// What was removed, with the epoch that it was removed in.
+    retired: Mutex<VecDeque<(usize, Box<dyn Send>)>>,
+    waiting: AtomicUsize,
 }
 
 impl ExecutionScopes {
     pub(crate) fn enter(&self) -> ExecutionScope<'_> {
-        self.inside.fetch_add(1, Ordering::SeqCst);
-        // Pairs with the one in `retire`: either the scope is seen there, or what was unlinked
-        // before is not seen here.
-        fence(Ordering::SeqCst);
-        ExecutionScope { scopes: self }
+        // If the epoch ends meanwhile, the scope counts on the older side: that holds back the end
+        // of the new one.
+        let side = self.epoch.load(Ordering::SeqCst) % 2;
+        // In one order with what was unlinked before a `retire`: that sees this scope, or this
+        // scope's thread does not see what was unlinked.
+        self.inside[side].fetch_add(1, Ordering::SeqCst);
+        ExecutionScope { scopes: self, side }
     }
 
     /// Drops something that was unlinked, as soon as no thread can be inside it.
     pub(crate) fn retire(&self, garbage: Box<dyn Send>) {
-        fence(Ordering::SeqCst);
-        if self.inside.load(Ordering::SeqCst) == 0 {
-            drop(garbage);
-            return;
+        {
+            let mut retired = lock(&self.retired);
+            retired.push_back((self.epoch.load(Ordering::SeqCst), garbage));
+            self.waiting.store(retired.len(), Ordering::SeqCst);
         }
-        lock(&self.retired).push(garbage);
-        // The last scope may have closed before it could see this.
-        if self.inside.load(Ordering::SeqCst) == 0 {
-            self.reclaim();
-        }
+        self.reclaim();
     }
 
+    /// How much waits to be dropped.
+    pub(crate) fn retired(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Ends epochs as far as possible, and drops what nobody can be inside of any more.
     fn reclaim(&self) {
-        let garbage = std::mem::take(&mut *lock(&self.retired));
+        let mut garbage = Vec::new();
+        {
+            let mut retired = lock(&self.retired);
+            let mut epoch = self.epoch.load(Ordering::SeqCst);
+            while retired.front().is_some_and(|(removed, _)| epoch.wrapping_sub(*removed) < 2)
+                && self.inside[epoch.wrapping_add(1) % 2].load(Ordering::SeqCst) == 0
+            {
+                epoch = epoch.wrapping_add(1);
+                self.epoch.store(epoch, Ordering::SeqCst);
+            }
+            while retired.front().is_some_and(|(removed, _)| epoch.wrapping_sub(*removed) >= 2) {
+                garbage.extend(retired.pop_front());
+            }
+            self.waiting.store(retired.len(), Ordering::SeqCst);
+        }
+        // User code may run.
         drop(garbage);
     }
 }
@@ -44,11 +72,13 @@ impl ExecutionScopes {
 #[must_use = "dropped, it no longer holds anything back"]
 pub struct ExecutionScope<'a> {
     scopes: &'a ExecutionScopes,
+    side: usize,
 }
 
 impl Drop for ExecutionScope<'_> {
     fn drop(&mut self) {
-        if self.scopes.inside.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let left = self.scopes.inside[self.side].fetch_sub(1, Ordering::SeqCst) == 1;
+        if left && self.scopes.waiting.load(Ordering::SeqCst) > 0 {
             self.scopes.reclaim();
         }
     }

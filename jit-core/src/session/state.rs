@@ -6,18 +6,21 @@
 
 use jit_linker::SymbolName;
 use jit_linker::memory::FinalizedAllocation;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::arena::{Arena, Id};
+use super::dispatch::Priority;
 use super::edges::{self, Edges};
-use super::generator::DefinitionGenerator;
-use super::lookup::DylibLookup;
-use super::query::{Outcome, Query, Waiter, failure};
+use super::lookup::{DylibLookup, SymbolLookup};
+use super::manager::Notification;
+use super::query::{Control, Outcome, Query, Waiter, failure};
+use super::search::GeneratorSlot;
 use super::symbol::{Symbol, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
 use super::table::SymbolTable;
 use super::unit::MaterializationUnit;
-use crate::error::{Cause, DuplicateDefinition, Error};
+use super::watch::Watches;
+use crate::error::{Cause, Error, SymbolFailure};
 use crate::sync::Arc;
 
 /// A table of symbols, and where it looks for those it does not define.
@@ -25,8 +28,10 @@ pub(crate) struct Dylib {
     pub(crate) name: String,
     pub(crate) symbols: SymbolTable,
     pub(crate) link_order: Vec<(Id<Dylib>, DylibLookup)>,
-    pub(crate) generators: Vec<Arc<dyn DefinitionGenerator>>,
+    pub(crate) generators: Vec<Arc<GeneratorSlot>>,
     pub(crate) default_tracker: Id<Tracker>,
+    /// All of them, the default one included.
+    pub(crate) trackers: FxHashSet<Id<Tracker>>,
 }
 
 /// What is removed together.
@@ -45,20 +50,34 @@ pub(crate) struct Unit {
     /// Its place in the tracker's list.
     pub(crate) position: u32,
     pub(crate) stage: Stage,
+    pub(crate) content: Content,
     pub(crate) symbols: SmallVec<[SymbolId; 1]>,
     pub(crate) memory_used: u64,
     pub(crate) resources: Option<Box<Resources>>,
 }
 
 /// How far a unit has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Nobody has asked for it.
-    Waiting(Box<dyn MaterializationUnit>),
-    /// It has been dispatched, and has made no code.
-    Dispatched,
-    /// It has emitted code, which goes with it.
+    /// Nobody needs it.
+    Waiting,
+    /// There is a task that will run it.
+    Queued,
+    /// There is a task that will run it, and somebody waits for it.
+    Awaited,
+    /// It has been run.
+    Running,
+}
+
+/// What a unit is made of.
+pub(crate) enum Content {
+    /// What makes the definitions has been run, or is being told what was discarded.
+    Nothing,
+    /// What makes the definitions.
+    Materializer(Box<dyn MaterializationUnit>),
+    /// The code that was emitted, which goes with it.
     #[cfg_attr(not(feature = "cranelift"), expect(dead_code, reason = "only handles to functions look at it"))]
-    Emitted(Arc<FinalizedAllocation>),
+    Code(Arc<FinalizedAllocation>),
 }
 
 /// What a unit holds beside its code; few units hold anything.
@@ -83,6 +102,11 @@ pub(crate) trait UnitSource {
     /// Each name that they define, how, and what its unit is called.
     fn names(&self) -> impl Iterator<Item = (SymbolName, SymbolFlags, &str)>;
 
+    /// The units that have an initializer, by their position, ascending. User code may run.
+    fn initializers(&self) -> Vec<(usize, SymbolName)> {
+        Vec::new()
+    }
+
     /// The units, in the same order.
     fn into_definitions(self) -> impl Iterator<Item = UnitDefinition>;
 }
@@ -96,19 +120,43 @@ impl UnitSource for Vec<UnitDefinition> {
         self.iter().flat_map(|unit| unit.symbols.iter().map(|symbol| (symbol.name.clone(), symbol.flags, &*unit.name)))
     }
 
+    fn initializers(&self) -> Vec<(usize, SymbolName)> {
+        self.iter().enumerate().filter_map(|(index, unit)| Some((index, unit.unit.initializer()?))).collect()
+    }
+
     fn into_definitions(self) -> impl Iterator<Item = UnitDefinition> {
         self.into_iter()
     }
 }
 
+/// A unit that has to be told which of its definitions are not wanted.
+pub(crate) struct Discard {
+    pub(crate) unit: Id<Unit>,
+    pub(crate) materializer: Box<dyn MaterializationUnit>,
+    pub(crate) names: SmallVec<[SymbolName; 1]>,
+}
+
+/// A unit that is being told what was discarded, outside the lock.
+#[derive(Default)]
+pub(crate) struct Telling {
+    /// What was discarded since.
+    pub(crate) names: SmallVec<[SymbolName; 1]>,
+    /// A task came to run it.
+    pub(crate) missed: Option<Priority>,
+}
+
 /// What a transition asks to be done once the lock is gone.
 #[derive(Default)]
 pub(crate) struct Effects {
-    pub(crate) dispatch: Vec<(Box<dyn MaterializationUnit>, Id<Unit>)>,
+    pub(crate) dispatch: Vec<(Id<Unit>, Priority)>,
     pub(crate) answers: Vec<Query>,
-    pub(crate) discards: Vec<Box<dyn MaterializationUnit>>,
+    pub(crate) discards: Vec<Discard>,
+    pub(crate) dropped: Vec<Box<dyn MaterializationUnit>>,
     pub(crate) garbage: Vec<Unit>,
     pub(crate) resources: Vec<Box<dyn Send>>,
+    /// Watches of code that must not be called any more.
+    pub(crate) unusable: Watches,
+    pub(crate) generators: Vec<Arc<GeneratorSlot>>,
 }
 
 #[derive(Default)]
@@ -119,11 +167,26 @@ pub(crate) struct State {
     pub(crate) trackers: Arena<Tracker>,
     pub(crate) queries: Arena<Query>,
     pub(crate) edges: Edges,
+    pub(crate) telling: FxHashMap<Id<Unit>, Telling>,
+    /// The symbol that stands for the initializers of a unit.
+    pub(crate) initializers: FxHashMap<Id<Unit>, SymbolId>,
+    /// What each alias that is not resolved waits for, and one further along that way.
+    pub(crate) aliases: FxHashMap<SymbolId, (SymbolId, SymbolId)>,
+    /// The queries that a unit waits for.
+    pub(crate) waits: FxHashMap<Id<Unit>, SmallVec<[Id<Query>; 1]>>,
+    /// Units of `waits` that hold a thread.
+    pub(crate) blocked: usize,
+    pub(crate) watches: FxHashMap<SymbolId, Watches>,
+    pub(crate) managed: bool,
+    pub(crate) notifications: Vec<Notification>,
     pub(crate) ended: bool,
 }
 
 impl State {
     pub(crate) fn create_dylib(&mut self, name: &str) -> Result<Id<Dylib>, Error> {
+        if self.ended {
+            return Err(Error::SessionEnded);
+        }
         if self.dylibs.iter().any(|(_, dylib)| dylib.name == name) {
             return Err(Error::DylibExists(name.to_owned()));
         }
@@ -135,153 +198,20 @@ impl State {
             link_order: vec![(id, DylibLookup::All)],
             generators: Vec::new(),
             default_tracker,
+            trackers: FxHashSet::from_iter([default_tracker]),
         }))
     }
 
-    /// Defines units, all or none. A weak definition that another one makes pointless is told so
-    /// to its unit, and not defined.
-    pub(crate) fn define(
-        &mut self,
-        tracker: Id<Tracker>,
-        units: impl UnitSource,
-        effects: &mut Effects,
-    ) -> Result<(), Error> {
-        let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
-        let count = units.len();
-        self.check_duplicates(dylib, &units)?;
-        if let Some(dylib) = self.dylibs.get_mut(dylib) {
-            dylib.symbols.reserve(&self.symbols, count);
-        }
-        if let Some(tracker) = self.trackers.get_mut(tracker) {
-            tracker.units.reserve(count);
-        }
-        for definition in units.into_definitions() {
-            self.install(dylib, tracker, definition, effects);
-        }
-        Ok(())
-    }
-
-    fn check_duplicates(&self, dylib: Id<Dylib>, units: &impl UnitSource) -> Result<(), Error> {
-        let table = self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
-        let mut strong_here: FxHashSet<SymbolName> = FxHashSet::default();
-        strong_here.reserve(units.len());
-        let mut duplicates = Vec::new();
-        for (name, _, unit) in units.names().filter(|(_, flags, _)| !flags.weak) {
-            let existing = table.symbols.get(&self.symbols, &name).and_then(|existing| self.symbols.get(existing));
-            let earlier = if !strong_here.insert(name.clone()) {
-                units.names().find(|(other, ..)| *other == name).map(|(.., unit)| unit.to_string())
-            } else {
-                existing.and_then(|existing| {
-                    let replaceable = existing.flags.weak && existing.state == SymbolState::NeverSearched;
-                    (!replaceable).then(|| self.unit_name(existing.unit))
-                })
-            };
-            if let Some(first) = earlier {
-                let (dylib, second) = (table.name.clone(), unit.to_string());
-                duplicates.push(DuplicateDefinition { name, dylib, first, second });
-            }
-        }
-        if duplicates.is_empty() { Ok(()) } else { Err(Error::DuplicateDefinitions(duplicates)) }
-    }
-
-    fn unit_name(&self, unit: Id<Unit>) -> String {
-        self.units.get(unit).map(|unit| unit.name.to_string()).unwrap_or_default()
-    }
-
-    fn install(&mut self, dylib: Id<Dylib>, tracker: Id<Tracker>, definition: UnitDefinition, effects: &mut Effects) {
-        let UnitDefinition { symbols, mut unit, name } = definition;
-        let id = self.units.next_id();
-        let mut ids = SmallVec::new();
-        for declaration in symbols {
-            match self.place(dylib, id, declaration, effects) {
-                Ok(symbol) => ids.push(symbol),
-                Err(name) => unit.discard(&name),
-            }
-        }
-        if ids.is_empty() {
-            effects.discards.push(unit);
-            return;
-        }
-        let Some(owner) = self.trackers.get_mut(tracker) else { return };
-        let position = owner.units.len() as u32;
-        owner.units.push(id);
-        self.units.insert(Unit {
-            name,
-            tracker,
-            position,
-            stage: Stage::Waiting(unit),
-            symbols: ids,
-            memory_used: 0,
-            resources: None,
-        });
-    }
-
-    /// Enters a symbol into its dylib's table, or gives its name back if it lost to another.
-    fn place(
-        &mut self,
-        dylib: Id<Dylib>,
-        unit: Id<Unit>,
-        declaration: SymbolDeclaration,
-        effects: &mut Effects,
-    ) -> Result<SymbolId, SymbolName> {
-        let SymbolDeclaration { name, flags, signature } = declaration;
-        let Some(table) = self.dylibs.get(dylib) else { return Err(name) };
-        if let Some(existing) = table.symbols.get(&self.symbols, &name) {
-            if flags.weak {
-                return Err(name);
-            }
-            self.discard(existing, effects);
-        }
-        let id = self.symbols.insert(Symbol {
-            name: name.clone(),
-            signature,
-            dylib: dylib.index() as u32,
-            unit,
-            address: 0,
-            slot: 0,
-            flags,
-            state: SymbolState::NeverSearched,
-            needs: edges::NONE,
-            needed_by: edges::NONE,
-            pending: None,
-        });
-        if let Some(table) = self.dylibs.get_mut(dylib) {
-            table.symbols.insert(&self.symbols, &name, id);
-        }
+    pub(crate) fn create_tracker(&mut self, dylib: Id<Dylib>) -> Result<Id<Tracker>, Error> {
+        let entry = self.dylibs.get_mut(dylib).ok_or(Error::DylibGone)?;
+        let id = self.trackers.insert(Tracker::new(dylib));
+        entry.trackers.insert(id);
         Ok(id)
     }
 
-    /// Takes a symbol that was never searched for away from its unit.
-    fn discard(&mut self, id: SymbolId, effects: &mut Effects) {
-        let Some(symbol) = self.symbols.remove(id) else { return };
-        if let Some(dylib) = self.dylibs.at_mut(symbol.dylib) {
-            dylib.symbols.remove(&symbol.name, id);
-        }
-        let Some(unit) = self.units.get_mut(symbol.unit) else { return };
-        unit.symbols.retain(|other| *other != id);
-        if let Stage::Waiting(materializer) = &mut unit.stage {
-            materializer.discard(&symbol.name);
-        }
-        if unit.symbols.is_empty() {
-            let unit = symbol.unit;
-            effects.garbage.extend(self.take_unit(unit));
-        }
-    }
-
-    /// Removes a unit from the tables, its symbols aside.
-    fn take_unit(&mut self, id: Id<Unit>) -> Option<Unit> {
-        let unit = self.units.remove(id)?;
-        if let Some(tracker) = self.trackers.get_mut(unit.tracker) {
-            tracker.memory_used -= unit.memory_used;
-            let position = unit.position as usize;
-            if tracker.units.get(position) == Some(&id) {
-                tracker.units.swap_remove(position);
-                if let Some(moved) = tracker.units.get(position).and_then(|moved| self.units.get_mut(*moved)) {
-                    moved.position = unit.position;
-                }
-            }
-        }
-        Some(unit)
+    pub(crate) fn dylib_name(&self, symbol: SymbolId) -> String {
+        let dylib = self.symbols.get(symbol).and_then(|symbol| self.dylib_of(symbol));
+        dylib.map(|dylib| dylib.name.clone()).unwrap_or_default()
     }
 
     /// The definition of `name` that a search in `order` ends at.
@@ -303,64 +233,138 @@ impl State {
     pub(crate) fn start_query(
         &mut self,
         order: &[(Id<Dylib>, DylibLookup)],
-        names: Vec<SymbolName>,
-        mut query: Query,
+        control: &Arc<Control>,
         effects: &mut Effects,
     ) {
         let id = self.queries.next_id();
-        let mut waiting = Vec::new();
-        for (position, name) in names.into_iter().enumerate() {
-            let outcome = match self.find(order, &name) {
+        let mut query = Query::new(Arc::clone(control));
+        let required = control.request.required;
+        for (name, lookup) in control.request.names.iter() {
+            let outcome = match self.find(order, name) {
                 None => {
                     let dylib = order.first().and_then(|(dylib, _)| self.dylibs.get(*dylib));
                     let cause = if self.ended { Cause::SessionEnded } else { Cause::NotFound };
-                    Outcome::Failed(failure(name, dylib, Arc::new(cause)))
+                    absent(failure(name.clone(), dylib, Arc::new(cause)), lookup)
                 }
-                Some(symbol) => self.outcome(symbol, query.required),
+                Some(symbol) => self.outcome(symbol, required, lookup),
             };
-            if let Outcome::Waiting(symbol) = outcome {
-                waiting.push((symbol, Waiter { query: id, position: position as u32, required: query.required }));
-            }
             query.push(outcome);
+        }
+        if let Some(cause) = self.cycle(&query) {
+            let cause = Arc::new(cause);
+            query.fail_rest(&cause, |symbol| self.dylib_name(symbol));
         }
         if query.is_settled() {
             effects.answers.push(query);
             return;
         }
+        control.entered(id);
+        let waiting: SmallVec<[(u32, SymbolId); 8]> = query.outstanding().collect();
+        self.enter_wait(control.request.owner, id);
         self.queries.insert(query);
-        for (symbol, waiter) in waiting {
+        for (position, symbol) in waiting {
             if let Some(symbol) = self.symbols.get_mut(symbol) {
-                symbol.pending().waiters.push(waiter);
+                symbol.pending().waiters.push(Waiter { query: id, position, required });
             }
-            self.demand(symbol, effects);
+            self.demand(symbol, control.request.priority, effects);
         }
+        if self.queries.get(id).is_some_and(Query::is_settled) {
+            effects.answers.extend(self.take_query(id));
+        }
+    }
+
+    /// Removes a query that is over.
+    pub(crate) fn take_query(&mut self, id: Id<Query>) -> Option<Query> {
+        let query = self.queries.remove(id)?;
+        self.leave_wait(query.control.request.owner, id);
+        Some(query)
     }
 
     /// What a query that wants `required` of a symbol gets now.
-    fn outcome(&self, id: SymbolId, required: SymbolState) -> Outcome {
+    fn outcome(&self, id: SymbolId, required: SymbolState, lookup: SymbolLookup) -> Outcome {
         let Some(symbol) = self.symbols.get(id) else { return Outcome::Waiting(id) };
-        match symbol.failure() {
-            Some(cause) => Outcome::Failed(failure(symbol.name.clone(), self.dylib_of(symbol), Arc::clone(cause))),
-            None if symbol.state >= required => Outcome::Found(symbol.found(id)),
-            None => Outcome::Waiting(id),
+        let failed = |cause| failure(symbol.name.clone(), self.dylib_of(symbol), cause);
+        if let Some(cause) = symbol.failure() {
+            return Outcome::Failed(failed(Arc::clone(cause)));
+        }
+        let side_effects = symbol.flags.side_effects_only && required != SymbolState::NeverSearched;
+        if side_effects && lookup == SymbolLookup::Required {
+            return Outcome::Failed(failed(Arc::new(Cause::SideEffectsOnly)));
+        }
+        match symbol.state >= required {
+            true if side_effects => Outcome::Missing(failed(Arc::new(Cause::SideEffectsOnly))),
+            true => Outcome::Found(symbol.found(id)),
+            false => Outcome::Waiting(id),
         }
     }
 
-    /// Dispatches the unit of a symbol that was never searched for.
-    pub(crate) fn demand(&mut self, id: SymbolId, effects: &mut Effects) {
+    /// Sees to it that the unit of a symbol runs, and soon if somebody waits for it.
+    pub(crate) fn demand(&mut self, id: SymbolId, priority: Priority, effects: &mut Effects) {
         let Some(symbol) = self.symbols.get(id) else { return };
-        if symbol.state != SymbolState::NeverSearched {
+        if symbol.state > SymbolState::Materializing {
             return;
         }
         let unit_id = symbol.unit;
         let Some(unit) = self.units.get_mut(unit_id) else { return };
-        let Some(materializer) = unit.dispatch() else { return };
+        let stage = match (unit.stage, priority) {
+            (Stage::Waiting, Priority::Ahead) => Stage::Queued,
+            (Stage::Waiting | Stage::Queued, Priority::Awaited) => Stage::Awaited,
+            _ => return,
+        };
+        let first = unit.stage == Stage::Waiting;
+        unit.stage = stage;
+        if !first {
+            effects.dispatch.push((unit_id, priority));
+            return;
+        }
+        if symbol.flags.absolute && matches!(unit.content, Content::Nothing) && !self.telling.contains_key(&unit_id) {
+            return self.settle_absolute(unit_id, effects);
+        }
         for symbol in &unit.symbols {
             if let Some(symbol) = self.symbols.get_mut(*symbol) {
                 symbol.state = SymbolState::Materializing;
             }
         }
-        effects.dispatch.push((materializer, unit_id));
+        effects.dispatch.push((unit_id, priority));
+    }
+
+    /// Makes absolute symbols, which have their addresses, ready.
+    fn settle_absolute(&mut self, unit: Id<Unit>, effects: &mut Effects) {
+        let Some(unit) = self.units.get_mut(unit) else { return };
+        unit.stage = Stage::Running;
+        for id in unit.symbols.clone() {
+            if let Some(symbol) = self.symbols.get_mut(id) {
+                symbol.state = SymbolState::Ready;
+            }
+            self.notify(id, effects);
+            if let Some(symbol) = self.symbols.get_mut(id) {
+                symbol.pending = None;
+            }
+        }
+    }
+
+    /// Takes a unit out to run it: its name, and the unit unless it has been run or is away.
+    pub(crate) fn begin(
+        &mut self,
+        id: Id<Unit>,
+        priority: Priority,
+    ) -> Option<(Arc<str>, Box<dyn MaterializationUnit>)> {
+        let unit = self.units.get_mut(id)?;
+        if !matches!(unit.stage, Stage::Queued | Stage::Awaited) {
+            return None;
+        }
+        match unit.take_materializer() {
+            Some(materializer) => {
+                unit.stage = Stage::Running;
+                Some((Arc::clone(&unit.name), materializer))
+            }
+            None => {
+                if let Some(telling) = self.telling.get_mut(&id) {
+                    telling.missed = Some(priority);
+                }
+                None
+            }
+        }
     }
 
     /// The symbols that a responsibility for `unit` covers.
@@ -387,8 +391,9 @@ impl State {
                 symbol.address = definition.address;
                 symbol.slot = definition.slot.unwrap_or(0);
                 symbol.state = SymbolState::Resolved;
-                symbol.flags.weak = false;
+                (symbol.flags.weak, symbol.flags.common) = (false, false);
             }
+            self.aliases.remove(id);
             self.notify(*id, effects);
         }
         Ok(())
@@ -410,11 +415,12 @@ impl State {
             ready
         };
         for waiter in waiters {
-            let outcome = self.outcome(id, waiter.required);
+            // Whoever asked for what has no address did not require it: others were told at once.
+            let outcome = self.outcome(id, waiter.required, SymbolLookup::WeaklyReferenced);
             let Some(query) = self.queries.get_mut(waiter.query) else { continue };
             query.settle(waiter.position, outcome);
             if query.is_settled() {
-                effects.answers.extend(self.queries.remove(waiter.query));
+                effects.answers.extend(self.take_query(waiter.query));
             }
         }
     }
@@ -426,21 +432,46 @@ impl State {
         cause: &Arc<Cause>,
         effects: &mut Effects,
     ) {
+        self.fail_all(symbols, cause, Reach::Unready, effects);
+    }
+
+    /// Fails symbols, and of what depends on them as much as `reach` says.
+    pub(crate) fn fail_all(
+        &mut self,
+        symbols: impl IntoIterator<Item = SymbolId>,
+        cause: &Arc<Cause>,
+        reach: Reach,
+        effects: &mut Effects,
+    ) {
+        // Roots come first: each has the cause itself, whether or not it depends on another.
         let mut work: Vec<(SymbolId, Arc<Cause>)> =
             symbols.into_iter().map(|symbol| (symbol, Arc::clone(cause))).collect();
-        while let Some((id, cause)) = work.pop() {
+        let roots = work.len();
+        let mut position = 0;
+        while let Some((id, cause)) = work.get(position).cloned() {
+            let root = position < roots;
+            position += 1;
             let Some(symbol) = self.symbols.get_mut(id) else { continue };
-            if symbol.failure().is_some() || symbol.state == SymbolState::Ready {
+            if symbol.failure().is_some() {
+                continue;
+            }
+            if symbol.state == SymbolState::Ready && (reach == Reach::Unready || !root && symbol.slot != 0) {
+                // A function that can be redirected outlives its bodies: whoever watches them
+                // says where its calls go.
                 continue;
             }
             symbol.pending().failure = Some(Arc::clone(&cause));
             let dependants = symbol.needed_by;
-            let cause = self.dependency_cause(id, &cause);
-            work.extend(
-                self.edges
-                    .dependants(dependants)
-                    .filter_map(|index| Some((self.symbols.at(index)?.0, Arc::clone(&cause)))),
-            );
+            if dependants != edges::NONE {
+                let cause = self.dependency_cause(id, &cause);
+                work.extend(
+                    self.edges
+                        .dependants(dependants)
+                        .filter_map(|index| Some((self.symbols.at(index)?.0, Arc::clone(&cause)))),
+                );
+            }
+            self.aliases.remove(&id);
+            effects.unusable.extend(self.watches.remove(&id).into_iter().flatten());
             self.notify(id, effects);
         }
     }
@@ -456,41 +487,6 @@ impl State {
                 cause: Arc::clone(cause),
             }),
         }
-    }
-
-    /// Removes a tracker's units with their symbols; what still waits for one of them fails.
-    pub(crate) fn remove_units(&mut self, tracker: Id<Tracker>, effects: &mut Effects) -> Result<(), Error> {
-        let tracker = self.trackers.get_mut(tracker).ok_or(Error::DefunctTracker)?;
-        let units = std::mem::take(&mut tracker.units);
-        effects.resources.append(&mut tracker.resources);
-        tracker.memory_used = 0;
-        let cause = Arc::new(if self.ended { Cause::SessionEnded } else { Cause::Removed });
-        for id in units {
-            let Some(unit) = self.units.remove(id) else { continue };
-            self.fail(unit.symbols.iter().copied(), &cause, effects);
-            for symbol in &unit.symbols {
-                self.remove_symbol(*symbol, effects);
-            }
-            effects.garbage.push(unit);
-        }
-        Ok(())
-    }
-
-    fn remove_symbol(&mut self, id: SymbolId, effects: &mut Effects) {
-        let Some(mut symbol) = self.symbols.remove(id) else { return };
-        if let Some(dylib) = self.dylibs.at_mut(symbol.dylib) {
-            dylib.symbols.remove(&symbol.name, id);
-        }
-        let symbols = &mut self.symbols;
-        self.edges.remove_needs(symbol.needs, |to, head| {
-            if let Some(symbol) = symbols.at_mut(to) {
-                symbol.needed_by = head;
-            }
-        });
-        self.edges.orphan(symbol.needed_by);
-        // A ring's watchers fail or become ready with what they watch; none is left to wake.
-        symbol.pending = None;
-        _ = effects;
     }
 
     /// Counts `bytes` against the limit of a unit's tracker.
@@ -510,30 +506,47 @@ impl State {
 }
 
 impl Unit {
-    /// Takes out what makes the definitions, the first time.
-    fn dispatch(&mut self) -> Option<Box<dyn MaterializationUnit>> {
-        if !matches!(self.stage, Stage::Waiting(_)) {
+    /// Takes out what makes the definitions.
+    pub(crate) fn take_materializer(&mut self) -> Option<Box<dyn MaterializationUnit>> {
+        if !matches!(self.content, Content::Materializer(_)) {
             return None;
         }
-        match std::mem::replace(&mut self.stage, Stage::Dispatched) {
-            Stage::Waiting(unit) => Some(unit),
-            Stage::Dispatched | Stage::Emitted(_) => None,
+        match std::mem::replace(&mut self.content, Content::Nothing) {
+            Content::Materializer(unit) => Some(unit),
+            Content::Nothing | Content::Code(_) => None,
         }
     }
 
     /// The memory that it was emitted into.
     #[cfg(feature = "cranelift")]
     pub(crate) fn code(&self) -> Option<&Arc<FinalizedAllocation>> {
-        if let Stage::Emitted(code) = &self.stage { Some(code) } else { None }
+        if let Content::Code(code) = &self.content { Some(code) } else { None }
     }
 
     pub(crate) fn set_code(&mut self, code: Option<Arc<FinalizedAllocation>>) {
-        self.stage = code.map_or(Stage::Dispatched, Stage::Emitted);
+        self.content = code.map_or(Content::Nothing, Content::Code);
     }
 }
 
 impl Tracker {
     pub(crate) fn new(dylib: Id<Dylib>) -> Self {
         Self { dylib, units: Vec::new(), memory_limit: None, memory_used: 0, resources: Vec::new() }
+    }
+}
+
+/// How far a failure goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// To what depends on it and is not ready.
+    Unready,
+    /// To all that depends on it.
+    All,
+}
+
+/// What becomes of a name that is not there.
+fn absent(failure: SymbolFailure, lookup: SymbolLookup) -> Outcome {
+    match lookup {
+        SymbolLookup::Required => Outcome::Failed(failure),
+        SymbolLookup::WeaklyReferenced => Outcome::Missing(failure),
     }
 }

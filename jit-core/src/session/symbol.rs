@@ -19,25 +19,47 @@ pub(crate) type SymbolId = Id<Symbol>;
 pub struct SymbolFlags {
     /// Another definition may take its place until it is first searched for.
     pub weak: bool,
+    /// As `weak`, for a variable without an initial value.
+    pub common: bool,
     /// Other dylibs see it.
     pub exported: bool,
     /// It can be called.
     pub callable: bool,
+    /// Its address is a number, not a place in memory of the session's.
+    pub absolute: bool,
+    /// It has no address: looking it up makes its unit do something. Only a lookup that does not
+    /// require it finds it, and leaves it out of what it gives.
+    pub side_effects_only: bool,
 }
 
 impl SymbolFlags {
-    /// A strong definition that other dylibs see.
-    pub const EXPORTED: Self = Self { weak: false, exported: true, callable: false };
-    /// An exported function.
-    pub const FUNCTION: Self = Self { weak: false, exported: true, callable: true };
     /// A strong definition that only its dylib sees.
-    pub const HIDDEN: Self = Self { weak: false, exported: false, callable: false };
+    pub const HIDDEN: Self = Self {
+        weak: false,
+        common: false,
+        exported: false,
+        callable: false,
+        absolute: false,
+        side_effects_only: false,
+    };
+    /// A strong definition that other dylibs see.
+    pub const EXPORTED: Self = Self { exported: true, ..Self::HIDDEN };
+    /// An exported function.
+    pub const FUNCTION: Self = Self { callable: true, ..Self::EXPORTED };
+    /// An exported definition that gives way to others.
+    pub const WEAK: Self = Self { weak: true, ..Self::EXPORTED };
+
+    /// Whether no other definition may take its place.
+    #[must_use]
+    pub fn is_strong(self) -> bool {
+        !self.weak && !self.common
+    }
 }
 
 /// How far a symbol has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SymbolState {
-    /// Defined, and never searched for: its definition can still be replaced.
+    /// Defined, and never searched for: a weak definition can still be replaced.
     NeverSearched,
     /// Its unit has been dispatched.
     Materializing,

@@ -8,11 +8,13 @@ use jit_linker::memory::FinalizedAllocation;
 use smallvec::SmallVec;
 
 use super::arena::Id;
-use super::state::{Effects, Unit};
-use super::symbol::{SymbolDef, SymbolId};
+use super::lookup::LookupSet;
+use super::query::Owner;
+use super::state::{Effects, Unit, UnitDefinition};
+use super::symbol::{SymbolDeclaration, SymbolDef, SymbolId};
 use super::{ExecutionSession, FoundSymbol, JitDylib, SearchOrder};
 use crate::error::{Cause, Error, SymbolFailure};
-use crate::sync::{Arc, lock};
+use crate::sync::{self, Arc};
 
 /// Makes the definitions of some symbols, once, when the first of them is looked up.
 ///
@@ -20,13 +22,123 @@ use crate::sync::{Arc, lock};
 /// and ends by consuming its responsibility: [`resolve`](MaterializationResponsibility::resolve)
 /// and [`emit`](MaterializationResponsibility::emit), or
 /// [`fail`](MaterializationResponsibility::fail).
+///
+/// # Example
+///
+/// A unit that makes the value of an expression, whatever the expression refers to: the constants
+/// of the others are looked up before its own can be known.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jit_core::{
+///     Cause, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib, MaterializationResponsibility,
+///     MaterializationUnit, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, UnitDefinition,
+/// };
+///
+/// enum Expr {
+///     Number(u64),
+///     Name(&'static str),
+///     Add(Box<Expr>, Box<Expr>),
+/// }
+///
+/// impl Expr {
+///     fn names(&self, names: &mut Vec<&'static str>) {
+///         match self {
+///             Expr::Number(_) => {}
+///             Expr::Name(name) => names.push(name),
+///             Expr::Add(left, right) => [left, right].iter().for_each(|side| side.names(names)),
+///         }
+///     }
+///
+///     fn value(&self, of: &dyn Fn(&str) -> u64) -> u64 {
+///         match self {
+///             Expr::Number(number) => *number,
+///             Expr::Name(name) => of(name),
+///             Expr::Add(left, right) => left.value(of) + right.value(of),
+///         }
+///     }
+/// }
+///
+/// /// `name = expression`. The "address" of the symbol is its value, as in a linker script.
+/// struct Definition {
+///     name: SymbolName,
+///     expr: Expr,
+/// }
+///
+/// impl MaterializationUnit for Definition {
+///     fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+///         let mut names = Vec::new();
+///         self.expr.names(&mut names);
+///         let wanted: Vec<_> = names.iter().map(|name| responsibility.session().intern(name)).collect();
+///         let session = responsibility.session().clone();
+///         // Nobody waits here: what is left to do runs when the others are known.
+///         session.lookup_async(&responsibility.link_order(), wanted, jit_core::SymbolState::Ready, move |found| {
+///             let found = match found {
+///                 Ok(found) => found,
+///                 Err(error) => return responsibility.fail(Cause::Other(error.into())),
+///             };
+///             let of = |name: &str| {
+///                 let found = found.iter().find(|symbol| &*symbol.name == name);
+///                 found.map_or(0, |symbol| symbol.definition.address)
+///             };
+///             let value = self.expr.value(&of);
+///             if responsibility.resolve(&[(self.name.clone(), SymbolDef::at(value))]).is_ok() {
+///                 let needs: Vec<_> = found.into_iter().map(|symbol| (self.name.clone(), symbol)).collect();
+///                 _ = responsibility.emit(&needs);
+///             }
+///         });
+///     }
+///
+///     fn discard(&mut self, _: &SymbolName) {
+///         // It has one definition; without it, the unit is dropped.
+///     }
+/// }
+///
+/// fn define(dylib: &JitDylib, name: &str, expr: Expr) -> Result<(), jit_core::Error> {
+///     let name = dylib.session().intern(name);
+///     let symbol = SymbolDeclaration { name: name.clone(), flags: SymbolFlags::EXPORTED, signature: None };
+///     dylib.default_tracker()?.define(vec![UnitDefinition {
+///         symbols: [symbol].into_iter().collect(),
+///         unit: Box::new(Definition { name, expr }),
+///         name: Arc::from("definition"),
+///     }])
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let Some(architecture) = jit_linker::arch::Architecture::host() else { return Ok(()) };
+/// let memory = Arc::new(jit_linker::memory::PageManager::new());
+/// let executor = Box::new(InProcess::new(architecture, memory));
+/// let session = ExecutionSession::new(executor, Box::new(InPlaceDispatcher::new()), None);
+/// let main = session.create_dylib("main")?;
+/// define(&main, "a", Expr::Add(Box::new(Expr::Name("b")), Box::new(Expr::Number(1))))?;
+/// define(&main, "b", Expr::Number(41))?;
+/// let found = session.lookup(&main.link_order(), vec![session.intern("a")])?;
+/// assert_eq!(found[0].definition.address, 42);
+/// # Ok(())
+/// # }
+/// ```
 pub trait MaterializationUnit: Send {
     /// Makes the definitions.
     fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility);
 
-    /// Another definition has taken the place of `name`, which this unit need not define any
-    /// more. Called with the session locked: it must not call into it.
+    /// Another definition has taken the place of `name`, or it was removed: this unit need not
+    /// define it any more. No lock is held; the unit is not run before this has returned.
     fn discard(&mut self, name: &SymbolName);
+
+    /// The symbol, one of the unit's, that stands for running its initializers.
+    fn initializer(&self) -> Option<SymbolName> {
+        None
+    }
+}
+
+/// Symbols of a unit, and what all of them need.
+#[derive(Clone, Debug, Default)]
+pub struct SymbolDependenceGroup {
+    /// Symbols of the unit.
+    pub symbols: Vec<SymbolName>,
+    /// What they need.
+    pub dependences: Vec<FoundSymbol>,
 }
 
 /// The obligation to define the symbols of one unit.
@@ -50,9 +162,17 @@ pub struct OwnSymbol {
 }
 
 impl MaterializationResponsibility {
-    pub(crate) fn new(session: ExecutionSession, unit: Id<Unit>) -> Option<Self> {
-        let name = Arc::clone(&lock(&session.shared.state).units.get(unit)?.name);
-        Some(Self { session, unit, name, settled: false })
+    pub(crate) fn new(session: ExecutionSession, unit: Id<Unit>, name: Arc<str>) -> Self {
+        Self { session, unit, name, settled: false }
+    }
+
+    pub(crate) fn unit(&self) -> Id<Unit> {
+        self.unit
+    }
+
+    /// The unit as what waits for something.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner::Continuation(self.unit)
     }
 
     /// The session.
@@ -64,12 +184,25 @@ impl MaterializationResponsibility {
     /// The symbols to define. None once their tracker was removed.
     #[must_use]
     pub fn symbols(&self) -> SmallVec<[OwnSymbol; 1]> {
-        let state = lock(&self.session.shared.state);
+        let state = self.session.state();
         let Ok(symbols) = state.responsibility(self.unit) else { return SmallVec::new() };
         symbols
             .iter()
             .filter_map(|id| Some(OwnSymbol { name: state.symbols.get(*id)?.name.clone(), id: *id }))
             .collect()
+    }
+
+    /// The names that somebody waits for.
+    #[must_use]
+    pub fn requested_symbols(&self) -> Vec<SymbolName> {
+        self.session.state().requested(self.unit)
+    }
+
+    /// The symbol that stands for the initializers, if it is this unit's to define.
+    #[must_use]
+    pub fn initializer(&self) -> Option<SymbolName> {
+        let state = self.session.state();
+        Some(state.symbols.get(*state.initializers.get(&self.unit)?)?.name.clone())
     }
 
     /// The dylib that the symbols belong to.
@@ -78,7 +211,7 @@ impl MaterializationResponsibility {
     ///
     /// When the tracker or the dylib was removed.
     pub fn dylib(&self) -> Result<JitDylib, Error> {
-        let state = lock(&self.session.shared.state);
+        let state = self.session.state();
         let unit = state.units.get(self.unit).ok_or(Error::DefunctTracker)?;
         let tracker = state.trackers.get(unit.tracker).ok_or(Error::DefunctTracker)?;
         Ok(JitDylib { session: self.session.clone(), id: tracker.dylib })
@@ -94,10 +227,10 @@ impl MaterializationResponsibility {
     /// an address or has failed, in the order of the names. Blocks nobody.
     pub fn lookup_externals(
         &self,
-        names: Vec<SymbolName>,
+        names: impl Into<LookupSet>,
         complete: impl FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send + 'static,
     ) {
-        self.session.lookup_resolved(&self.link_order(), names, complete);
+        self.session.lookup_owned(&self.link_order(), names.into(), Some(self.owner()), complete);
     }
 
     /// Counts `bytes` against the memory limit of the tracker.
@@ -106,7 +239,7 @@ impl MaterializationResponsibility {
     ///
     /// When the limit would be exceeded, or the tracker was removed.
     pub fn charge(&self, bytes: u64) -> Result<(), Error> {
-        lock(&self.session.shared.state).charge(self.unit, bytes)
+        self.session.state().charge(self.unit, bytes)
     }
 
     /// Publishes addresses of some of the symbols.
@@ -144,13 +277,71 @@ impl MaterializationResponsibility {
         session.emit(vec![self], None, &dependences)
     }
 
+    /// As [`emit`](Self::emit), with what is needed said of several symbols at once. Symbols in no
+    /// group need nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`emit`](Self::emit).
+    pub fn emit_groups(self, groups: &[SymbolDependenceGroup]) -> Result<(), Error> {
+        let pairs: Vec<_> = groups
+            .iter()
+            .flat_map(|group| {
+                let needs = move |name: &SymbolName| {
+                    let name = name.clone();
+                    group.dependences.iter().map(move |needed| (name.clone(), needed.clone()))
+                };
+                group.symbols.iter().flat_map(needs)
+            })
+            .collect();
+        self.emit(&pairs)
+    }
+
+    /// Adds definitions that turned up while the unit ran. They belong to this responsibility and
+    /// to its tracker. A weak one that is defined already is left out: what is given are the names
+    /// that were accepted.
+    ///
+    /// # Errors
+    ///
+    /// When a strong definition meets another one, or the tracker was removed: nothing is added.
+    pub fn define_materializing(&self, symbols: Vec<SymbolDeclaration>) -> Result<Vec<SymbolName>, Error> {
+        let mut effects = Effects::default();
+        let result = self.session.state().define_materializing(self.unit, symbols, &mut effects);
+        self.session.perform(effects);
+        result
+    }
+
+    /// Gives back symbols that have no address yet: another unit will define them, when one of
+    /// them is next looked up, or now if somebody waits for it.
+    ///
+    /// # Errors
+    ///
+    /// When a symbol is not this unit's or has an address, or the tracker was removed: the
+    /// responsibility is as before.
+    pub fn replace(&self, definition: UnitDefinition) -> Result<(), Error> {
+        let mut effects = Effects::default();
+        let result = self.session.state().replace(self.unit, definition, &mut effects);
+        self.session.perform(effects);
+        result
+    }
+
+    /// Splits off the responsibility for some symbols that have no address yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`replace`](Self::replace).
+    pub fn delegate(&self, names: &[SymbolName]) -> Result<Self, Error> {
+        let unit = self.session.state().split(self.unit, names, Arc::clone(&self.name))?;
+        Ok(Self::new(self.session.clone(), unit, Arc::clone(&self.name)))
+    }
+
     /// Keeps something as long as the unit's code lives: dropping it undoes what it stands for.
     ///
     /// # Errors
     ///
     /// When the tracker was removed: the resource has been dropped.
     pub fn hold(&self, resource: Box<dyn Send>) -> Result<(), Error> {
-        let mut state = lock(&self.session.shared.state);
+        let mut state = self.session.state();
         match state.units.get_mut(self.unit) {
             Some(unit) => {
                 unit.resources.get_or_insert_default().0.push(resource);
@@ -201,14 +392,14 @@ impl Drop for MaterializationResponsibility {
 
 type AbandonedUnit = (ExecutionSession, Id<Unit>, Arc<str>);
 
-thread_local! {
+sync::thread_local! {
     /// Responsibilities dropped by a panic that `catching_panics` is about to see. `None` outside
     /// of it.
-    static ABANDONED: RefCell<Option<Vec<AbandonedUnit>>> = const { RefCell::new(None) };
+    static ABANDONED: RefCell<Option<Vec<AbandonedUnit>>> = RefCell::new(None);
 }
 
 fn abandon(session: &ExecutionSession, unit: Id<Unit>, name: &Arc<str>) -> bool {
-    ABANDONED.with_borrow_mut(|abandoned| match abandoned {
+    ABANDONED.with(|abandoned| match &mut *abandoned.borrow_mut() {
         Some(units) => {
             units.push((session.clone(), unit, Arc::clone(name)));
             true
@@ -220,19 +411,20 @@ fn abandon(session: &ExecutionSession, unit: Id<Unit>, name: &Arc<str>) -> bool 
 /// Runs user code. A panic fails the responsibilities it dropped, with what it said, and goes no
 /// further.
 pub(crate) fn catching_panics(work: impl FnOnce()) {
-    let outer = ABANDONED.replace(Some(Vec::new()));
+    let outer = ABANDONED.with(|abandoned| abandoned.replace(Some(Vec::new())));
     // What the closure leaves behind is dropped or belongs to a unit that has failed.
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    let abandoned = ABANDONED.replace(outer);
+    let abandoned = ABANDONED.with(|abandoned| abandoned.replace(outer));
     let Err(payload) = result else { return };
-    let message = message(&*payload);
+    let message = panic_message(&*payload);
     for (session, unit, name) in abandoned.into_iter().flatten() {
         let cause = Cause::Panicked { unit: name.to_string(), message: message.clone() };
         session.fail_unit(unit, &Arc::new(cause));
     }
 }
 
-fn message(payload: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }
@@ -248,7 +440,7 @@ impl ExecutionSession {
         let units: Vec<_> = responsibilities.into_iter().map(MaterializationResponsibility::settle).collect();
         let mut effects = Effects::default();
         let result = {
-            let mut state = lock(&self.shared.state);
+            let mut state = self.state();
             let mut symbols = Vec::with_capacity(units.len());
             let mut gone = Ok(());
             for unit in units {
@@ -268,14 +460,14 @@ impl ExecutionSession {
 
     pub(crate) fn resolve(&self, definitions: &[(SymbolId, SymbolDef)]) -> Result<(), Error> {
         let mut effects = Effects::default();
-        let result = lock(&self.shared.state).resolve(definitions, &mut effects);
+        let result = self.state().resolve(definitions, &mut effects);
         self.perform(effects);
         result
     }
 
     fn fail_unit(&self, unit: Id<Unit>, cause: &Arc<Cause>) {
         let mut effects = Effects::default();
-        let mut state = lock(&self.shared.state);
+        let mut state = self.state();
         let symbols: SmallVec<[SymbolId; 2]> = state.responsibility(unit).map(SmallVec::from_slice).unwrap_or_default();
         let names: Vec<_> = symbols.iter().filter_map(|id| Some(state.symbols.get(*id)?.name.clone())).collect();
         state.fail(symbols, cause, &mut effects);

@@ -12,6 +12,7 @@
 //!
 //! The input need not be well-formed. Content is not copied: the graph holds on to the bytes.
 
+mod eh_frame;
 pub mod elf;
 
 use crate::graph::{GraphError, LinkGraph, ObjectBytes};

@@ -86,6 +86,8 @@ pub struct Block {
     pub align_log2: u8,
     /// Whether it is linked; cleared by pruning and by [`exclude`](crate::link::Allocated::exclude).
     pub live: bool,
+    /// Whether pruning leaves it, though nothing leads to it.
+    pub(crate) keep: bool,
     /// Where it lies in its segment, once laid out.
     pub(crate) segment_offset: u32,
 }
@@ -130,6 +132,10 @@ pub struct LinkGraph {
     pub(crate) edges: Vec<Edge>,
     arena: Vec<u8>,
     object: ObjectBytes,
+    /// Whether it is laid out: it takes no more content.
+    settled: bool,
+    /// Whether an id of another graph was used to change it.
+    foreign_id: bool,
 }
 
 impl LinkGraph {
@@ -147,6 +153,8 @@ impl LinkGraph {
             edges: Vec::new(),
             arena: Vec::new(),
             object: ObjectBytes::default(),
+            settled: false,
+            foreign_id: false,
         }
     }
 
@@ -192,14 +200,27 @@ impl LinkGraph {
         if !align.is_power_of_two() || align > 1 << 31 {
             return Err(GraphError::Alignment { align });
         }
+        if self.settled {
+            return Err(GraphError::Settled);
+        }
         let id = BlockId::new(self.blocks.len());
         let align_log2 = align.trailing_zeros() as u8;
-        self.blocks.push(Block { kind, section: None, content, size, align_log2, live: true, segment_offset: 0 });
+        self.blocks.push(Block {
+            kind,
+            section: None,
+            content,
+            size,
+            align_log2,
+            live: true,
+            keep: false,
+            segment_offset: 0,
+        });
         Ok(id)
     }
 
     /// Adds a symbol at an offset of a block. `tag` is the host's own.
     pub fn define(&mut self, name: Option<SymbolName>, block: BlockId, offset: u32, tag: u32) -> SymbolId {
+        self.foreign_id |= block.index() >= self.blocks.len();
         self.push_symbol(name, Definition::Block { block, offset }, tag)
     }
 
@@ -256,9 +277,104 @@ impl LinkGraph {
 
     /// Turns an external symbol into one that this graph defines, with the edges it has.
     pub fn define_external(&mut self, symbol: SymbolId, block: BlockId, offset: u32, tag: u32) {
-        let symbol = &mut self.symbols[symbol.index()];
-        symbol.definition = Definition::Block { block, offset };
-        symbol.tag = tag;
+        self.foreign_id |= block.index() >= self.blocks.len();
+        if let Some(symbol) = self.change(symbol) {
+            symbol.definition = Definition::Block { block, offset };
+            symbol.tag = tag;
+        }
+    }
+
+    /// Says how a symbol stands against others of its name; strong unless said otherwise.
+    pub fn set_linkage(&mut self, symbol: SymbolId, linkage: Linkage) {
+        if let Some(symbol) = self.change(symbol) {
+            symbol.linkage = linkage;
+        }
+    }
+
+    /// Says who sees a symbol: everybody, if it has a name, unless said otherwise.
+    pub fn set_scope(&mut self, symbol: SymbolId, scope: Scope) {
+        if let Some(symbol) = self.change(symbol) {
+            symbol.scope = scope;
+        }
+    }
+
+    /// Says what a symbol is the name of.
+    pub fn set_kind(&mut self, symbol: SymbolId, kind: SymbolKind) {
+        if let Some(symbol) = self.change(symbol) {
+            symbol.kind = kind;
+        }
+    }
+
+    /// A symbol to be changed; an id of another graph is remembered, and the link refused.
+    fn change(&mut self, symbol: SymbolId) -> Option<&mut Symbol> {
+        let found = self.symbols.get_mut(symbol.index());
+        self.foreign_id |= found.is_none();
+        found
+    }
+
+    /// Has pruning leave a block, though nothing leads to it.
+    pub fn keep(&mut self, block: BlockId) {
+        match self.blocks.get_mut(block.index()) {
+            Some(block) => block.keep = true,
+            None => self.foreign_id = true,
+        }
+    }
+
+    /// A block's bytes, to be changed before fixups are applied to them. Bytes of an object are
+    /// copied when this is first called.
+    ///
+    /// # Errors
+    ///
+    /// When the graph has no such block, or its bytes exceed 4 GiB with these.
+    pub fn bytes_mut(&mut self, block: BlockId) -> Result<&mut [u8], GraphError> {
+        let Self { blocks, arena, object, .. } = self;
+        let block = blocks.get_mut(block.index()).ok_or(GraphError::ForeignId)?;
+        let size = block.size as usize;
+        let start = match block.content {
+            Content::Bytes { start } => start as usize,
+            Content::Object { .. } | Content::Zero => {
+                let start = arena.len();
+                let content = u32::try_from(start).map_err(|_| GraphError::TooLarge { size: size as u64 })?;
+                if let Content::Object { start } = block.content {
+                    let source = object.get(start as usize..start as usize + size);
+                    arena.extend_from_slice(source.unwrap_or_default());
+                }
+                arena.resize(start + size, 0);
+                block.content = Content::Bytes { start: content };
+                start
+            }
+        };
+        arena.get_mut(start..start + size).ok_or(GraphError::ForeignId)
+    }
+
+    /// Has edges lead elsewhere: those for which `to` names another target.
+    ///
+    /// # Errors
+    ///
+    /// When the graph is laid out, or has no such target.
+    pub fn retarget(&mut self, mut to: impl FnMut(&Edge) -> Option<SymbolId>) -> Result<(), GraphError> {
+        if self.settled {
+            return Err(GraphError::Settled);
+        }
+        for edge in &mut self.edges {
+            if let Some(target) = to(edge) {
+                if target.index() >= self.symbols.len() {
+                    return Err(GraphError::ForeignId);
+                }
+                edge.target = target;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it can be linked.
+    pub(crate) fn check(&self) -> Result<(), GraphError> {
+        if self.foreign_id { Err(GraphError::ForeignId) } else { Ok(()) }
+    }
+
+    /// From here on it takes no more content: there is no room for it.
+    pub(crate) fn settle(&mut self) {
+        self.settled = true;
     }
 
     /// Adds an edge to the newest block.
@@ -270,6 +386,12 @@ impl LinkGraph {
         let newest = self.blocks.len().checked_sub(1).map(BlockId::new);
         if newest != Some(edge.block) {
             return Err(GraphError::EdgeOrder);
+        }
+        if self.settled {
+            return Err(GraphError::Settled);
+        }
+        if edge.target.index() >= self.symbols.len() {
+            return Err(GraphError::ForeignId);
         }
         let architecture = match edge.kind {
             EdgeKind::X86_64(_) => Architecture::X86_64,
@@ -294,10 +416,11 @@ impl LinkGraph {
         self.architecture
     }
 
-    /// One symbol.
+    /// One symbol; an undefined one without a name for an id of another graph that has more.
     #[must_use]
     pub fn symbol(&self, id: SymbolId) -> &Symbol {
-        &self.symbols[id.index()]
+        static NONE: Symbol = Symbol::new(None, Definition::External, 0);
+        self.symbols.get(id.index()).unwrap_or(&NONE)
     }
 
     /// All symbols with their ids.
@@ -322,10 +445,20 @@ impl LinkGraph {
         &self.object
     }
 
-    /// One block.
+    /// One block; an empty one that is left out for an id of another graph that has more.
     #[must_use]
     pub fn block(&self, id: BlockId) -> &Block {
-        &self.blocks[id.index()]
+        static NONE: Block = Block {
+            kind: SegmentKind::ReadOnly,
+            section: None,
+            content: Content::Zero,
+            size: 0,
+            align_log2: 0,
+            live: false,
+            keep: false,
+            segment_offset: 0,
+        };
+        self.blocks.get(id.index()).unwrap_or(&NONE)
     }
 
     /// All blocks with their ids.
@@ -339,10 +472,11 @@ impl LinkGraph {
         &self.edges
     }
 
-    /// One section.
+    /// One section; an empty one for an id of another graph that has more.
     #[must_use]
     pub fn section(&self, id: SectionId) -> &Section {
-        &self.sections[id.index()]
+        static NONE: Section = Section::empty();
+        self.sections.get(id.index()).unwrap_or(&NONE)
     }
 
     /// All sections with their ids.
@@ -353,7 +487,7 @@ impl LinkGraph {
     /// The name of a section in the object it came from.
     #[must_use]
     pub fn section_name(&self, id: SectionId) -> Cow<'_, str> {
-        self.text(self.sections[id.index()].label)
+        self.text(self.section(id).label)
     }
 
     /// The name of a symbol, local ones included; empty if it has none.
@@ -364,6 +498,13 @@ impl LinkGraph {
             Some(name) => Cow::Borrowed(name.as_str()),
             None => self.text(symbol.label),
         }
+    }
+
+    /// Pairs of a block and one that lives as long as it does, though it does not refer to it: a
+    /// function's and that of its unwinding record.
+    #[must_use]
+    pub fn attached(&self) -> &[(BlockId, BlockId)] {
+        &self.attached
     }
 
     /// The COMDAT groups.
@@ -391,10 +532,18 @@ impl LinkGraph {
         }
     }
 
+    /// Leaves out whatever needs one of the `failed` symbols, and returns the symbols that are
+    /// lost with it.
+    pub fn exclude(&mut self, failed: &[SymbolId]) -> Vec<SymbolId> {
+        crate::pass::depend::exclude(self, failed)
+    }
+
     /// Turns a definition into a reference to another's of the same name: that of a weak symbol
     /// whose definition elsewhere is taken.
     pub fn make_external(&mut self, symbol: SymbolId) {
-        self.symbols[symbol.index()].definition = Definition::External;
+        if let Some(symbol) = self.change(symbol) {
+            symbol.definition = Definition::External;
+        }
     }
 
     /// The sections that hold initializers, in the order they run.
@@ -473,6 +622,12 @@ pub enum GraphError {
     /// Edges are added to the newest block only.
     #[error("an edge belongs to a block that is not the newest")]
     EdgeOrder,
+    /// A block or symbol of another graph.
+    #[error("an id of another link graph")]
+    ForeignId,
+    /// It is laid out already: there is no room for more.
+    #[error("the link graph is laid out: it takes no more content")]
+    Settled,
     /// The edge is of another architecture.
     #[error("an edge of {edge} in a graph of {graph}")]
     Architecture {

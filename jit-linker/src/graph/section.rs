@@ -52,6 +52,13 @@ pub struct Section {
     pub(crate) end: u32,
 }
 
+impl Section {
+    pub(crate) const fn empty() -> Self {
+        let (role, kind) = (SectionRole::Plain, SegmentKind::ReadOnly);
+        Self { role, kind, align_log2: 0, label: Text::EMPTY, start: 0, end: 0 }
+    }
+}
+
 /// Sections that are linked or left out together (a COMDAT group): of all groups of one
 /// signature in a program one is kept.
 #[derive(Clone, Debug)]

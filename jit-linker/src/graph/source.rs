@@ -84,3 +84,7 @@ pub(crate) struct Text {
     pub(crate) start: u32,
     pub(crate) length: u32,
 }
+
+impl Text {
+    pub(crate) const EMPTY: Self = Self { start: 0, length: 0 };
+}

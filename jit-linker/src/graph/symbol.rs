@@ -104,7 +104,7 @@ pub struct Symbol {
 
 impl Symbol {
     /// A strong, visible symbol of no kind.
-    pub(crate) fn new(name: Option<SymbolName>, definition: Definition, tag: u32) -> Self {
+    pub(crate) const fn new(name: Option<SymbolName>, definition: Definition, tag: u32) -> Self {
         let scope = if name.is_some() { Scope::Default } else { Scope::Local };
         Self {
             name,
@@ -114,7 +114,7 @@ impl Symbol {
             kind: SymbolKind::Unspecified,
             size: 0,
             tag,
-            label: Text::default(),
+            label: Text::EMPTY,
             address: 0,
             slot: 0,
         }

@@ -8,6 +8,7 @@
 //! writes code through a second mapping; [`PageManager`] gives each allocation pages of its own
 //! and changes their protection, for systems where a second mapping can't be had.
 
+mod detached;
 mod page;
 #[cfg(target_os = "linux")]
 mod slab;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+pub use detached::DetachedMemory;
 pub use page::PageManager;
 #[cfg(target_os = "linux")]
 pub use slab::SlabManager;

@@ -25,6 +25,20 @@ impl Owners {
     }
 }
 
+/// The external symbols that live blocks refer to, each once.
+pub(crate) fn externals(graph: &LinkGraph) -> Vec<SymbolId> {
+    let mut seen = vec![false; graph.symbols.len()];
+    let mut externals = Vec::new();
+    for edge in graph.edges.iter().filter(|edge| graph.block(edge.block).live) {
+        if graph.symbol(edge.target).definition == Definition::External
+            && !std::mem::replace(&mut seen[edge.target.index()], true)
+        {
+            externals.push(edge.target);
+        }
+    }
+    externals
+}
+
 /// Every pair of a named symbol that the graph defines and a named symbol that it needs, directly
 /// or through blocks that have no name. A pair may occur more than once.
 pub(crate) fn dependences(graph: &LinkGraph) -> Vec<(SymbolId, SymbolId)> {
@@ -73,6 +87,7 @@ pub(crate) fn exclude(graph: &mut LinkGraph, failed: &[SymbolId]) -> Vec<SymbolI
     }
     let mut excluded = Vec::new();
     let mut work = failed.to_vec();
+    work.retain(|symbol| symbol.index() < users.len());
     for symbol in failed {
         if let Definition::Block { block, .. } = graph.symbol(*symbol).definition {
             kill(graph, &owners, block, &mut work, &mut excluded);

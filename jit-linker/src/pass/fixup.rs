@@ -26,19 +26,24 @@ impl Placement {
         let bases = SegmentKind::ALL.map(|kind| allocation.address(kind));
         let tls_externals = FxHashMap::default();
         let mut this = Self { graph, indirection, allocation, bases, tls_storage: None, tls_externals };
-        for index in 0..this.graph.symbols.len() {
-            let address = match this.graph.symbols[index].definition {
-                Definition::Block { block, offset } => this.block_address(block) + u64::from(offset),
+        this.place_symbols();
+        this
+    }
+
+    /// Gives each symbol that the graph defines its address.
+    pub(crate) fn place_symbols(&mut self) {
+        for index in 0..self.graph.symbols.len() {
+            let address = match self.graph.symbols[index].definition {
+                Definition::Block { block, offset } => self.block_address(block) + u64::from(offset),
                 Definition::SectionBound { section, end } => {
-                    let section = this.graph.section(section);
-                    this.bases[section.kind as usize] + u64::from(if end { section.end } else { section.start })
+                    let section = self.graph.section(section);
+                    self.bases[section.kind as usize] + u64::from(if end { section.end } else { section.start })
                 }
-                Definition::GotBase => this.got_base(),
+                Definition::GotBase => self.got_base(),
                 Definition::External | Definition::Absolute => continue,
             };
-            this.graph.symbols[index].address = address;
+            self.graph.symbols[index].address = address;
         }
-        this
     }
 
     /// Copies the content and applies everything.
@@ -75,7 +80,7 @@ impl Placement {
     }
 
     /// A block's bytes in working memory.
-    fn block_bytes(&mut self, block: BlockId) -> &mut [u8] {
+    pub(crate) fn block_bytes(&mut self, block: BlockId) -> &mut [u8] {
         let block = &self.graph.blocks[block.index()];
         let start = block.segment_offset as usize;
         &mut self.allocation.working(block.kind)[start..start + block.size as usize]
@@ -160,6 +165,9 @@ impl Placement {
             return self.tls_externals.get(&symbol).copied().ok_or(FixupError::NoThreadLocalStorage);
         };
         let block = self.graph.block(block);
+        if !block.live {
+            return Err(FixupError::LeftOut);
+        }
         let section = block.section.map(|section| self.graph.section(section));
         let section = section.filter(|section| section.role == SectionRole::ThreadLocal);
         let section = section.ok_or(FixupError::NotThreadLocal)?;

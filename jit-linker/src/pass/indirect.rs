@@ -185,7 +185,7 @@ impl Indirection {
     }
 
     fn stub_key(&self, graph: &LinkGraph, edge: &Edge) -> StubKey {
-        let addend = edge.addend - branch_bias(graph, edge);
+        let addend = edge.addend.wrapping_sub(branch_bias(graph, edge));
         StubKey { island: self.islands.of(edge.block), target: edge.target, addend }
     }
 

@@ -1,6 +1,6 @@
 //! Places blocks in their segments.
 
-use crate::graph::{BlockId, LinkGraph};
+use crate::graph::{BlockId, Content, LinkGraph, SectionRole};
 use crate::link::LinkError;
 use crate::memory::{Request, SegmentRequest};
 
@@ -23,6 +23,15 @@ pub(crate) fn order(graph: &LinkGraph) -> Vec<BlockId> {
         order = ranked.into_iter().map(|(_, id)| id).collect();
     }
     order
+}
+
+/// Ends the unwinding tables, if there are any, by the zeros that whoever reads them stops at.
+pub(crate) fn terminate_unwind_tables(graph: &mut LinkGraph, order: &mut Vec<BlockId>) -> Result<(), LinkError> {
+    let Some(section) = graph.section_with(SectionRole::EhFrame) else { return Ok(()) };
+    let Some(last) = order.iter().rposition(|id| graph.block(*id).section == Some(section)) else { return Ok(()) };
+    let terminator = graph.add_section_block(section, Content::Zero, 4, 1)?;
+    order.insert(last + 1, terminator);
+    Ok(())
 }
 
 /// Gives each block its offset in its segment, and each section its range.

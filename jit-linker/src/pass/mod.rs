@@ -5,3 +5,4 @@ pub(crate) mod fixup;
 pub(crate) mod indirect;
 pub(crate) mod island;
 pub(crate) mod layout;
+pub(crate) mod prune;

@@ -39,6 +39,7 @@ struct OrcaneLlvmNames {
 };
 
 OrcaneLlvmNames *orcane_llvm_names_create() { return new OrcaneLlvmNames; }
+void orcane_llvm_names_reserve(OrcaneLlvmNames *names, size_t count) { names->names.reserve(count); }
 void orcane_llvm_names_free(OrcaneLlvmNames *names) { delete names; }
 
 void orcane_llvm_names_intern(OrcaneLlvmSession *session, OrcaneLlvmNames *names, const char *text, size_t length) {

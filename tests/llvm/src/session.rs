@@ -16,6 +16,7 @@ unsafe extern "C" {
     fn orcane_llvm_session_create(result: *mut *mut RawSession) -> LLVMErrorRef;
     fn orcane_llvm_session_end(session: *mut RawSession) -> LLVMErrorRef;
     fn orcane_llvm_names_create() -> *mut RawNames;
+    fn orcane_llvm_names_reserve(names: *mut RawNames, count: usize);
     fn orcane_llvm_names_free(names: *mut RawNames);
     fn orcane_llvm_names_intern(session: *mut RawSession, names: *mut RawNames, text: *const c_char, length: usize);
     fn orcane_llvm_session_define(session: *mut RawSession, names: *mut RawNames, address: u64) -> LLVMErrorRef;
@@ -52,6 +53,12 @@ impl Session {
         unsafe { check(orcane_llvm_session_create(&raw mut session))? };
         // SAFETY: makes an empty list.
         Ok(Self { session, names: unsafe { orcane_llvm_names_create() }, count: 0 })
+    }
+
+    /// Makes room for names.
+    pub fn reserve(&mut self, count: usize) {
+        // SAFETY: changes the list's capacity.
+        unsafe { orcane_llvm_names_reserve(self.names, count) };
     }
 
     /// Interns a name, which has the next index.

@@ -13,6 +13,7 @@ impl Reader<'_> {
     pub(super) fn add_groups(&mut self) -> Result<(), ParseError> {
         let mut group_of_block = Vec::new();
         for header in self.sections.iter().filter(|header| header.sh_type.get(LittleEndian) == SHT_GROUP) {
+            self.claim(header.sh_size.get(LittleEndian))?;
             let members: &[U32<LittleEndian>] =
                 header.data_as_array(LittleEndian, self.data).map_err(|error| self.broken(error))?;
             let Some((flags, members)) = members.split_first() else {

@@ -8,9 +8,13 @@ mod group;
 mod relocation;
 mod section;
 mod symbol;
+mod unwind;
 mod x86_64;
 
-use object::elf::{ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, SHT_SYMTAB};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use object::elf::{ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, SHT_SYMTAB, Sym64};
 use object::read::SectionIndex;
 use object::read::elf::{FileHeader, SectionTable, SymbolTable};
 use object::{LittleEndian, SymbolIndex};
@@ -47,9 +51,12 @@ pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Resul
         data,
         names,
         placed: vec![None; sections.len()],
+        unwind_tables: BTreeMap::new(),
         named: FxHashMap::default(),
         symbol_ids: vec![None; symbols.len()],
         zero: None,
+        claimed: 0,
+        names_read: Cell::new(0),
         sections,
         symbols,
     };
@@ -88,13 +95,22 @@ struct Reader<'data> {
     symbols: SymbolTable<'data, Header>,
     /// By section index: where its content is, if it is in memory.
     placed: Vec<Option<BlockId>>,
+    /// By section index: those with unwinding records, which become many blocks.
+    unwind_tables: BTreeMap<usize, SectionId>,
     /// Sections of the graph that all sections of one name or role share.
     named: FxHashMap<section::Key<'data>, SectionId>,
     /// By symbol index: the graph's symbol. Undefined symbols are added when they are referred to.
     symbol_ids: Vec<Option<SymbolId>>,
     /// The symbol at address 0 that a relocation without a symbol refers to.
     zero: Option<SymbolId>,
+    /// Bytes that contents and tables have together. None overlap, so they are in the object.
+    claimed: u64,
+    /// Bytes that names have together. They may share their ends.
+    names_read: Cell<u64>,
 }
+
+/// How often longer than the object its names may be together.
+const SHARED_NAMES: u64 = 16;
 
 impl<'data> Reader<'data> {
     fn malformed(&self, what: impl Into<String>) -> ParseError {
@@ -120,9 +136,34 @@ impl<'data> Reader<'data> {
         Text { start: start as u32, length: slice.len() as u32 }
     }
 
+    /// Counts bytes of the object that are read as one thing. Without this, a few tables that
+    /// overlap could be work for days.
+    fn claim(&mut self, size: u64) -> Result<(), ParseError> {
+        self.claimed = self.claimed.saturating_add(size);
+        if self.claimed > self.data.len() as u64 {
+            return Err(self.malformed("sections overlap"));
+        }
+        Ok(())
+    }
+
     fn section_name(&self, index: SectionIndex) -> Result<&'data [u8], ParseError> {
         let section = self.sections.section(index).map_err(|error| self.broken(error))?;
-        self.sections.section_name(LittleEndian, section).map_err(|error| self.broken(error))
+        let name = self.sections.section_name(LittleEndian, section).map_err(|error| self.broken(error))?;
+        self.count_name(name)
+    }
+
+    fn symbol_name(&self, symbol: &Sym64<LittleEndian>) -> Result<&'data [u8], ParseError> {
+        let name = self.symbols.symbol_name(LittleEndian, symbol).map_err(|error| self.broken(error))?;
+        self.count_name(name)
+    }
+
+    fn count_name(&self, name: &'data [u8]) -> Result<&'data [u8], ParseError> {
+        let read = self.names_read.get() + name.len() as u64;
+        self.names_read.set(read);
+        if read > SHARED_NAMES * self.data.len() as u64 {
+            return Err(self.malformed("the names are much longer than the tables they are in"));
+        }
+        Ok(name)
     }
 
     /// A name that other graphs know a symbol by.

@@ -29,15 +29,22 @@ impl<'data> Reader<'data> {
                 self.add_section_relocations(SectionIndex(section), block, table)?;
             }
         }
+        for (section, id) in std::mem::take(&mut self.unwind_tables) {
+            self.add_unwind_records(SectionIndex(section), id, tables[section].unwrap_or_default())?;
+        }
         Ok(())
     }
 
     /// For each section that is in memory, its relocations.
-    fn relocation_tables(&self) -> Result<Vec<Option<&'data [Rela64<LittleEndian>]>>, ParseError> {
+    fn relocation_tables(&mut self) -> Result<Vec<Option<&'data [Rela64<LittleEndian>]>>, ParseError> {
         let mut tables = vec![None; self.sections.len()];
+        let mut is_loaded: Vec<_> = self.placed.iter().map(Option::is_some).collect();
+        for section in self.unwind_tables.keys() {
+            is_loaded[*section] = true;
+        }
         for header in self.sections.iter() {
             let target = header.sh_info.get(LittleEndian) as usize;
-            let is_loaded = self.placed.get(target).is_some_and(Option::is_some);
+            let is_loaded = is_loaded.get(target).is_some_and(|is_loaded| *is_loaded);
             match header.sh_type.get(LittleEndian) {
                 SHT_RELA if is_loaded => {}
                 kind @ (SHT_REL | SHT_CREL) if is_loaded => {
@@ -45,6 +52,7 @@ impl<'data> Reader<'data> {
                 }
                 _ => continue,
             }
+            self.claim(header.sh_size.get(LittleEndian))?;
             if tables[target].replace(self.relocations(header)?).is_some() {
                 return Err(self.malformed(format!("section {target} has two tables of relocations")));
             }
@@ -69,19 +77,20 @@ impl<'data> Reader<'data> {
     ) -> Result<(), ParseError> {
         self.graph.edges.reserve(relocations.len());
         for relocation in relocations {
-            if let Some(edge) = self.edge(section, block, relocation)? {
+            if let Some(edge) = self.edge_at(section, block, relocation, 0)? {
                 self.graph.edges.push(edge);
             }
         }
         Ok(())
     }
 
-    /// The edge of a relocation, if it has one.
-    pub(super) fn edge(
+    /// The edge of a relocation, if it has one, in a block that starts at an offset of the section.
+    pub(super) fn edge_at(
         &mut self,
         section: SectionIndex,
         block: BlockId,
         relocation: &Rela64<LittleEndian>,
+        start: u64,
     ) -> Result<Option<Edge>, ParseError> {
         let offset = relocation.r_offset.get(LittleEndian);
         let number = relocation.r_type(LittleEndian, false);
@@ -103,7 +112,8 @@ impl<'data> Reader<'data> {
         };
         let target = self.symbol(SymbolIndex(relocation.r_sym(LittleEndian, false) as usize))?;
         let size = self.graph.block(block).size;
-        let Some(offset) = u32::try_from(offset).ok().filter(|offset| *offset < size) else {
+        let offset = offset.checked_sub(start).and_then(|offset| u32::try_from(offset).ok());
+        let Some(offset) = offset.filter(|offset| *offset < size) else {
             return Err(self.malformed(format!("a relocation is beyond the end of section {}", section.0)));
         };
         Ok(Some(Edge { block, offset, kind, target, addend: relocation.r_addend.get(LittleEndian) }))

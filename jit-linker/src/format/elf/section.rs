@@ -26,17 +26,18 @@ impl<'data> Reader<'data> {
     pub(super) fn add_sections(&mut self) -> Result<(), ParseError> {
         for (index, header) in self.sections.iter().enumerate().skip(1) {
             if is_loaded(header) {
-                self.placed[index] = Some(self.add_section(SectionIndex(index), header)?);
+                self.placed[index] = self.add_section(SectionIndex(index), header)?;
             }
         }
         Ok(())
     }
 
+    /// Adds a section, and its content unless that is unwinding records.
     fn add_section(
         &mut self,
         index: SectionIndex,
         header: &SectionHeader64<LittleEndian>,
-    ) -> Result<BlockId, ParseError> {
+    ) -> Result<Option<BlockId>, ParseError> {
         let name = self.section_name(index)?;
         let flags = header.sh_flags.get(LittleEndian) as u32;
         let role = role(name, header.sh_type.get(LittleEndian), flags);
@@ -65,9 +66,18 @@ impl<'data> Reader<'data> {
             }
             Some(_) => return Err(self.malformed(format!("section {} ends beyond the file", index.0))),
         };
+        if content != Content::Zero {
+            self.claim(size)?;
+        }
         let align = header.sh_addralign.get(LittleEndian).max(1);
         let section = self.graph_section(name, role, kind);
-        self.graph.add_section_block(section, content, size, align).map_err(|source| self.graph_error(source))
+        if role == SectionRole::EhFrame && content != Content::Zero {
+            self.graph.sections[section.index()].align_log2 = 3;
+            self.unwind_tables.insert(index.0, section);
+            return Ok(None);
+        }
+        let block = self.graph.add_section_block(section, content, size, align);
+        block.map(Some).map_err(|source| self.graph_error(source))
     }
 
     /// A section of its own, or the one that all of a name or role share.

@@ -2,12 +2,13 @@
 
 use object::elf::{
     SHN_ABS, SHN_COMMON, SHN_UNDEF, SHN_XINDEX, STB_GLOBAL, STB_GNU_UNIQUE, STB_LOCAL, STB_WEAK, STT_COMMON, STT_FILE,
-    STT_FUNC, STT_GNU_IFUNC, STT_OBJECT, STT_SECTION, STT_TLS, STV_DEFAULT, STV_PROTECTED, Sym64,
+    STT_FUNC, STT_GNU_IFUNC, STT_NOTYPE, STT_OBJECT, STT_SECTION, STT_TLS, STV_DEFAULT, STV_PROTECTED, Sym64,
 };
 use object::read::SectionIndex;
 use object::{LittleEndian, SymbolIndex};
 
 use super::Reader;
+use crate::arch::Architecture;
 use crate::format::ParseError;
 use crate::graph::{Definition, Linkage, Scope, Symbol, SymbolId, SymbolKind};
 use crate::memory::SegmentKind;
@@ -21,16 +22,32 @@ impl<'data> Reader<'data> {
         for index in 1..self.symbols.len() {
             let index = SymbolIndex(index);
             let symbol = self.raw_symbol(index)?;
-            if symbol.st_type() == STT_FILE {
-                continue;
-            }
-            if let Some((definition, address)) = self.definition(index, symbol)? {
-                let id = self.add(index, symbol, definition)?;
-                self.graph.symbols[id.index()].address = address;
-                self.symbol_ids[index.0] = Some(id);
+            if symbol.st_type() != STT_FILE && !self.is_mapping_symbol(symbol)? {
+                self.add_defined(index, symbol)?;
             }
         }
         Ok(())
+    }
+
+    fn add_defined(
+        &mut self,
+        index: SymbolIndex,
+        symbol: &'data Sym64<LittleEndian>,
+    ) -> Result<Option<SymbolId>, ParseError> {
+        let Some((definition, address)) = self.definition(index, symbol)? else { return Ok(None) };
+        let id = self.add(index, symbol, definition)?;
+        self.graph.symbols[id.index()].address = address;
+        self.symbol_ids[index.0] = Some(id);
+        Ok(Some(id))
+    }
+
+    /// Whether a symbol only tells code from data, as AArch64's do. There are many.
+    fn is_mapping_symbol(&self, symbol: &Sym64<LittleEndian>) -> Result<bool, ParseError> {
+        let may_be =
+            symbol.st_type() == STT_NOTYPE && symbol.st_bind() == STB_LOCAL && symbol.st_name.get(LittleEndian) != 0;
+        Ok(may_be
+            && self.graph.architecture() == Architecture::Aarch64
+            && matches!(self.symbol_name(symbol)?, [b'$', b'x' | b'd'] | [b'$', b'x' | b'd', b'.', ..]))
     }
 
     /// The graph's symbol that a relocation refers to.
@@ -40,17 +57,13 @@ impl<'data> Reader<'data> {
         }
         match self.symbol_ids.get(index.0) {
             Some(Some(id)) => Ok(*id),
-            Some(None) => self.add_undefined(index),
+            Some(None) => self.add_referenced(index),
             None => Err(self.malformed(format!("a relocation refers to symbol {}, which is not there", index.0))),
         }
     }
 
     pub(super) fn raw_symbol(&self, index: SymbolIndex) -> Result<&'data Sym64<LittleEndian>, ParseError> {
         self.symbols.symbol(index).map_err(|error| self.broken(error))
-    }
-
-    pub(super) fn symbol_name(&self, symbol: &Sym64<LittleEndian>) -> Result<&'data [u8], ParseError> {
-        self.symbols.symbol_name(LittleEndian, symbol).map_err(|error| self.broken(error))
     }
 
     /// The section a symbol is in, as an index that need not be valid.
@@ -84,11 +97,25 @@ impl<'data> Reader<'data> {
         let Some(placed) = self.placed.get(section.0) else {
             return Err(self.malformed(format!("symbol {} is in section {}, which is not there", index.0, section.0)));
         };
-        let Some(block) = *placed else { return Ok(None) };
+        let Some(block) = *placed else { return Ok(self.unwind_bound(section, value)) };
         match u32::try_from(value) {
             Ok(offset) if offset <= self.graph.block(block).size => Ok(Some((Definition::Block { block, offset }, 0))),
             _ => Err(self.malformed(format!("symbol {} is beyond the end of its section", index.0))),
         }
+    }
+
+    /// What marks start or end of unwinding tables.
+    fn unwind_bound(&self, section: SectionIndex, value: u64) -> Option<(Definition, u64)> {
+        let id = self.unwind_tables.get(&section.0)?;
+        let size = self.sections.section(section).ok()?.sh_size.get(LittleEndian);
+        let end = if value == 0 {
+            false
+        } else if value == size {
+            true
+        } else {
+            return None;
+        };
+        Some((Definition::SectionBound { section: *id, end }, 0))
     }
 
     fn add(
@@ -130,9 +157,13 @@ impl<'data> Reader<'data> {
         Ok(self.graph.add_symbol(Symbol { linkage, scope, kind, size, label, ..Symbol::new(name, definition, 0) }))
     }
 
-    fn add_undefined(&mut self, index: SymbolIndex) -> Result<SymbolId, ParseError> {
+    /// Adds a symbol that is not defined here, or that only a reference makes worth it.
+    fn add_referenced(&mut self, index: SymbolIndex) -> Result<SymbolId, ParseError> {
         let raw = self.raw_symbol(index)?;
         if raw.st_shndx.get(LittleEndian) != SHN_UNDEF {
+            if let Some(id) = self.add_defined(index, raw)? {
+                return Ok(id);
+            }
             return Err(self.malformed(format!("a relocation refers to symbol {}, which is not in memory", index.0)));
         }
         let name = self.symbol_name(raw)?;

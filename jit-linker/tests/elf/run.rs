@@ -1,10 +1,7 @@
 //! ELF objects of the system's compilers, linked and run.
 
-#![cfg(target_os = "linux")]
-
-mod support;
-
-use support::{build, link, parse};
+use crate::compiler::build;
+use crate::support::{CC, link, parse};
 
 const PROGRAM: &str = r"
 extern int outside(int);
@@ -35,7 +32,7 @@ static SHARED: i32 = 1234;
 #[test]
 fn a_compiled_object_runs() {
     for level in ["-O0", "-O2"] {
-        let object = build(&["cc", "-c", "-g", "-fPIC", level], "c", PROGRAM);
+        let object = build(&[CC, "-c", "-g", "-fPIC", level], "c", PROGRAM);
         let externals = |name: &str| match name {
             "outside" => Some(outside as *const () as u64),
             "shared" => Some(&raw const SHARED as u64),

@@ -1,7 +1,6 @@
-//! Objects made by the system's compilers, and the shortest way to run them.
+//! The shortest way from an object to a call.
 
 use std::collections::HashMap;
-use std::process::Command;
 use std::sync::Arc;
 
 use jit_linker::graph::{Definition, Linkage, ObjectBytes, SymbolId};
@@ -9,20 +8,9 @@ use jit_linker::link::{self, Allocated, LinkError};
 use jit_linker::memory::{FinalizedAllocation, MemoryManager, SlabManager};
 use jit_linker::{LinkGraph, SymbolStringPool, format};
 
-/// Runs a compiler or assembler on `source`, and returns the object it wrote.
-pub(crate) fn build(command: &[&str], extension: &str, source: &str) -> Vec<u8> {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let (input, output) = (folder.path().join("input").with_extension(extension), folder.path().join("output.o"));
-    std::fs::write(&input, source).expect("the source can be written");
-    run(Command::new(command[0]).args(&command[1..]).arg("-o").arg(&output).arg(&input));
-    std::fs::read(&output).expect("the compiler wrote an object")
-}
-
-/// Runs a command that has to succeed.
-pub(crate) fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?} can't be run: {error}"));
-    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
-}
+/// The C compiler whose objects run here, wherever the tests were compiled.
+pub(crate) const CC: &str =
+    if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu-gcc" } else { "x86_64-linux-gnu-gcc" };
 
 pub(crate) fn parse(object: impl Into<ObjectBytes>) -> LinkGraph {
     format::parse("test.o", object.into(), &SymbolStringPool::new()).expect("the object is well-formed")

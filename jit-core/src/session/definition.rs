@@ -1,0 +1,412 @@
+//! Transitions that enter definitions into a dylib's table, and take them out of their units.
+
+use jit_linker::SymbolName;
+use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
+
+use super::arena::Id;
+use super::dispatch::Priority;
+use super::edges;
+use super::state::{
+    Content, Discard, Dylib, Effects, Stage, State, Telling, Tracker, Unit, UnitDefinition, UnitSource,
+};
+use super::symbol::{Symbol, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
+use super::unit::MaterializationUnit;
+use crate::error::{Cause, DuplicateDefinition, Error};
+use crate::sync::Arc;
+
+impl State {
+    /// Defines units, all or none. A weak definition that another one makes pointless is told so
+    /// to its unit, and not defined.
+    pub(crate) fn define(
+        &mut self,
+        tracker: Id<Tracker>,
+        units: impl UnitSource,
+        initializers: Vec<(usize, SymbolName)>,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
+        self.check_strong(dylib, units.len(), || units.names().filter(|(_, flags, _)| flags.is_strong()))?;
+        let count = units.len();
+        if let Some(dylib) = self.dylibs.get_mut(dylib) {
+            dylib.symbols.reserve(&self.symbols, count);
+        }
+        let mut initializers = initializers.into_iter().peekable();
+        for (position, definition) in units.into_definitions().enumerate() {
+            let initializer = initializers.next_if(|(owner, _)| *owner == position).map(|(_, name)| name);
+            self.install(dylib, tracker, definition, initializer, effects);
+        }
+        Ok(())
+    }
+
+    /// Whether the definitions could be entered as things are.
+    pub(crate) fn check(&self, tracker: Id<Tracker>, units: &impl UnitSource) -> Result<(), Error> {
+        let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
+        self.check_strong(dylib, units.len(), || units.names().filter(|(_, flags, _)| flags.is_strong()))
+    }
+
+    /// Refuses strong definitions that meet each other or one that can't be replaced.
+    fn check_strong<'a, I: Iterator<Item = (SymbolName, SymbolFlags, &'a str)>>(
+        &self,
+        dylib: Id<Dylib>,
+        count: usize,
+        strong: impl Fn() -> I,
+    ) -> Result<(), Error> {
+        let table = self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
+        let mut here: FxHashSet<SymbolName> = FxHashSet::default();
+        if count > 1 {
+            here.reserve(count);
+        }
+        let mut duplicates = Vec::new();
+        for (name, _, unit) in strong() {
+            let earlier = match here.insert(name.clone()) {
+                true => table.symbols.get(&self.symbols, &name).and_then(|existing| self.irreplaceable(existing)),
+                false => strong().find(|(other, ..)| *other == name).map(|(.., unit)| unit.to_owned()),
+            };
+            if let Some(first) = earlier {
+                let (dylib, second) = (table.name.clone(), unit.to_owned());
+                duplicates.push(DuplicateDefinition { name, dylib, first, second });
+            }
+        }
+        if duplicates.is_empty() { Ok(()) } else { Err(Error::DuplicateDefinitions(duplicates)) }
+    }
+
+    /// The unit of a symbol whose place no other may take.
+    fn irreplaceable(&self, id: SymbolId) -> Option<String> {
+        let symbol = self.symbols.get(id)?;
+        let replaceable = !symbol.flags.is_strong() && symbol.state == SymbolState::NeverSearched;
+        (!replaceable).then(|| self.unit_name(symbol.unit))
+    }
+
+    fn unit_name(&self, unit: Id<Unit>) -> String {
+        self.units.get(unit).map(|unit| unit.name.to_string()).unwrap_or_default()
+    }
+
+    /// Enters a unit without symbols.
+    pub(crate) fn insert_unit(&mut self, name: Arc<str>, tracker: Id<Tracker>, stage: Stage) -> Option<Id<Unit>> {
+        let owner = self.trackers.get_mut(tracker)?;
+        let id = self.units.next_id();
+        let position = owner.units.len() as u32;
+        owner.units.push(id);
+        Some(self.units.insert(Unit {
+            name,
+            tracker,
+            position,
+            stage,
+            content: Content::Nothing,
+            symbols: SmallVec::new(),
+            memory_used: 0,
+            resources: None,
+        }))
+    }
+
+    fn install(
+        &mut self,
+        dylib: Id<Dylib>,
+        tracker: Id<Tracker>,
+        definition: UnitDefinition,
+        initializer: Option<SymbolName>,
+        effects: &mut Effects,
+    ) {
+        let UnitDefinition { symbols, unit, name } = definition;
+        let id = self.units.next_id();
+        let mut ids = SmallVec::new();
+        let mut lost = SmallVec::<[SymbolName; 1]>::new();
+        for declaration in symbols {
+            let name = declaration.name.clone();
+            match self.place(dylib, id, declaration, effects) {
+                Some(symbol) => {
+                    if initializer.as_ref() == Some(&name) {
+                        self.initializers.insert(id, symbol);
+                    }
+                    ids.push(symbol);
+                }
+                None => lost.push(name),
+            }
+        }
+        if ids.is_empty() {
+            if lost.is_empty() {
+                effects.dropped.push(unit);
+            } else {
+                effects.discards.push(Discard { unit: id, materializer: unit, names: lost });
+            }
+            return;
+        }
+        if self.insert_unit(name, tracker, Stage::Waiting).is_none() {
+            return;
+        }
+        if let Some(entry) = self.units.get_mut(id) {
+            entry.symbols = ids;
+            entry.content = Content::Materializer(unit);
+        }
+        if !lost.is_empty() {
+            self.tell(id, lost, effects);
+        }
+    }
+
+    /// Defines symbols whose addresses are known, all or none. The strong ones are ready.
+    pub(crate) fn define_absolute(
+        &mut self,
+        tracker: Id<Tracker>,
+        symbols: Vec<(SymbolDeclaration, SymbolDef)>,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
+        let name: Arc<str> = Arc::from("absolute symbols");
+        let strong = || {
+            let strong = symbols.iter().filter(|(declaration, _)| declaration.flags.is_strong());
+            strong.map(|(declaration, _)| (declaration.name.clone(), declaration.flags, &*name))
+        };
+        self.check_strong(dylib, symbols.len(), strong)?;
+        if let Some(dylib) = self.dylibs.get_mut(dylib) {
+            dylib.symbols.reserve(&self.symbols, symbols.len());
+        }
+        let (strong, weak): (Vec<_>, Vec<_>) =
+            symbols.into_iter().partition(|(declaration, _)| declaration.flags.is_strong());
+        // Each weak one is used or replaced by itself.
+        let groups =
+            std::iter::once((strong, Stage::Running)).chain(weak.into_iter().map(|one| (vec![one], Stage::Waiting)));
+        for (group, stage) in groups.filter(|(group, _)| !group.is_empty()) {
+            let unit = self.units.next_id();
+            let mut ids = SmallVec::with_capacity(group.len());
+            for (mut declaration, definition) in group {
+                declaration.flags.absolute = true;
+                let Some(id) = self.place(dylib, unit, declaration, effects) else { continue };
+                if let Some(symbol) = self.symbols.get_mut(id) {
+                    symbol.address = definition.address;
+                    symbol.slot = definition.slot.unwrap_or(0);
+                    if stage == Stage::Running {
+                        symbol.state = SymbolState::Ready;
+                    }
+                }
+                ids.push(id);
+            }
+            if !ids.is_empty()
+                && self.insert_unit(Arc::clone(&name), tracker, stage).is_some()
+                && let Some(unit) = self.units.get_mut(unit)
+            {
+                unit.symbols = ids;
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters a symbol into its dylib's table, unless it loses to another.
+    fn place(
+        &mut self,
+        dylib: Id<Dylib>,
+        unit: Id<Unit>,
+        declaration: SymbolDeclaration,
+        effects: &mut Effects,
+    ) -> Option<SymbolId> {
+        let SymbolDeclaration { name, flags, signature } = declaration;
+        let table = self.dylibs.get(dylib)?;
+        if let Some(existing) = table.symbols.get(&self.symbols, &name) {
+            if !flags.is_strong() {
+                return None;
+            }
+            self.discard(existing, effects);
+        }
+        let id = self.symbols.insert(Symbol {
+            name: name.clone(),
+            signature,
+            dylib: dylib.index() as u32,
+            unit,
+            address: 0,
+            slot: 0,
+            flags,
+            state: SymbolState::NeverSearched,
+            needs: edges::NONE,
+            needed_by: edges::NONE,
+            pending: None,
+        });
+        self.dylibs.get_mut(dylib)?.symbols.insert(&self.symbols, &name, id);
+        Some(id)
+    }
+
+    /// Takes a symbol that was never searched for away from its unit.
+    pub(crate) fn discard(&mut self, id: SymbolId, effects: &mut Effects) {
+        let Some(symbol) = self.remove_symbol(id) else { return };
+        let unit_id = symbol.unit;
+        if self.initializers.get(&unit_id) == Some(&id) {
+            self.initializers.remove(&unit_id);
+        }
+        let Some(unit) = self.units.get_mut(unit_id) else { return };
+        unit.symbols.retain(|other| *other != id);
+        let empty = unit.symbols.is_empty();
+        self.tell(unit_id, SmallVec::from_iter([symbol.name]), effects);
+        if empty {
+            effects.garbage.extend(self.take_unit(unit_id));
+        }
+    }
+
+    /// Has a unit told which of its definitions are not wanted.
+    fn tell(&mut self, id: Id<Unit>, names: SmallVec<[SymbolName; 1]>, effects: &mut Effects) {
+        if let Some(telling) = self.telling.get_mut(&id) {
+            telling.names.extend(names);
+            return;
+        }
+        let Some(materializer) = self.units.get_mut(id).and_then(Unit::take_materializer) else { return };
+        self.telling.insert(id, Telling::default());
+        effects.discards.push(Discard { unit: id, materializer, names });
+    }
+
+    /// Takes a unit back that has been told. Gives it again if there is more to tell.
+    pub(crate) fn told(
+        &mut self,
+        id: Id<Unit>,
+        materializer: Option<Box<dyn MaterializationUnit>>,
+        effects: &mut Effects,
+    ) -> Option<Discard> {
+        if let Some(telling) = self.telling.get_mut(&id)
+            && !telling.names.is_empty()
+            && let Some(materializer) = materializer
+        {
+            return Some(Discard { unit: id, materializer, names: std::mem::take(&mut telling.names) });
+        }
+        let telling = self.telling.remove(&id);
+        match (self.units.get_mut(id), materializer) {
+            (Some(unit), Some(materializer)) if telling.is_some() => {
+                unit.content = Content::Materializer(materializer);
+                if let Some(priority) = telling.and_then(|telling| telling.missed) {
+                    effects.dispatch.push((id, priority));
+                }
+            }
+            (_, materializer) => effects.dropped.extend(materializer),
+        }
+        None
+    }
+
+    /// Removes a unit from the tables, its symbols aside.
+    pub(crate) fn take_unit(&mut self, id: Id<Unit>) -> Option<Unit> {
+        let unit = self.units.remove(id)?;
+        self.initializers.remove(&id);
+        if let Some(tracker) = self.trackers.get_mut(unit.tracker) {
+            tracker.memory_used -= unit.memory_used;
+            let position = unit.position as usize;
+            if tracker.units.get(position) == Some(&id) {
+                tracker.units.swap_remove(position);
+                if let Some(moved) = tracker.units.get(position).and_then(|moved| self.units.get_mut(*moved)) {
+                    moved.position = unit.position;
+                }
+            }
+        }
+        Some(unit)
+    }
+
+    /// Adds definitions to a unit that runs: strong ones all or none, weak ones that are not
+    /// defined yet. Gives the names that were accepted.
+    pub(crate) fn define_materializing(
+        &mut self,
+        unit_id: Id<Unit>,
+        declarations: Vec<SymbolDeclaration>,
+        effects: &mut Effects,
+    ) -> Result<Vec<SymbolName>, Error> {
+        let unit = self.units.get(unit_id).ok_or(Error::DefunctTracker)?;
+        let dylib = self.trackers.get(unit.tracker).ok_or(Error::DefunctTracker)?.dylib;
+        let name = Arc::clone(&unit.name);
+        let strong = || {
+            let strong = declarations.iter().filter(|declaration| declaration.flags.is_strong());
+            strong.map(|declaration| (declaration.name.clone(), declaration.flags, &*name))
+        };
+        self.check_strong(dylib, declarations.len(), strong)?;
+        let mut accepted = Vec::new();
+        for declaration in declarations {
+            let name = declaration.name.clone();
+            let Some(id) = self.place(dylib, unit_id, declaration, effects) else { continue };
+            if let Some(symbol) = self.symbols.get_mut(id) {
+                symbol.state = SymbolState::Materializing;
+            }
+            if let Some(unit) = self.units.get_mut(unit_id) {
+                unit.symbols.push(id);
+            }
+            accepted.push(name);
+        }
+        Ok(accepted)
+    }
+
+    /// Moves symbols of a running unit, none of which has an address, to a new unit of its
+    /// tracker.
+    pub(crate) fn split(&mut self, from: Id<Unit>, names: &[SymbolName], to: Arc<str>) -> Result<Id<Unit>, Error> {
+        let unit = self.units.get(from).ok_or(Error::DefunctTracker)?;
+        let tracker = unit.tracker;
+        let mut moved = SmallVec::<[SymbolId; 1]>::with_capacity(names.len());
+        let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
+        let table = self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
+        for name in names {
+            let own = table.symbols.get(&self.symbols, name).and_then(|id| Some((id, self.symbols.get(id)?)));
+            match own {
+                Some((id, symbol)) if symbol.unit == from && symbol.state == SymbolState::Materializing => {
+                    moved.push(id)
+                }
+                _ => return Err(Error::UnexpectedDefinition(name.clone())),
+            }
+        }
+        let id = self.insert_unit(to, tracker, Stage::Running).ok_or(Error::DefunctTracker)?;
+        for symbol in &moved {
+            if let Some(symbol) = self.symbols.get_mut(*symbol) {
+                symbol.unit = id;
+            }
+        }
+        if let Some(unit) = self.units.get_mut(from) {
+            if moved.len() == 1 {
+                unit.symbols.retain(|symbol| *symbol != moved[0]);
+            } else {
+                let symbols = &self.symbols;
+                unit.symbols.retain(|symbol| symbols.get(*symbol).is_some_and(|symbol| symbol.unit == from));
+            }
+        }
+        if let Some(initializer) = self.initializers.get(&from).copied()
+            && moved.contains(&initializer)
+        {
+            self.initializers.remove(&from);
+            self.initializers.insert(id, initializer);
+        }
+        if let Some(unit) = self.units.get_mut(id) {
+            unit.symbols = moved;
+        }
+        Ok(id)
+    }
+
+    /// Hands symbols of a running unit to another one, which runs when one of them is needed: now
+    /// if somebody waits already.
+    pub(crate) fn replace(
+        &mut self,
+        from: Id<Unit>,
+        definition: UnitDefinition,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        let names: Vec<_> = definition.symbols.iter().map(|symbol| symbol.name.clone()).collect();
+        let id = self.split(from, &names, definition.name)?;
+        let mut wanted = false;
+        for symbol in self.units.get(id).map(|unit| unit.symbols.clone()).unwrap_or_default() {
+            let waiters = self.symbols.get(symbol).and_then(|symbol| symbol.pending.as_ref());
+            wanted |= waiters.is_some_and(|pending| !pending.waiters.is_empty());
+            // The symbol stays bound to this definition: it has been searched for.
+        }
+        if let Some(unit) = self.units.get_mut(id) {
+            unit.content = Content::Materializer(definition.unit);
+            unit.stage = if wanted { Stage::Awaited } else { Stage::Waiting };
+        }
+        if wanted {
+            effects.dispatch.push((id, Priority::Awaited));
+        }
+        Ok(())
+    }
+
+    /// Symbols of a unit that somebody waits for.
+    pub(crate) fn requested(&self, unit: Id<Unit>) -> Vec<SymbolName> {
+        let Some(unit) = self.units.get(unit) else { return Vec::new() };
+        let symbols = unit.symbols.iter().filter_map(|id| self.symbols.get(*id));
+        let waited =
+            symbols.filter(|symbol| symbol.pending.as_ref().is_some_and(|pending| !pending.waiters.is_empty()));
+        waited.map(|symbol| symbol.name.clone()).collect()
+    }
+
+    /// Fails a unit whose materializer was lost.
+    pub(crate) fn lose(&mut self, unit: Id<Unit>, cause: &Arc<Cause>, effects: &mut Effects) {
+        self.telling.remove(&unit);
+        let symbols = self.units.get(unit).map(|unit| unit.symbols.clone()).unwrap_or_default();
+        self.fail(symbols, cause, effects);
+    }
+}

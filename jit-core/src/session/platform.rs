@@ -1,0 +1,80 @@
+//! The platform: what has to be done for every dylib and every definition.
+
+use super::state::Effects;
+use super::{ExecutionSession, JitDylib, ResourceTracker, UnitDefinition, UnitSource};
+use crate::error::Error;
+use crate::sync::{Arc, lock};
+
+/// What a platform has to say against something.
+pub type PlatformError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Adapts a session to a kind of process: it sees every dylib and every definition. No lock is
+/// held while it is called.
+pub trait Platform: Send + Sync {
+    /// A dylib was created.
+    ///
+    /// # Errors
+    ///
+    /// An error takes it back.
+    fn setup_dylib(&self, dylib: &JitDylib) -> Result<(), PlatformError> {
+        _ = dylib;
+        Ok(())
+    }
+
+    /// A dylib is about to be removed.
+    fn teardown_dylib(&self, dylib: &JitDylib) {
+        _ = dylib;
+    }
+
+    /// Units are about to be defined. They can be defined as things are; if that changes
+    /// meanwhile, they are not.
+    ///
+    /// # Errors
+    ///
+    /// After an error, nothing is defined.
+    fn adding(&self, tracker: &ResourceTracker, units: &[UnitDefinition]) -> Result<(), PlatformError> {
+        _ = (tracker, units);
+        Ok(())
+    }
+}
+
+impl ExecutionSession {
+    /// Sets the platform, of all dylibs that are created and all definitions that are made from
+    /// now on.
+    pub fn set_platform(&self, platform: Option<Arc<dyn Platform>>) {
+        let old = std::mem::replace(&mut *lock(&self.shared.platform), platform);
+        drop(old);
+    }
+}
+
+impl ResourceTracker {
+    /// Defines units, all or none.
+    ///
+    /// # Errors
+    ///
+    /// When a strong definition meets another one in the dylib, the platform refuses them, or the
+    /// tracker is defunct. The tables are exactly as before then.
+    pub fn define(&self, units: Vec<UnitDefinition>) -> Result<(), Error> {
+        if let Some(platform) = self.session().platform() {
+            self.session().state().check(self.id(), &units)?;
+            platform.adding(self, &units).map_err(|error| Error::Platform(Arc::from(error)))?;
+        }
+        self.enter(units)
+    }
+
+    /// As [`define`](Self::define), with units that are made one at a time.
+    pub(crate) fn define_each(&self, units: impl UnitSource) -> Result<(), Error> {
+        if self.session().platform().is_some() {
+            return self.define(units.into_definitions().collect());
+        }
+        self.enter(units)
+    }
+
+    fn enter(&self, units: impl UnitSource) -> Result<(), Error> {
+        let mut effects = Effects::default();
+        let initializers = units.initializers();
+        let result = self.session().state().define(self.id(), units, initializers, &mut effects);
+        self.session().perform(effects);
+        result
+    }
+}

@@ -1,0 +1,420 @@
+//! The first half of a lookup: asking generators for what is missing along the search order.
+//!
+//! A search is a value that goes from generator to generator. A generator may keep it for as long
+//! as it likes, in the shape of a [`LookupState`]; meanwhile other searches that need the same
+//! generator are parked with it and taken up in their order.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use jit_linker::SymbolName;
+
+use super::arena::Id;
+use super::dispatch::TaskKind;
+use super::generator::{DefinitionGenerator, GeneratorError};
+use super::lookup::{DylibLookup, LookupKind, SearchOrder};
+use super::query::{Control, Query};
+use super::state::{Dylib, Effects};
+use super::unit::panic_message;
+use super::{ExecutionSession, JitDylib};
+use crate::error::{Cause, Error};
+use crate::sync::{self, Arc, Mutex, lock};
+
+/// A generator of a dylib, and the searches that want it.
+pub(crate) struct GeneratorSlot {
+    pub(crate) generator: Arc<dyn DefinitionGenerator>,
+    gate: Mutex<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    /// The search that the generator works for.
+    current: Option<Arc<Control>>,
+    parked: VecDeque<Search>,
+    removed: bool,
+}
+
+enum Entry {
+    Granted(Search),
+    Parked,
+    Removed(Search),
+}
+
+impl GeneratorSlot {
+    pub(crate) fn new(generator: Arc<dyn DefinitionGenerator>) -> Arc<Self> {
+        Arc::new(Self { generator, gate: Mutex::default() })
+    }
+
+    fn enter(&self, search: Search) -> Entry {
+        let mut gate = lock(&self.gate);
+        if gate.removed {
+            return Entry::Removed(search);
+        }
+        match &gate.current {
+            // The one before left the gate to this search.
+            Some(current) if Arc::ptr_eq(current, &search.control) => Entry::Granted(search),
+            None => {
+                gate.current = Some(Arc::clone(&search.control));
+                Entry::Granted(search)
+            }
+            Some(_) => {
+                gate.parked.push_back(search);
+                Entry::Parked
+            }
+        }
+    }
+
+    /// Ends the turn of `control`, if it has it, and gives the search whose turn is next.
+    fn leave(&self, control: &Arc<Control>) -> Option<Search> {
+        let mut gate = lock(&self.gate);
+        if !gate.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, control)) {
+            return None;
+        }
+        let next = gate.parked.pop_front();
+        gate.current = next.as_ref().map(|search| Arc::clone(&search.control));
+        next
+    }
+
+    /// Lets nobody in any more. Gives the search that is inside, and those that wait.
+    pub(crate) fn close(&self) -> (Option<Arc<Control>>, VecDeque<Search>) {
+        let mut gate = lock(&self.gate);
+        gate.removed = true;
+        (gate.current.take(), std::mem::take(&mut gate.parked))
+    }
+}
+
+/// A lookup on its way along its search order.
+pub(crate) struct Search {
+    session: ExecutionSession,
+    order: SearchOrder,
+    control: Arc<Control>,
+    /// The dylib it has come to.
+    dylib: usize,
+    /// Generators of that dylib that are done.
+    done: Vec<Arc<GeneratorSlot>>,
+}
+
+/// A generator to ask, and for what.
+struct Step {
+    slot: Arc<GeneratorSlot>,
+    dylib: Id<Dylib>,
+    visibility: DylibLookup,
+    names: Vec<SymbolName>,
+}
+
+sync::thread_local! {
+    /// The generators that this thread is inside of, by address.
+    static INSIDE: RefCell<Vec<*const GeneratorSlot>> = RefCell::new(Vec::new());
+}
+
+fn is_inside(slot: &Arc<GeneratorSlot>) -> bool {
+    INSIDE.with(|inside| inside.borrow().contains(&Arc::as_ptr(slot)))
+}
+
+impl Search {
+    pub(crate) fn new(session: ExecutionSession, order: SearchOrder, control: Arc<Control>) -> Self {
+        Self { session, order, control, dylib: 0, done: Vec::new() }
+    }
+
+    /// Goes on until it is suspended, parked, or becomes a query.
+    pub(crate) fn go_on(mut self) {
+        loop {
+            let step = match self.next_step() {
+                Ok(Some(step)) => step,
+                Ok(None) => return self.finish(),
+                Err(cause) => return self.fail(cause),
+            };
+            let slot = Arc::clone(&step.slot);
+            if is_inside(&slot) {
+                // The generator itself looks something up: it is not asked for that.
+                self.done.push(slot);
+                continue;
+            }
+            let search = match slot.enter(self) {
+                Entry::Granted(search) => search,
+                Entry::Parked => return,
+                Entry::Removed(mut search) => {
+                    search.done.push(slot);
+                    self = search;
+                    continue;
+                }
+            };
+            match search.ask(step) {
+                Some(search) => self = search,
+                None => return,
+            }
+        }
+    }
+
+    /// The next generator that can define something that is missing.
+    fn next_step(&mut self) -> Result<Option<Step>, Cause> {
+        let mut left = Vec::new();
+        let step = {
+            let state = self.session.state();
+            loop {
+                let Some(&(dylib, visibility)) = self.order.0.get(self.dylib) else { break Ok(None) };
+                let Some(entry) = state.dylibs.get(dylib) else {
+                    let gone = if state.ended { Cause::SessionEnded } else { Cause::Session(Error::DylibGone) };
+                    break Err(gone);
+                };
+                let waiting: Vec<_> = entry
+                    .generators
+                    .iter()
+                    .filter(|slot| !self.done.iter().any(|done| Arc::ptr_eq(done, slot)))
+                    .cloned()
+                    .collect();
+                if !waiting.is_empty() && !self.control.is_over() {
+                    let searched = &self.order.0[..=self.dylib];
+                    // What the dylib has and hides is not for its generators to define.
+                    let missing = |name: &&SymbolName| {
+                        entry.symbols.get(&state.symbols, name).is_none() && state.find(searched, name).is_none()
+                    };
+                    let names: Vec<_> =
+                        self.control.request.names.iter().map(|(name, _)| name).filter(missing).cloned().collect();
+                    if !names.is_empty() {
+                        break Ok(waiting.first().map(|slot| Step {
+                            slot: Arc::clone(slot),
+                            dylib,
+                            visibility,
+                            names,
+                        }));
+                    }
+                }
+                // A turn that was kept for this search and is not needed any more.
+                left.extend(waiting);
+                self.done.clear();
+                self.dylib += 1;
+            }
+        };
+        for slot in left {
+            self.leave(&slot);
+        }
+        step
+    }
+
+    /// Ends this search's turn with a generator, and lets the next search have it.
+    fn leave(&self, slot: &Arc<GeneratorSlot>) {
+        if let Some(next) = slot.leave(&self.control) {
+            resume(next);
+        }
+    }
+
+    /// Asks a generator. Gives the search back if it has answered already.
+    fn ask(self, step: Step) -> Option<Self> {
+        let Step { slot, dylib, visibility, names } = step;
+        let dylib = JitDylib { session: self.session.clone(), id: dylib };
+        let kind = self.control.request.kind;
+        let turn = Arc::new(Mutex::new(Turn::Asked));
+        let state = LookupState {
+            kind,
+            dylib,
+            visibility,
+            names,
+            suspended: Some(Suspended { turn: Arc::clone(&turn), search: self, slot: Arc::clone(&slot) }),
+        };
+        INSIDE.with(|inside| inside.borrow_mut().push(Arc::as_ptr(&slot)));
+        let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| slot.generator.try_to_generate(state)));
+        INSIDE.with(|inside| inside.borrow_mut().pop());
+        let mut turn = lock(&turn);
+        match std::mem::replace(&mut *turn, Turn::Suspended) {
+            Turn::Continued(search, result) => {
+                drop(turn);
+                let result = match asked {
+                    Ok(()) => result,
+                    Err(payload) => Err(Cause::Generator(panic_message(&*payload).into())),
+                };
+                search.continued(&slot, result)
+            }
+            Turn::Asked | Turn::Suspended => None,
+        }
+    }
+
+    /// A generator has answered.
+    fn continued(mut self, slot: &Arc<GeneratorSlot>, result: Result<(), Cause>) -> Option<Self> {
+        self.leave(slot);
+        if let Err(cause) = result {
+            self.fail(cause);
+            return None;
+        }
+        self.done.push(Arc::clone(slot));
+        Some(self)
+    }
+
+    /// The dispatcher has dropped it.
+    pub(crate) fn abandon(self) {
+        let cause = Arc::new(Cause::SessionEnded);
+        Query::failed(Arc::clone(&self.control), None, &cause).answer();
+    }
+
+    fn finish(self) {
+        if self.control.is_over() {
+            return;
+        }
+        let mut effects = Effects::default();
+        self.session.state().start_query(&self.order.0, &self.control, &mut effects);
+        self.session.perform(effects);
+    }
+
+    fn fail(self, cause: Cause) {
+        let cause = Arc::new(cause);
+        let mut effects = Effects::default();
+        {
+            let state = self.session.state();
+            let mut query = Query::new(Arc::clone(&self.control));
+            let first = self.order.0.first().and_then(|(dylib, _)| state.dylibs.get(*dylib));
+            for (name, _) in self.control.request.names.iter() {
+                // What is there did not fail.
+                let cause = match state.find(&self.order.0, name) {
+                    Some(_) => continue,
+                    None => Arc::clone(&cause),
+                };
+                query.push(super::query::Outcome::Failed(super::query::failure(name.clone(), first, cause)));
+            }
+            if query.outcomes.is_empty() {
+                query = Query::failed(Arc::clone(&self.control), first, &cause);
+            }
+            effects.answers.push(query);
+        }
+        self.session.perform(effects);
+    }
+}
+
+/// Takes a search up again, as a task.
+pub(crate) fn resume(search: Search) {
+    let session = search.session.clone();
+    let priority = search.control.request.priority;
+    session.shared.dispatcher.dispatch(vec![TaskKind::Search(Box::new(search)).with_priority(priority)]);
+}
+
+/// Where a generator is with a search.
+enum Turn {
+    /// Being asked.
+    Asked,
+    /// It kept the search and returned.
+    Suspended,
+    /// It has answered before it returned.
+    Continued(Search, Result<(), Cause>),
+}
+
+struct Suspended {
+    turn: Arc<Mutex<Turn>>,
+    search: Search,
+    slot: Arc<GeneratorSlot>,
+}
+
+impl Suspended {
+    fn go_on(self, result: Result<(), Cause>) {
+        let Self { turn, search, slot } = self;
+        let mut turn = lock(&turn);
+        if matches!(*turn, Turn::Asked) {
+            *turn = Turn::Continued(search, result);
+            return;
+        }
+        drop(turn);
+        if let Some(search) = search.continued(&slot, result) {
+            resume(search);
+        }
+    }
+}
+
+/// A lookup in the hands of a generator, which decides when it goes on, and from which thread.
+///
+/// Dropped, it fails the lookup.
+#[must_use = "dropped, it fails the lookup"]
+pub struct LookupState {
+    kind: LookupKind,
+    dylib: JitDylib,
+    visibility: DylibLookup,
+    names: Vec<SymbolName>,
+    suspended: Option<Suspended>,
+}
+
+impl LookupState {
+    /// What the lookup is for.
+    #[must_use]
+    pub fn kind(&self) -> LookupKind {
+        self.kind
+    }
+
+    /// The dylib to define symbols in.
+    #[must_use]
+    pub fn dylib(&self) -> &JitDylib {
+        &self.dylib
+    }
+
+    /// Which of the dylib's symbols the lookup will see.
+    #[must_use]
+    pub fn visibility(&self) -> DylibLookup {
+        self.visibility
+    }
+
+    /// The names that the dylib does not have.
+    #[must_use]
+    pub fn names(&self) -> &[SymbolName] {
+        &self.names
+    }
+
+    /// Lets the lookup go on: what was defined meanwhile is found, the other names go on to the
+    /// next generator or dylib. An error fails the lookup.
+    pub fn continue_lookup(mut self, result: Result<(), GeneratorError>) {
+        if let Some(suspended) = self.suspended.take() {
+            suspended.go_on(result.map_err(Cause::Generator));
+        }
+    }
+}
+
+impl Drop for LookupState {
+    fn drop(&mut self) {
+        if let Some(suspended) = self.suspended.take() {
+            suspended.go_on(Err(Cause::Generator("it dropped the lookup".into())));
+        }
+    }
+}
+
+impl std::fmt::Debug for LookupState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LookupState").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl JitDylib {
+    /// Appends a generator.
+    ///
+    /// # Errors
+    ///
+    /// When the dylib was removed.
+    pub fn add_generator(&self, generator: Arc<dyn DefinitionGenerator>) -> Result<(), Error> {
+        let mut state = self.session.state();
+        state.dylibs.get_mut(self.id).ok_or(Error::DylibGone)?.generators.push(GeneratorSlot::new(generator));
+        Ok(())
+    }
+
+    /// Removes a generator. A lookup that it has suspended fails; those parked behind go on
+    /// without it.
+    ///
+    /// # Errors
+    ///
+    /// When the dylib was removed.
+    pub fn remove_generator(&self, generator: &Arc<dyn DefinitionGenerator>) -> Result<(), Error> {
+        let slot = {
+            let mut state = self.session.state();
+            let generators = &mut state.dylibs.get_mut(self.id).ok_or(Error::DylibGone)?.generators;
+            let position = generators.iter().position(|slot| Arc::ptr_eq(&slot.generator, generator));
+            position.map(|position| generators.remove(position))
+        };
+        if let Some(slot) = slot {
+            self.session.close_generator(&slot, || Cause::GeneratorRemoved);
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionSession {
+    pub(crate) fn close_generator(&self, slot: &GeneratorSlot, cause: impl Fn() -> Cause) {
+        let (current, parked) = slot.close();
+        if let Some(control) = current {
+            self.cancel(&control, cause());
+        }
+        parked.into_iter().for_each(resume);
+    }
+}

@@ -1,0 +1,30 @@
+//! Settings of Cranelift's, through the builder.
+#![cfg(feature = "cranelift")]
+
+use jit_core::{Error, Jit, OptLevel};
+
+#[test]
+fn settings_reach_cranelift_but_for_those_that_orcane_relies_on() {
+    let builder = Jit::builder().opt_level(OptLevel::None).setting("is_pic", "false").setting("opt_level", "speed");
+    let jit = builder.setting("enable_nan_canonicalization", "true").build().unwrap();
+    let flags = jit.isa().flags();
+    assert!(flags.enable_nan_canonicalization() && flags.is_pic());
+    assert_eq!(flags.opt_level().to_string(), "none");
+}
+
+#[test]
+fn settings_of_the_instruction_set() {
+    let name = if cfg!(target_arch = "x86_64") { "has_popcnt" } else { "has_lse" };
+    for value in ["true", "false"] {
+        let jit = Jit::builder().setting(name, value).build().unwrap();
+        let flag = jit.isa().isa_flags().into_iter().find(|flag| flag.name == name).unwrap();
+        assert_eq!(flag.value_string(), value);
+    }
+}
+
+#[test]
+fn what_is_no_setting_is_an_error() {
+    for (name, value) in [("no_such_setting", "true"), ("enable_nan_canonicalization", "perhaps")] {
+        assert!(matches!(Jit::builder().setting(name, value).build(), Err(Error::Target(_))), "{name} {value}");
+    }
+}

@@ -1,0 +1,11 @@
+//! ELF objects of real assemblers and compilers: what is read, what is linked, what runs.
+
+#![cfg(target_os = "linux")]
+
+mod aarch64;
+mod compiler;
+mod relocation;
+mod run;
+mod support;
+mod unwind;
+mod x86_64;
