@@ -165,7 +165,7 @@ impl Batch {
             Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
             Some(TakenBody::Compiled(mut code)) => {
                 let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
-                let details = std::mem::take(&mut code.details);
+                let details = code.details.take().map(|details| *details).unwrap_or_default();
                 let handlers = details.handlers.clone();
                 (block, self.tell(code.bytes(), code.frame(), &handlers, || details))
             }
