@@ -101,6 +101,7 @@ impl Task {
             TaskKind::Materialize(session, id) => {
                 let begun = session.state().begin(id, priority);
                 if let Some((name, unit)) = begun {
+                    let _span = tracing::debug_span!("materialize", unit = &*name).entered();
                     let responsibility = MaterializationResponsibility::new(session.clone(), id, name);
                     as_unit(&session, id, || unit.materialize(responsibility));
                 }

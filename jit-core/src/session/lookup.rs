@@ -364,6 +364,7 @@ impl ExecutionSession {
     }
 
     fn start(&self, order: &SearchOrder, request: Request, completion: Completion) -> Arc<Control> {
+        let _span = tracing::debug_span!("lookup", names = ?request.names).entered();
         let control = Control::new(request, completion);
         Search::new(self.clone(), order.clone(), Arc::clone(&control)).go_on();
         control
