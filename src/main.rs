@@ -1,17 +1,19 @@
-//! The command `orcane`: runs CLIF files.
+//! The command `orcane`: links objects and CLIF files, and runs them.
 
-mod clif_file;
 mod clif_module;
 mod clif_test;
 mod link_command;
+mod run;
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clif_test::Outcome;
-use orcane::{Jit, OptLevel};
+
+/// What a shell says when a program can't be run.
+const NOT_RUN: u8 = 127;
 
 /// Orcane, an on-request-compilation JIT.
 #[derive(Parser)]
@@ -23,23 +25,7 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Compiles the functions of a CLIF file that one of them needs, calls it, and prints what it returns
-    Run {
-        /// A file of CLIF functions named `%name`; they may call each other and the functions of the C library
-        file: PathBuf,
-        /// The function to call
-        #[arg(long, default_value = "main")]
-        entry: String,
-        /// How hard Cranelift tries
-        #[arg(short = 'O', long, default_value = "speed")]
-        opt_level: Level,
-        /// Threads that compile; 0 compiles on the thread that needs the code
-        #[arg(long, default_value_t = 0)]
-        threads: usize,
-        /// The function's arguments: integers, or numbers with a point for floats
-        #[arg(allow_negative_numbers = true)]
-        arguments: Vec<String>,
-    },
+    Run(run::Run),
     /// Prints the link graphs of object files
     Inspect {
         /// The objects
@@ -59,41 +45,24 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Level {
-    None,
-    Speed,
-}
-
 /// What a command may fail with.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    let result = match Options::parse().command {
-        Command::Run { file, entry, opt_level, threads, arguments } => {
-            run(&file, &entry, opt_level, threads, &arguments)
-        }
-        Command::Inspect { files } => link_command::inspect(&files),
-        Command::Link(options) => link_command::link(&options),
-        Command::ClifTest { files } => clif_test(&files),
+    let matches = Options::command().get_matches();
+    let options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // There is one, or the command line would have been refused.
+    let subcommand = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+    let (result, failure) = match options.command {
+        Command::Run(options) => (Err(run::run(&options, subcommand)), ExitCode::from(NOT_RUN)),
+        Command::Inspect { files } => (link_command::inspect(&files), ExitCode::FAILURE),
+        Command::Link(options) => (link_command::link(&options), ExitCode::from(NOT_RUN)),
+        Command::ClifTest { files } => (clif_test(&files), ExitCode::FAILURE),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("orcane: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(file: &Path, entry: &str, opt_level: Level, threads: usize, arguments: &[String]) -> Result<ExitCode> {
-    let level = match opt_level {
-        Level::None => OptLevel::None,
-        Level::Speed => OptLevel::Speed,
-    };
-    let jit = Jit::builder().opt_level(level).verifier(true).compile_threads(threads).build()?;
-    clif_file::run(&jit, file, entry, arguments)?.iter().for_each(|result| println!("{result}"));
-    Ok(ExitCode::SUCCESS)
+    result.unwrap_or_else(|error| {
+        eprintln!("orcane: {error}");
+        failure
+    })
 }
 
 /// Runs all files, also after one has failed.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jit_linker::format::ParseError;
 use jit_linker::memory::MemoryError;
 use jit_linker::{LinkError, SymbolName};
 
@@ -86,6 +87,9 @@ pub enum Error {
         /// The limit in bytes.
         limit: u64,
     },
+    /// An object or archive can't be read.
+    #[error(transparent)]
+    Object(#[from] ParseError),
     /// There is no memory.
     #[error(transparent)]
     Memory(Arc<MemoryError>),
@@ -106,6 +110,14 @@ pub enum Error {
     /// The system refused handlers for signals.
     #[error("cannot handle signals: {0}")]
     Signals(Arc<std::io::Error>),
+    /// A transform layer's function refused what was added.
+    #[error("{subject}: {source}")]
+    Transform {
+        /// The object or module.
+        subject: String,
+        /// Its reason.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// The module declares something it does not define, or can't be added for another reason.
     #[error("module: {0}")]
     Module(String),
@@ -272,6 +284,16 @@ pub enum Cause {
         declared: SymbolName,
         /// As defined.
         defined: SymbolName,
+    },
+    /// A graph does not define what its unit declared.
+    #[error("in {graph}: '{symbol}' {what}")]
+    Interface {
+        /// The graph.
+        graph: String,
+        /// The symbol.
+        symbol: SymbolName,
+        /// What is wrong with it.
+        what: &'static str,
     },
     /// It can't be linked.
     #[error("link failed: {0}")]

@@ -10,7 +10,10 @@
 //! and [`Jit`] puts everything together.
 
 mod error;
+mod object;
 pub mod platform;
+#[cfg(target_os = "linux")]
+mod program;
 mod session;
 mod sync;
 
@@ -27,6 +30,9 @@ mod redirect;
 
 pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, Use};
 pub use jit_linker::{SymbolName, SymbolStringPool};
+pub use object::{Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer};
+#[cfg(target_os = "linux")]
+pub use program::Program;
 pub use session::{
     AbsoluteSymbol, Alias, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, ErrorReporter, ExecutionScope,
     ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher, InProcess, JitDylib,
@@ -38,9 +44,12 @@ pub use session::{
 };
 
 #[cfg(feature = "cranelift")]
-pub use clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics};
+pub use clif::{
+    ClifLayer, ClifModule, ClifTransform, ClifTransformLayer, CompileAt, CompileStatistics, FunctionTransform,
+    InMemoryCache, InlineSmallFunctions, ModuleLayer, ObjectCache, TransformError,
+};
 #[cfg(feature = "cranelift")]
-pub use first_call::{CallThrough, FirstCall, LazyBody};
+pub use first_call::{CallThrough, FirstCall, LazyBody, LazyFunctions};
 #[cfg(feature = "cranelift")]
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
@@ -51,6 +60,8 @@ pub use platform::code::SourceText;
 pub use platform::debug::Debugger;
 #[cfg(feature = "cranelift")]
 pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};
+#[cfg(feature = "cranelift")]
+pub use redirect::{BodyMaker, FirstTier, Promoter, RedirectableFunction};
 
 /// Cranelift, in the version whose types this crate speaks.
 #[cfg(feature = "cranelift")]

@@ -207,6 +207,16 @@ impl Allocated {
         self.placement.tls_externals.insert(symbol, location);
     }
 
+    /// The initial values of this graph's own thread-local variables, if it has any. Values that
+    /// depend on an external which is not resolved yet are as if it were at address 0.
+    ///
+    /// # Errors
+    ///
+    /// When a value does not fit its field.
+    pub fn thread_local_image(&self) -> Result<Option<ThreadLocalImage>, LinkError> {
+        self.placement.thread_local_image()
+    }
+
     /// Says where each thread has its copy of this graph's own template, the section with
     /// [`SectionRole::ThreadLocal`](crate::graph::SectionRole::ThreadLocal).
     pub fn set_thread_local_storage(&mut self, location: TlsLocation) {
@@ -236,6 +246,17 @@ impl Allocated {
         plugin::run_on_content(passes.after_fixup, &mut fixed)?;
         Ok(fixed)
     }
+}
+
+/// The template of a graph's thread-local variables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadLocalImage {
+    /// The initial values.
+    pub bytes: Vec<u8>,
+    /// The alignment in bytes: a power of two.
+    pub align: u64,
+    /// Whether a value depends on the address of an external symbol.
+    pub depends_on_externals: bool,
 }
 
 /// Where a thread-local variable is, or the first of a graph's.

@@ -5,27 +5,30 @@ use std::time::Instant;
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
+use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
 use jit_linker::arch::Architecture;
-use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
-use jit_linker::link::{Allocated, Prepared};
+use jit_linker::graph::{BlockId, Edge, LinkGraph, Linkage, SymbolId as GraphSymbol};
+use jit_linker::link::{Allocated, Loaded, Prepared};
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
-use super::cfi;
 use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, module_reloc};
 use super::reloc::edge_kind;
+use super::{cache, cfi};
 use crate::error::{Cause, SymbolFailure};
+use crate::object::{Watched, dependency};
 use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
 use crate::platform::unwind::{self, Frames};
+use crate::redirect::FirstTier;
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
-use crate::sync::{Arc, lock};
+use crate::sync::{Arc, Weak, lock};
 
 /// Takes the next items of a module and links them.
 pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
@@ -142,7 +145,8 @@ impl Batch {
             // Gone already: its tracker was removed.
             let Some(symbol) = responsibility.symbols().first().map(|symbol| symbol.id) else { continue };
             let added = match item {
-                Item::Function(index) => self.add_function(&mut context, index),
+                Item::Function(index) => self.add_function(&mut context, index, &responsibility),
+                Item::Promoted(index) => self.add_final(&mut context, index),
                 Item::Data(index) => self.add_data(index),
             };
             match added {
@@ -157,11 +161,48 @@ impl Batch {
         layer.spent.free(std::mem::take(&mut self.spent));
     }
 
-    fn add_function(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
+    fn add_function(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        responsibility: &MaterializationResponsibility,
+    ) -> Result<Added, Refused> {
+        if let Some(first_tier) = self.module.first_tier.clone()
+            && self.module.is_redirectable(FUNCTION, index)
+        {
+            // It stays, for another tier.
+            let copy = lock(&self.module.bodies).copy_clif(index);
+            if let Some(func) = copy {
+                return self.add_first_tier(context, index, func, &*first_tier, responsibility);
+            }
+        }
+        self.add_final(context, index)
+    }
+
+    fn add_first_tier(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        mut func: BoxedFunction,
+        first_tier: &dyn FirstTier,
+        responsibility: &MaterializationResponsibility,
+    ) -> Result<Added, Refused> {
+        let symbols = responsibility.symbols();
+        let body = symbols.first().ok_or_else(|| refused("the function was removed"))?;
+        let function = &self.module.functions[index as usize].name;
+        let held = first_tier.transform(function, &body.name, &mut func).map_err(refused)?;
+        responsibility.hold(held).map_err(refused)?;
+        let (block, told) = self.add_clif(context, index, func, &**first_tier.isa())?;
+        self.module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
+        Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
+    }
+
+    /// The function as it was defined.
+    fn add_final(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).take_function(index);
         let module = Arc::clone(&self.module);
         let (block, told) = match body {
-            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
+            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func, &*module.layer.isa)?,
             Some(TakenBody::Compiled(mut code)) => {
                 let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
                 let details = std::mem::take(&mut code.details);
@@ -188,14 +229,18 @@ impl Batch {
         context: &mut Context,
         index: u32,
         mut func: BoxedFunction,
+        isa: &dyn TargetIsa,
     ) -> Result<(BlockId, Told), Refused> {
-        let layer = Arc::clone(&self.module.layer);
         context.clear();
         std::mem::swap(&mut context.func, &mut func);
         self.spent.push(func);
-        let isa = &*layer.isa;
-        if let Err(error) = context.compile(isa, &mut ControlPlane::default()) {
-            return Err(refused(describe_failure(&error.inner)));
+        for transform in &self.module.transforms {
+            transform.apply(FuncId::new(index as usize), context).map_err(|error| Arc::new(Cause::Other(error)))?;
+        }
+        let layer = &self.module.layer;
+        let (cache, counters) = (layer.options.cache.as_deref(), &layer.cache_counters);
+        if let Err(error) = cache::compile(context, isa, &mut ControlPlane::default(), cache, counters) {
+            return Err(refused(describe_failure(&error)));
         }
         let Some(code) = context.compiled_code() else { return Err(refused("no code was generated")) };
         let align = alignment(isa, code.buffer.alignment);
@@ -309,11 +354,15 @@ impl Batch {
     fn reference(&mut self, namespace: u32, index: u32) -> GraphSymbol {
         let Self { graph, references, externals, module, .. } = self;
         *references.entry((namespace, index)).or_insert_with(|| {
-            let name = match namespace {
-                DATA => module.data[index as usize].name.clone(),
-                _ => module.functions[index as usize].name.clone(),
+            let entry = match namespace {
+                DATA => &module.data[index as usize],
+                _ => &module.functions[index as usize],
             };
+            let name = entry.name.clone();
             let symbol = graph.external(name.clone(), 0);
+            if entry.is_optional() {
+                graph.set_linkage(symbol, Linkage::Weak);
+            }
             externals.push(External { symbol, name, namespace, index });
             symbol
         })
@@ -345,8 +394,15 @@ impl Batch {
         if own.is_empty() {
             return;
         }
-        let mut linking = Linking { session, module, own, frames };
-        let prepared = match link::prepare(graph) {
+        let dylib = || own.iter().find_map(|own| own.responsibility.as_ref()?.dylib().ok());
+        let mut watched = module.layer.hooks.begin(dylib, &graph);
+        let passes = watched.as_mut().map(Watched::take_passes);
+        let mut linking = Linking { session, module, own, frames, watched };
+        let prepared = match passes {
+            None => link::prepare(graph),
+            Some(passes) => link::load(graph, passes).and_then(Loaded::prepare),
+        };
+        let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return linking.fail_all(error),
         };
@@ -357,13 +413,16 @@ impl Batch {
             Ok(allocated) => allocated,
             Err(error) => return linking.fail_all(error),
         };
+        if let Some(watched) = &linking.watched {
+            watched.loaded(allocated.graph());
+        }
         let definitions: Vec<_> =
             linking.own.iter().map(|own| (own.symbol, SymbolDef::at(allocated.address(own.graph_symbol)))).collect();
         linking.publish(&definitions);
         let externals: Vec<_> =
             externals.into_iter().filter(|external| allocated.is_external(external.symbol)).collect();
         if externals.is_empty() {
-            return linking.finish(allocated, &[]);
+            return linking.finish(allocated, &[], Vec::new());
         }
         let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
         let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
@@ -380,6 +439,7 @@ struct Linking {
     module: Arc<ModuleUnits>,
     own: Vec<Own>,
     frames: Option<Frames>,
+    watched: Option<Watched>,
 }
 
 impl Linking {
@@ -388,6 +448,9 @@ impl Linking {
     }
 
     fn fail_all_with(self, cause: &Arc<Cause>) {
+        if let Some(watched) = self.watched {
+            watched.failed(cause);
+        }
         for responsibility in self.own.into_iter().filter_map(|own| own.responsibility) {
             responsibility.fail_with(cause);
         }
@@ -422,17 +485,26 @@ impl Linking {
         let start = Instant::now();
         let module = Arc::clone(&self.module);
         let mut found = Vec::with_capacity(answers.len());
+        let mut slots = Vec::new();
         for (external, answer) in externals.iter().zip(answers) {
+            if let Err(failure) = &answer
+                && failure.is_missing()
+                && allocated.graph().symbol(external.symbol).linkage == Linkage::Weak
+            {
+                allocated.resolve(external.symbol, 0, None);
+                continue;
+            }
             match self.check(external, answer) {
                 Ok(symbol) => {
                     let slot = symbol.definition.slot.filter(|_| external.namespace == FUNCTION);
                     allocated.resolve(external.symbol, symbol.definition.address, slot);
+                    slots.extend(symbol.definition.slot);
                     found.push((external.symbol, symbol.id));
                 }
                 Err(cause) => self.exclude(&mut allocated, external.symbol, &cause),
             }
         }
-        self.finish(allocated, &found);
+        self.finish(allocated, &found, slots);
         module.layer.counters.link_nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
 
@@ -442,10 +514,7 @@ impl Linking {
         external: &External,
         answer: Result<FoundSymbol, SymbolFailure>,
     ) -> Result<FoundSymbol, Arc<Cause>> {
-        let found = answer.map_err(|SymbolFailure { name, dylib, cause }| match &*cause {
-            Cause::Dependency { .. } => cause,
-            _ => Arc::new(Cause::Dependency { name, dylib, cause }),
-        })?;
+        let found = answer.map_err(dependency)?;
         let declared = match external.namespace {
             DATA => None,
             _ => self.module.functions[external.index as usize].signature.as_ref(),
@@ -513,8 +582,12 @@ impl Linking {
         }
     }
 
-    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
+    /// `slots` are those of what was found.
+    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Vec<u64>) {
         if self.own.iter().all(|own| own.responsibility.is_none()) {
+            if let Some(watched) = self.watched {
+                watched.failed(&Cause::Abandoned { unit: self.module.name.to_string() });
+            }
             return;
         }
         let ids: FxHashMap<GraphSymbol, SymbolId> =
@@ -541,7 +614,20 @@ impl Linking {
             Ok(code) => code,
             Err(error) => return self.fail_all(error),
         };
+        match self.watched.take().map(Watched::emitted) {
+            None => {}
+            Some(Ok(emitted)) => {
+                code.attach(emitted);
+            }
+            Some(Err(cause)) => return self.fail_all_with(&cause),
+        }
         self.register(&mut code, frames, functions);
+        if !slots.is_empty()
+            && let Some(table) = self.module.layer.slots.get().and_then(Weak::upgrade)
+        {
+            // They are not used again as long as the code that is linked to them is there.
+            code.attach(Box::new(table.link(slots)));
+        }
         let code = Arc::new(code);
         let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();
         // What failed with a dependence has told whoever waited for it.

@@ -12,8 +12,10 @@ use cranelift_module::{
 };
 use smallvec::SmallVec;
 
+use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
+use super::transform::{ClifTransform, FunctionTransform};
 use crate::platform::code::{Details, SourceText};
 
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
@@ -51,6 +53,9 @@ pub struct ClifModule {
     pub(crate) source: Option<Arc<SourceText>>,
     pub(crate) redirectable: bool,
     compile_at: CompileAt,
+    /// What is done to a function before it is compiled, in turn.
+    pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
+    cache: Option<Arc<dyn ObjectCache>>,
 }
 
 /// What a function was defined with.
@@ -76,6 +81,8 @@ impl ClifModule {
             source: None,
             redirectable: false,
             compile_at,
+            transforms: Vec::new(),
+            cache: None,
         }
     }
 
@@ -94,8 +101,31 @@ impl ClifModule {
         self
     }
 
+    /// Has the functions that are compiled when they are defined asked for in a cache. The others
+    /// are asked for in the layer's.
+    #[must_use]
+    pub fn object_cache(mut self, cache: Arc<dyn ObjectCache>) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// A function's CLIF, if it was defined and is compiled when it is looked up.
+    #[must_use]
+    pub fn body(&self, function: FuncId) -> Option<&ir::Function> {
+        match self.functions.get(function.index())? {
+            Some(Body::Clif(func)) => Some(func),
+            _ => None,
+        }
+    }
+
+    /// Has a transform take part in the compiling of the module.
+    pub(crate) fn begin(&mut self, transform: &dyn ClifTransform) {
+        let begun = transform.begin(self);
+        self.transforms.push(begun);
+    }
+
     /// Whether a function is called directly: its definition here is final.
-    fn is_final(&self, function: FuncId) -> bool {
+    pub(crate) fn is_final(&self, function: FuncId) -> bool {
         let linkage = self.declarations.get_function_decl(function).linkage;
         linkage.is_final() && !(self.redirectable && linkage == Linkage::Export)
     }
@@ -216,7 +246,8 @@ impl Module for ClifModule {
         let body = match self.compile_at {
             CompileAt::Lookup => Body::Clif(Box::new(ctx.func.clone())),
             CompileAt::Definition => {
-                ctx.compile(&*self.isa, ctrl_plane).map_err(|error| ModuleError::Compilation(error.inner))?;
+                let (cache, counters) = (self.cache.as_deref(), CacheCounters::default());
+                cache::compile(ctx, &*self.isa, ctrl_plane, cache, &counters).map_err(ModuleError::Compilation)?;
                 let Some(code) = ctx.compiled_code() else {
                     return Err(ModuleError::Compilation(CodegenError::Unsupported("no code was generated".into())));
                 };

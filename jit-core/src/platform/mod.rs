@@ -5,6 +5,9 @@
 pub mod code;
 #[cfg(feature = "cranelift")]
 pub mod debug;
+pub(crate) mod initializers;
+#[cfg(target_os = "linux")]
+pub mod thread_local;
 #[cfg(feature = "cranelift")]
 pub(crate) mod tls;
 #[cfg(feature = "cranelift")]

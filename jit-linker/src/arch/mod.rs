@@ -2,12 +2,15 @@
 //! stubs and trampolines; cache maintenance.
 
 pub mod aarch64;
+mod at_exit;
 pub mod cache;
 mod ifunc;
 pub mod stub;
 pub mod x86_64;
 
 use std::fmt;
+
+pub use at_exit::add_at_exit;
 
 use crate::graph::EdgeKind;
 

@@ -12,9 +12,12 @@
 //!
 //! The input need not be well-formed. Content is not copied: the graph holds on to the bytes.
 
+pub mod archive;
 mod eh_frame;
 pub mod elf;
 pub mod macho;
+
+use std::path::Path;
 
 use crate::graph::{GraphError, LinkGraph, ObjectBytes};
 use crate::name::SymbolStringPool;
@@ -34,10 +37,28 @@ pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Resul
     Err(ParseError::Unrecognized { object: name.to_owned() })
 }
 
+/// The bytes of a file.
+///
+/// # Errors
+///
+/// When it can't be read.
+pub fn open(path: &Path) -> Result<ObjectBytes, ParseError> {
+    let unreadable = |error: std::io::Error| ParseError::Unreadable { path: path.into(), what: error.to_string() };
+    Ok(ObjectBytes::from(std::fs::read(path).map_err(unreadable)?))
+}
+
 /// Why an object can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseError {
+    /// The file can't be read.
+    #[error("{}: {what}", path.display())]
+    Unreadable {
+        /// The file.
+        path: Box<Path>,
+        /// The system's answer.
+        what: String,
+    },
     /// Neither ELF nor another format of ours.
     #[error("{object} is not an object file of a known format")]
     Unrecognized {

@@ -240,6 +240,13 @@ impl LinkGraph {
         id
     }
 
+    /// Adds a symbol at a known address that other graphs see. `tag` is the host's own.
+    pub fn define_absolute(&mut self, name: SymbolName, address: u64, tag: u32) -> SymbolId {
+        let id = self.push_symbol(Some(name), Definition::Absolute, tag);
+        self.symbols[id.index()].address = address;
+        id
+    }
+
     fn push_symbol(&mut self, name: Option<SymbolName>, definition: Definition, tag: u32) -> SymbolId {
         self.add_symbol(Symbol::new(name, definition, tag))
     }
@@ -562,6 +569,12 @@ impl LinkGraph {
         if let Some(symbol) = self.change(symbol) {
             symbol.definition = Definition::External;
         }
+    }
+
+    /// Says how a symbol stands against others of its name, and who sees it.
+    pub fn set_binding(&mut self, symbol: SymbolId, linkage: Linkage, scope: Scope) {
+        let symbol = &mut self.symbols[symbol.index()];
+        (symbol.linkage, symbol.scope) = (linkage, scope);
     }
 
     /// The sections that hold initializers, in the order they run.

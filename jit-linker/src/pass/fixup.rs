@@ -4,8 +4,8 @@ use rustc_hash::FxHashMap;
 
 use super::indirect::{self, GOT_ENTRY, GotContent, Indirection};
 use crate::arch::{self, FixupError, Operands, Origin, Referent, aarch64, stub, x86_64};
-use crate::graph::{BlockId, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionRole, SymbolId, SymbolKind};
-use crate::link::{LinkError, TlsLocation};
+use crate::graph::{Block, BlockId, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionRole, SymbolId, SymbolKind};
+use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
 use crate::memory::{Allocation, SegmentKind};
 
 /// A graph whose addresses are all known, and where it goes.
@@ -71,6 +71,36 @@ impl Placement {
                 None => target.fill(0),
             }
         }
+    }
+
+    /// The initial values of thread-local variables, as far as the addresses are known.
+    pub(crate) fn thread_local_image(&self) -> Result<Option<ThreadLocalImage>, LinkError> {
+        let Some(id) = self.graph.section_with(SectionRole::ThreadLocal) else { return Ok(None) };
+        let section = self.graph.section(id);
+        let mut bytes = vec![0; (section.end - section.start) as usize];
+        let mut depends_on_externals = false;
+        let range = |block: &Block| {
+            let start = (block.segment_offset - section.start) as usize;
+            start..start + block.size as usize
+        };
+        for block in self.graph.blocks.iter().filter(|block| block.live && block.section == Some(id)) {
+            if let Some(content) = self.graph.bytes(block) {
+                bytes[range(block)].copy_from_slice(content);
+            }
+        }
+        for edge in &self.graph.edges {
+            let block = self.graph.block(edge.block);
+            if block.section != Some(id) || !block.live || edge.kind.referent() != Referent::Symbol {
+                continue;
+            }
+            let symbol = self.graph.symbol(edge.target);
+            depends_on_externals |= symbol.definition == Definition::External;
+            let place = self.block_address(edge.block) + u64::from(edge.offset);
+            let operands = Operands { place, target: symbol.address, addend: edge.addend };
+            arch::apply(edge.kind, &mut bytes[range(block)], edge.offset, operands)
+                .map_err(|source| LinkError::fixup(&self.graph, edge, source))?;
+        }
+        Ok(Some(ThreadLocalImage { bytes, align: 1 << section.align_log2, depends_on_externals }))
     }
 
     /// Where a block is seen by the executor.

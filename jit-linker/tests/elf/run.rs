@@ -7,7 +7,13 @@ use jit_linker::link::{self, LinkError, TlsLocation};
 use jit_linker::memory::{DetachedMemory, MemoryManager};
 
 use crate::compiler::build;
-use crate::support::{CC, TRIPLE, link, parse};
+use crate::support::{CC, link, parse};
+
+/// The target of what runs here.
+const TRIPLE: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
+
+/// The target of what runs here.
+const TRIPLE: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
 
 const PROGRAM: &str = r"
 extern int outside(int);

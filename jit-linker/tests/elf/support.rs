@@ -8,9 +8,6 @@ use jit_linker::link::{self, Allocated, LinkError};
 use jit_linker::memory::{FinalizedAllocation, MemoryManager, SlabManager};
 use jit_linker::{LinkGraph, SymbolStringPool, format};
 
-/// The target of what runs here.
-pub(crate) const TRIPLE: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
-
 /// The C compiler whose objects run here, wherever the tests were compiled.
 pub(crate) const CC: &str =
     if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu-gcc" } else { "x86_64-linux-gnu-gcc" };

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::fork::lock;
+use self::reservation::Region;
 use self::state::State;
 use super::{MemoryError, MemoryManager, MemoryStatistics, RawAllocation, Request, Segment, SegmentKind};
 use crate::arch::cache::{self, History};
@@ -70,8 +71,23 @@ impl SlabManager {
     ///
     /// When the system grants no address space.
     pub fn with_capacity(bytes: u64) -> Result<Self, MemoryError> {
-        let size = bytes.clamp(1, LARGEST_CAPACITY).next_multiple_of(1 << 20);
-        let state = Arc::new(Mutex::new(State::new(size)?));
+        Self::at(bytes.clamp(1, LARGEST_CAPACITY), Region::NearLibraries)
+    }
+
+    /// A manager whose memory lies below 2 GiB, for code that is not position-independent: its
+    /// instructions hold addresses in 32 bits. It has address space for 512 MiB, or less if so much
+    /// is not free there.
+    ///
+    /// # Errors
+    ///
+    /// When the system grants no address space.
+    pub fn below_2_gib() -> Result<Self, MemoryError> {
+        Self::at(DEFAULT_CAPACITY, Region::Below2Gib)
+    }
+
+    fn at(bytes: u64, region: Region) -> Result<Self, MemoryError> {
+        let size = bytes.next_multiple_of(1 << 20);
+        let state = Arc::new(Mutex::new(State::new(size, region)?));
         fork::register(&state)?;
         Ok(Self { state })
     }

@@ -34,12 +34,25 @@ pub(super) struct Reservation {
     alias: Option<u64>,
 }
 
+/// Where code and data are to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Region {
+    /// Within reach of the process's libraries, if there is room.
+    NearLibraries,
+    /// Where 31 bits are an address.
+    Below2Gib,
+}
+
 impl Reservation {
     /// Reserves `size` bytes, or less where the process may not have so much.
-    pub(super) fn new(size: u64) -> Result<Self, MemoryError> {
+    pub(super) fn new(size: u64, region: Region) -> Result<Self, MemoryError> {
         let mut size = size;
         loop {
-            match reserve_near_libraries(size) {
+            let base = match region {
+                Region::NearLibraries => reserve_near_libraries(size),
+                Region::Below2Gib => reserve_below_2_gib(size),
+            };
+            match base {
                 Ok(base) => return Ok(Self { base, size, alias: None }),
                 Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && size / 2 >= SMALLEST => size /= 2,
                 Err(error) => return Err(system("reserve address space")(error)),
@@ -189,6 +202,21 @@ fn reserve_near_libraries(size: u64) -> io::Result<u64> {
         }
     }
     Ok(anywhere)
+}
+
+/// Reserves below 2 GiB, where a program that was linked to a fixed address has its code.
+fn reserve_below_2_gib(size: u64) -> io::Result<u64> {
+    const END: u64 = 2 << 30;
+    let first = STRIDE.min(END.saturating_sub(size));
+    for hint in (first..=END.saturating_sub(size)).step_by(STRIDE as usize / 4) {
+        let Ok(base) = map_inaccessible(hint, size, libc::MAP_FIXED_NOREPLACE) else { continue };
+        if base == hint {
+            return Ok(base);
+        }
+        // SAFETY: reserved above, and not used.
+        unsafe { unmap(base, size) };
+    }
+    Err(io::Error::from_raw_os_error(libc::ENOMEM))
 }
 
 fn map_inaccessible(hint: u64, size: u64, flags: i32) -> io::Result<u64> {

@@ -8,7 +8,7 @@ use rustc_hash::FxHashSet;
 
 use super::fork::{self, Child};
 use super::heap::{GRANULE, Heap, Place};
-use super::reservation::{Reservation, memory_file};
+use super::reservation::{Region, Reservation, memory_file};
 use crate::memory::{MemoryError, MemoryStatistics, RawAllocation, SegmentKind};
 
 /// Code is carved from the low end of the range, so that it stays together, and the rest from the
@@ -54,8 +54,8 @@ impl InUse {
 }
 
 impl State {
-    pub(super) fn new(size: u64) -> Result<Self, MemoryError> {
-        let reservation = Reservation::new(size)?;
+    pub(super) fn new(size: u64, region: Region) -> Result<Self, MemoryError> {
+        let reservation = Reservation::new(size, region)?;
         let unused = reservation.range();
         Ok(Self {
             reservation,

@@ -1,28 +1,57 @@
-//! Functions from a file of CLIF, and a call of one of them.
+//! Functions from files of CLIF, and a call of one of them.
 
-use std::path::Path;
+use std::collections::HashMap;
 
-use orcane::Jit;
 use orcane::cranelift::codegen::data_value::DataValue;
 use orcane::cranelift::codegen::ir::{AbiParam, Signature, Type, types};
 use orcane::cranelift::module::Module;
+use orcane::{Jit, JitDylib};
 
 use crate::{Result, clif_module};
 
 /// What the function that is called from here is named.
 const CALL: &str = "call from the command line";
 
-/// Calls `entry` of a file, and gives what it returns, printed.
-pub(crate) fn run(jit: &Jit, file: &Path, entry: &str, arguments: &[String]) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let functions = cranelift_reader::parse_functions(&text).map_err(|error| format!("{}:{error}", file.display()))?;
-    let mut module = jit.module(&file.display().to_string());
-    let ids = clif_module::define(&mut module, functions)?;
-    let entry_id = *ids.get(entry).ok_or_else(|| format!("{}: no function %{entry}", file.display()))?;
-    let signature = module.declarations().get_function_decl(entry_id).signature.clone();
-    let arguments = parse_arguments(&signature, arguments)?;
-    jit.add_module(module)?;
-    let results = clif_module::call(jit, CALL, entry, &signature, &arguments)?;
+/// The functions that files of CLIF define, by name.
+#[derive(Default)]
+pub(super) struct ClifFiles {
+    functions: HashMap<String, Signature>,
+}
+
+impl ClifFiles {
+    /// Adds the functions of a file to a dylib.
+    pub(super) fn add(&mut self, jit: &Jit, dylib: &JitDylib, file: &str, text: &str, lazy: bool) -> Result<()> {
+        let functions = cranelift_reader::parse_functions(text).map_err(|error| format!("{file}:{error}"))?;
+        let mut module = jit.module(file);
+        // Only functions of `main` can be redirected, and so be lazy.
+        let lazy = lazy && dylib == jit.main();
+        if lazy {
+            module = module.redirectable();
+        }
+        for (name, id) in clif_module::define(&mut module, functions)? {
+            let declaration = module.declarations().get_function_decl(id);
+            if declaration.linkage.is_definable() {
+                self.functions.insert(name, declaration.signature.clone());
+            }
+        }
+        if lazy {
+            jit.redefine(module)?;
+        } else {
+            jit.clif_layer().add(&dylib.create_tracker()?, module)?;
+        }
+        Ok(())
+    }
+
+    /// The signature of a function that a file defines.
+    pub(super) fn signature(&self, function: &str) -> Option<&Signature> {
+        self.functions.get(function)
+    }
+}
+
+/// Calls a function with arguments from the command line, and gives what it returns, printed.
+pub(super) fn call(jit: &Jit, function: &str, signature: &Signature, arguments: &[String]) -> Result<Vec<String>> {
+    let arguments = parse_arguments(signature, arguments)?;
+    let results = clif_module::call(jit, CALL, function, signature, &arguments)?;
     Ok(results.iter().map(show).collect())
 }
 

@@ -1,0 +1,268 @@
+//! A program of objects: linked as a static linker would, a dylib a component.
+
+use std::ffi::CString;
+use std::path::Path;
+
+use jit_linker::arch::{Architecture, add_at_exit};
+use jit_linker::graph::{Edge, EdgeKind, LinkGraph, Linkage, ObjectBytes, Scope};
+use jit_linker::link::TlsLocation;
+use jit_linker::memory::SegmentKind;
+use jit_linker::{SymbolName, format};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::archive::ArchiveMembers;
+use super::linking::COMPONENT_HANDLE;
+use super::unit::ObjectUnit;
+use crate::error::Error;
+use crate::platform::initializers::{self, Initializers};
+use crate::platform::thread_local::{self, ThreadLocalError};
+use crate::session::{
+    AbsoluteSymbol, DylibLookup, ExecutionSession, JitDylib, ResourceTracker, SearchOrder, SymbolDef, SymbolFlags,
+};
+use crate::sync::{Arc, Mutex, lock};
+
+/// Objects, archives and libraries that are linked as one program, in dylibs of a session.
+///
+/// What is added is linked when a lookup needs it. An object that has initializers is linked and
+/// initialized before the first lookup in its dylib answers, and the dylibs in its link order
+/// before it. When the program is dropped, or the process exits, what was initialized is finalized.
+pub struct Program {
+    session: ExecutionSession,
+    shared: Arc<Shared>,
+}
+
+/// What the objects of a program share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) initializers: Arc<Initializers>,
+    /// Thread-local variables by the addresses that the session knows.
+    variables: Mutex<FxHashMap<u64, (Box<[u64; 2]>, TlsLocation)>>,
+    components: Mutex<FxHashMap<String, Component>>,
+}
+
+#[derive(Debug, Default)]
+struct Component {
+    /// Signatures of the COMDAT groups that an object has defined.
+    groups: FxHashSet<SymbolName>,
+}
+
+impl Program {
+    /// A program without objects.
+    #[must_use]
+    pub fn new(session: ExecutionSession) -> Self {
+        let shared = Arc::<Shared>::default();
+        initializers::finalize_at_exit(&shared.initializers);
+        Self { session, shared }
+    }
+
+    /// The arguments that initializers get, as `main` gets them.
+    pub fn set_arguments(&self, arguments: Vec<CString>) {
+        self.shared.initializers.set_arguments(arguments);
+    }
+
+    /// Adds an object to a dylib. `name` appears in errors. The tracker removes it.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be read, is for another architecture, or defines a symbol again.
+    pub fn add_object(&self, dylib: &JitDylib, name: &str, object: ObjectBytes) -> Result<ResourceTracker, Error> {
+        self.shared.add_object(dylib, name, object)
+    }
+
+    /// Has the members of an archive (`ar`, thin ones too) linked as they are needed.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be read.
+    pub fn add_archive(&self, dylib: &JitDylib, path: &Path) -> Result<(), Error> {
+        let members = ArchiveMembers::open(path, Arc::clone(&self.shared))?;
+        dylib.add_generator(Arc::new(members))
+    }
+
+    /// Links what has initializers in the dylibs that a dylib searches, the dylib included, and
+    /// runs those that have not run, the dylib's own last.
+    ///
+    /// # Errors
+    ///
+    /// When an object can't be linked: nothing has run then that depends on it.
+    pub fn initialize(&self, dylib: &JitDylib) -> Result<(), Error> {
+        let mut visited = Vec::new();
+        self.initialize_after(dylib, &mut visited)
+    }
+
+    /// What a dylib needs is initialized before it, as far as there is no cycle.
+    fn initialize_after(&self, dylib: &JitDylib, visited: &mut Vec<JitDylib>) -> Result<(), Error> {
+        if visited.contains(dylib) {
+            return Ok(());
+        }
+        visited.push(dylib.clone());
+        for (id, _) in dylib.link_order().0 {
+            self.initialize_after(&JitDylib { session: self.session.clone(), id }, visited)?;
+        }
+        self.initialize_alone(dylib)
+    }
+
+    fn initialize_alone(&self, dylib: &JitDylib) -> Result<(), Error> {
+        let name = dylib.name()?;
+        let initializers = &self.shared.initializers;
+        // Initializers may add objects, and linking them may bring in members of archives.
+        while initializers.is_due(&name) {
+            let expected = initializers.take_expected(&name);
+            if !expected.is_empty() {
+                self.session.lookup(&SearchOrder::new().then(dylib, DylibLookup::All), expected)?;
+            } else if !initializers.run(&name) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks a symbol up in a dylib's link order, once the initializers of what is linked for it
+    /// have run.
+    ///
+    /// # Errors
+    ///
+    /// When it, or an object with initializers, can't be had.
+    pub fn lookup(&self, dylib: &JitDylib, name: &str) -> Result<u64, Error> {
+        let names = vec![self.session.intern(name)];
+        self.initialize(dylib)?;
+        let found = self.session.lookup(&dylib.link_order(), names)?;
+        // The symbol may have come from an archive.
+        self.initialize(dylib)?;
+        Ok(found.first().map(|symbol| symbol.definition.address).unwrap_or_default())
+    }
+
+    /// Calls what a dylib's code has registered for exit, and its finalizers.
+    ///
+    /// # Errors
+    ///
+    /// When the dylib was removed.
+    pub fn finalize(&self, dylib: &JitDylib) -> Result<(), Error> {
+        self.shared.initializers.finalize(Some(&dylib.name()?));
+        Ok(())
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.shared.initializers.finalize(None);
+    }
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn add_object(
+        self: &Arc<Self>,
+        dylib: &JitDylib,
+        name: &str,
+        object: ObjectBytes,
+    ) -> Result<ResourceTracker, Error> {
+        let session = dylib.session();
+        let mut graph = format::parse(name, object, session.names())?;
+        let architecture = session.executor().architecture();
+        if graph.architecture() != architecture {
+            return Err(Error::Target(format!(
+                "{name} is for {}, the session for {architecture}",
+                graph.architecture()
+            )));
+        }
+        let component = self.component(dylib)?;
+        if let Some(entry) = lock(&self.components).get_mut(&component) {
+            graph.retain_comdats(|comdat| entry.groups.insert(comdat.signature.clone()));
+        }
+        let tracker = dylib.create_tracker()?;
+        self.add_graph(&tracker, component, graph)?;
+        Ok(tracker)
+    }
+
+    fn add_graph(
+        self: &Arc<Self>,
+        tracker: &ResourceTracker,
+        component: String,
+        graph: LinkGraph,
+    ) -> Result<(), Error> {
+        let number = self.initializers.number();
+        let has_functions = !graph.initializers().is_empty() || !graph.finalizers().is_empty();
+        let whole = tracker.session().intern(&format!("{}#{number}", graph.name()));
+        let unit = ObjectUnit::new(graph, Arc::clone(self), component.clone(), number, whole.clone());
+        tracker.define(vec![unit.definition()])?;
+        if has_functions {
+            self.initializers.expect(&component, whole);
+        }
+        Ok(())
+    }
+
+    /// The component of a dylib: its name, once it has what the C library gives each component.
+    fn component(self: &Arc<Self>, dylib: &JitDylib) -> Result<String, Error> {
+        let name = dylib.name()?;
+        if lock(&self.components).contains_key(&name) {
+            return Ok(name);
+        }
+        let session = dylib.session();
+        let tracker = dylib.default_tracker()?;
+        let register = session.intern("__cxa_atexit");
+        tracker.define_absolute(vec![AbsoluteSymbol {
+            name: register.clone(),
+            definition: SymbolDef::at(initializers::register_at_exit as *const () as u64),
+            flags: SymbolFlags { weak: true, callable: true, ..SymbolFlags::HIDDEN },
+            signature: None,
+        }])?;
+        let graph = support(session, register).map_err(|error| Error::Module(error.to_string()))?;
+        self.add_graph(&tracker, name.clone(), graph)?;
+        lock(&self.components).entry(name.clone()).or_default();
+        Ok(name)
+    }
+
+    /// Says where a thread-local variable is, and gives the address that stands for it.
+    pub(super) fn add_variable(&self, location: TlsLocation) -> u64 {
+        let pair = Box::new([location.module, location.offset]);
+        let address = std::ptr::from_ref(&*pair) as u64;
+        lock(&self.variables).insert(address, (pair, location));
+        address
+    }
+
+    pub(super) fn forget_variables(&self, addresses: &[u64]) {
+        let mut variables = lock(&self.variables);
+        for address in addresses {
+            variables.remove(address);
+        }
+    }
+
+    /// Where the thread-local variable is that the session has at `address`: the program's, or one
+    /// of the process.
+    pub(super) fn variable(
+        &self,
+        address: u64,
+        architecture: Architecture,
+        name: &str,
+    ) -> Result<TlsLocation, ThreadLocalError> {
+        let own = lock(&self.variables).get(&address).map(|(_, location)| *location);
+        own.map_or_else(|| thread_local::variable_of_process(architecture, name), Ok)
+    }
+}
+
+/// What each component has of its own: the handle that its code is known by, and `atexit`.
+fn support(session: &ExecutionSession, register: SymbolName) -> Result<LinkGraph, jit_linker::graph::GraphError> {
+    use jit_linker::arch::{aarch64, x86_64};
+    let architecture = session.executor().architecture();
+    let mut graph = LinkGraph::new("component", architecture);
+    let block = graph.add_block(SegmentKind::Data, &[0; 8], 8)?;
+    let handle = graph.define(Some(session.intern(COMPONENT_HANDLE)), block, 0, 0);
+    let kind = match architecture {
+        Architecture::Aarch64 => EdgeKind::Aarch64(aarch64::EdgeKind::Pointer64),
+        _ => EdgeKind::X86_64(x86_64::EdgeKind::Pointer64),
+    };
+    graph.add_edge(Edge { block, offset: 0, kind, target: handle, addend: 0 })?;
+    let register = graph.external(register, 0);
+    let code = add_at_exit(&mut graph, handle, register)?;
+    let at_exit = graph.define(Some(session.intern("atexit")), code, 0, 0);
+    for symbol in [handle, at_exit] {
+        graph.set_binding(symbol, Linkage::Weak, Scope::Hidden);
+    }
+    Ok(graph)
+}

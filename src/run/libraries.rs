@@ -1,0 +1,57 @@
+//! Shared libraries that the program uses.
+
+use std::ffi::{CStr, CString};
+use std::path::Path;
+use std::sync::Once;
+
+use orcane::{
+    AbsoluteSymbol, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, GeneratorError, JitDylib, SymbolDef,
+    SymbolFlags, SymbolName,
+};
+
+use crate::Result;
+
+/// Has a dylib find the symbols of a library.
+pub(super) fn add(dylib: &JitDylib, path: &Path) -> Result<()> {
+    let symbols = DynamicLibrarySymbols::load(dylib.session().executor(), path, None)?;
+    dylib.add_generator(std::sync::Arc::new(symbols))?;
+    Ok(())
+}
+
+/// The libraries that compilers take for granted. They are loaded when a symbol is missing.
+pub(super) struct RuntimeLibraries {
+    once: Once,
+}
+
+const LIBRARIES: [&CStr; 3] = [c"libm.so.6", c"libgcc_s.so.1", c"libstdc++.so.6"];
+
+impl Default for RuntimeLibraries {
+    fn default() -> Self {
+        Self { once: Once::new() }
+    }
+}
+
+impl DefinitionGenerator for RuntimeLibraries {
+    fn generate(
+        &self,
+        dylib: &JitDylib,
+        _: DylibLookup,
+        names: &[SymbolName],
+    ) -> std::result::Result<(), GeneratorError> {
+        self.once.call_once(|| {
+            for library in LIBRARIES {
+                // A system without one of them has no program that needs it.
+                // SAFETY: the name is a C string; the libraries are made to be loaded any time.
+                unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+            }
+        });
+        let process = dylib.session().executor();
+        let found = names.iter().filter_map(|name| {
+            let address = process.find_symbol(&CString::new(name.as_str()).ok()?)?;
+            let definition = SymbolDef::at(address);
+            Some(AbsoluteSymbol { name: name.clone(), definition, flags: SymbolFlags::WEAK, signature: None })
+        });
+        dylib.define_absolute(found.collect())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Real programs, compiled by real compilers: they do what they do when the system links them.
+//! Their sources come from crates that bundle them (`tests/programs/Cargo.toml`).
+#![cfg(feature = "programs")]
+
+#[allow(dead_code, reason = "each test uses a part")]
+mod toolchain;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use toolchain::{C, CXX, directory, same_as_native, tool};
+
+/// Where the sources of the crates are.
+static CRATES: LazyLock<String> = LazyLock::new(|| {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/Cargo.toml");
+    let words = ["metadata", "--format-version", "1", "--manifest-path", manifest];
+    let output = Command::new(env!("CARGO")).args(words).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+});
+
+/// The directory of a crate's files.
+fn sources(name: &str) -> PathBuf {
+    let paths = CRATES.split("\"manifest_path\":\"").skip(1).map(|rest| &rest[..rest.find('"').unwrap()]);
+    let is_it = |path: &&str| path.contains(&format!("/{name}-"));
+    Path::new(paths.clone().find(is_it).unwrap_or_else(|| panic!("{name} is not there"))).parent().unwrap().to_path_buf()
+}
+
+fn own(file: &str) -> String {
+    format!("{}/tests/programs/sources/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files of a directory that end in `suffix`, without those that `leave_out` names.
+fn files(directory: &Path, suffix: &str, leave_out: &[&str]) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries
+        .filter(|path| path.to_string_lossy().ends_with(suffix))
+        .filter(|path| !leave_out.contains(&&*path.file_name().unwrap().to_string_lossy()))
+        .map(|path| path.display().to_string())
+        .collect();
+    files.sort();
+    files
+}
+
+/// Compiles sources with each compiler, and compares the programs.
+fn check(test: &str, options: &[&str], sources: &[String], arguments: &[&str]) {
+    let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+    for compiler in C {
+        let directory = directory(&format!("{test}-{}{}", compiler[0], compiler[1]));
+        tool(&directory, &[compiler, options, &["-w", "-c"], &sources].concat());
+        let objects = files(&directory, ".o", &[]);
+        let names: Vec<_> = objects.iter().map(|path| path.rsplit('/').next().unwrap()).collect();
+        same_as_native(&directory, &names, &["-lm", "-lpthread", "-ldl"], arguments);
+    }
+}
+
+#[test]
+fn sqlite_runs_thousands_of_statements() {
+    let sqlite = sources("libsqlite3-sys").join("sqlite3");
+    let include = format!("-I{}", sqlite.display());
+    let files = [sqlite.join("sqlite3.c").display().to_string(), own("sqlite.c")];
+    check("sqlite", &[&include], &files, &["x"]);
+}
+
+#[test]
+fn lua_runs_a_script() {
+    let lua = sources("lua-src").join("lua-5.4.9");
+    let include = format!("-I{}", lua.display());
+    let files = [files(&lua, ".c", &["lua.c", "luac.c"]), vec![own("lua.c")]].concat();
+    // Two files would have one name.
+    let driver = directory("lua").join("driver.c");
+    std::fs::copy(own("lua.c"), &driver).unwrap();
+    let files = [&files[..files.len() - 1], &[driver.display().to_string()]].concat();
+    check("lua", &[&include, "-DLUA_USE_POSIX"], &files, &[&own("script.lua")]);
+}
+
+#[test]
+fn zlib_gives_back_what_it_has_compressed() {
+    let zlib = sources("libz-sys").join("src/zlib");
+    let include = format!("-I{}", zlib.display());
+    check("zlib", &[&include, "-DHAVE_UNISTD_H"], &[files(&zlib, ".c", &[]), vec![own("zlib.c")]].concat(), &[]);
+}
+
+#[test]
+fn zstd_gives_back_what_it_has_compressed() {
+    let zstd = sources("zstd-sys").join("zstd/lib");
+    let include = format!("-I{}", zstd.display());
+    let mut sources = vec![own("zstd.c")];
+    for part in ["common", "compress", "decompress"] {
+        sources.extend(files(&zstd.join(part), ".c", &[]));
+        if cfg!(target_arch = "x86_64") {
+            sources.extend(files(&zstd.join(part), ".S", &[]));
+        }
+    }
+    check("zstd", &[&include], &sources, &[]);
+}
+
+#[test]
+fn containers_streams_exceptions_and_static_objects() {
+    for compiler in CXX {
+        let directory = directory(&format!("cxx-{}{}", compiler[0], compiler[2]));
+        tool(&directory, &[compiler, &["-c", &own("program.cc"), "-o", "program.o"]].concat());
+        same_as_native(&directory, &["program.o"], &["-lpthread"], &["an argument"]);
+    }
+}
+
+#[test]
+fn a_rust_library_with_threads_and_panics() {
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    for options in [&["-Copt-level=0"][..], &["-Copt-level=2"], &["-Copt-level=2", "-Crelocation-model=pie"]] {
+        let directory = directory("rust");
+        let library = [&[&*rustc, "--edition=2024", "--crate-type=staticlib", "-o", "libprogram.a"], options].concat();
+        tool(&directory, &[&library[..], &[&own("staticlib.rs")]].concat());
+        same_as_native(&directory, &["libprogram.a"], &["-lpthread", "-ldl", "-lm"], &["a", "b"]);
+    }
+}

@@ -1,0 +1,70 @@
+//! Compilers of the system, and programs linked by the system's linker and by Orcane.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A directory of a test's own, empty.
+pub fn directory(test: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Runs a tool, which has to succeed.
+pub fn tool(directory: &Path, words: &[&str]) {
+    let output = Command::new(words[0]).args(&words[1..]).current_dir(directory).output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", words[0]));
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Compiles a text and gives the object's name. The extension says which language it is in.
+pub fn compile(directory: &Path, compiler: &[&str], file: &str, text: &str) -> String {
+    std::fs::write(directory.join(file), text).unwrap();
+    let object = format!("{}.o", file.split('.').next().unwrap());
+    tool(directory, &[compiler, &["-c", file, "-o", &object]].concat());
+    object
+}
+
+/// `orcane run` in a directory.
+pub fn orcane(directory: &Path, arguments: &[&str]) -> Output {
+    let mut words = runner();
+    words.push(env!("CARGO_BIN_EXE_orcane").to_owned());
+    Command::new(&words[0]).args(&words[1..]).args(arguments).current_dir(directory).output().unwrap()
+}
+
+/// Where programs of the target need an emulator, Cargo's own setting names it.
+fn runner() -> Vec<String> {
+    let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default();
+    let runner = if cfg!(target_arch = "aarch64") { runner } else { String::new() };
+    runner.split_whitespace().map(str::to_owned).collect()
+}
+
+/// What a program wrote and its status.
+pub fn told(output: &Output) -> (String, String, Option<i32>) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr), output.status.code())
+}
+
+/// Runs objects as Orcane links them and as the system does, and compares all that is seen of it.
+pub fn same_as_native(directory: &Path, objects: &[&str], libraries: &[&str], arguments: &[&str]) {
+    tool(directory, &[&["g++"], objects, &["-o", "native"], libraries].concat());
+    let mut words = runner();
+    words.push(directory.join("native").display().to_string());
+    let native = Command::new(&words[0]).args(&words[1..]).args(arguments).current_dir(directory).output().unwrap();
+    let native = told(&native);
+    assert!(native.2.is_some() && !native.0.is_empty(), "{native:?}");
+    let jit = told(&orcane(directory, &[&["run"], objects, &["--"], arguments].concat()));
+    assert_eq!(jit, native, "{objects:?}");
+}
+
+/// What compilers make of C: the command of each, with its options.
+pub const C: [&[&str]; 4] = [&["gcc", "-O0"], &["gcc", "-O2"], &["clang-22", "-O0"], &["clang-22", "-O2"]];
+
+/// As [`C`], of C++.
+pub const CXX: [&[&str]; 4] = [
+    &["g++", "-std=c++17", "-O0"],
+    &["g++", "-std=c++17", "-O2"],
+    &["clang++-22", "-std=c++17", "-O0"],
+    &["clang++-22", "-std=c++17", "-O2"],
+];
