@@ -66,7 +66,12 @@ impl<'data> Reader<'data> {
                 continue;
             }
             self.add_indirect_pointers(section, &mut edges)?;
+            let first = edges.len();
             self.add_section_relocations(section, &mut edges)?;
+            if self.sections[section].section_type(LittleEndian) == S_INIT_FUNC_OFFSETS {
+                let offsets = edges.split_off(first);
+                self.replace_initializer_offsets(section, offsets, &mut edges)?;
+            }
         }
         let described = self.add_unwind_edges(&mut edges)?;
         self.add_compact_unwind(&described, &mut edges)?;
