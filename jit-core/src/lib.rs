@@ -29,7 +29,7 @@ mod jit;
 mod redirect;
 
 pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, Use};
-pub use jit_linker::{SymbolName, SymbolStringPool};
+pub use jit_linker::{NonOwningSymbolName, SymbolName, SymbolStringPool};
 pub use object::{Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer};
 #[cfg(target_os = "linux")]
 pub use program::Program;

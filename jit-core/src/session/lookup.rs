@@ -335,7 +335,7 @@ impl ExecutionSession {
 
     /// Looks names up for a linker: `complete` is called once each has an address or has failed,
     /// in their order.
-    #[cfg(feature = "cranelift")]
+    #[cfg(any(target_os = "linux", feature = "cranelift"))]
     pub(crate) fn lookup_resolved(
         &self,
         order: &SearchOrder,
