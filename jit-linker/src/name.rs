@@ -311,7 +311,9 @@ mod tests {
         let (name, other) = (pool.intern("name"), pool.intern("other"));
         let copy = name.non_owning();
         let mut assigned = other.non_owning();
-        assert!(assigned == other && other == assigned && assigned != copy);
+        assert_eq!(assigned, other);
+        assert_eq!(other, assigned);
+        assert_ne!(assigned, copy);
         assigned = copy;
         assert!(assigned == name && name == copy);
         // SAFETY: `name` lives.
