@@ -12,9 +12,6 @@ use crate::support::{CC, link, parse};
 /// The target of what runs here.
 const TRIPLE: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
 
-/// The target of what runs here.
-const TRIPLE: &str = if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu" } else { "x86_64-linux-gnu" };
-
 const PROGRAM: &str = r"
 extern int outside(int);
 extern int shared;
