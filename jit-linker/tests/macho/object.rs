@@ -266,11 +266,6 @@ fn what_only_a_linked_image_has_is_refused() {
     assert!(matches!(refused(object), ParseError::NotLinkable { .. }));
 }
 
-fn run(command: &mut std::process::Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?} can't be run: {error}"));
-    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[test]
 fn each_architecture_finds_its_part_of_a_universal_file() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
