@@ -2,6 +2,7 @@
 
 mod clif_module;
 mod clif_test;
+mod link_command;
 mod run;
 
 use std::error::Error;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clif_test::Outcome;
+use orcane::linker::{SymbolStringPool, format};
 
 /// What a shell says when a program can't be run.
 const NOT_RUN: u8 = 127;
@@ -25,6 +27,20 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Run),
+    /// Prints the link graphs of object files
+    Inspect {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Prints the link graphs of object files
+    Inspect {
+        /// The objects
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Links objects at an address without running them
+    Link(link_command::LinkOptions),
     /// Runs files that are written as Cranelift's own tests: `test run`, functions, `; run:` and `; print:` lines
     ///
     /// Each is run eagerly and lazily, with each of its targets that this host is. Files without `test run` and files
@@ -46,12 +62,24 @@ fn main() -> ExitCode {
     let subcommand = matches.subcommand().map_or(&matches, |(_, matches)| matches);
     let (result, failure) = match options.command {
         Command::Run(options) => (Err(run::run(&options, subcommand)), ExitCode::from(NOT_RUN)),
+        Command::Inspect { files } => (link_command::inspect(&files), ExitCode::FAILURE),
+        Command::Link(options) => (link_command::link(&options), ExitCode::from(NOT_RUN)),
+        Command::Inspect { files } => (inspect(&files), ExitCode::FAILURE),
         Command::ClifTest { files } => (clif_test(&files), ExitCode::FAILURE),
     };
     result.unwrap_or_else(|error| {
         eprintln!("orcane: {error}");
         failure
     })
+}
+
+fn inspect(files: &[PathBuf]) -> Result<ExitCode> {
+    let names = SymbolStringPool::new();
+    for file in files {
+        let graph = format::parse(&file.display().to_string(), format::open(file)?, &names)?;
+        println!("{graph}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs all files, also after one has failed.

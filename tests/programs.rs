@@ -24,7 +24,10 @@ static CRATES: LazyLock<String> = LazyLock::new(|| {
 fn sources(name: &str) -> PathBuf {
     let paths = CRATES.split("\"manifest_path\":\"").skip(1).map(|rest| &rest[..rest.find('"').unwrap()]);
     let is_it = |path: &&str| path.contains(&format!("/{name}-"));
-    Path::new(paths.clone().find(is_it).unwrap_or_else(|| panic!("{name} is not there"))).parent().unwrap().to_path_buf()
+    Path::new(paths.clone().find(is_it).unwrap_or_else(|| panic!("{name} is not there")))
+        .parent()
+        .unwrap()
+        .to_path_buf()
 }
 
 fn own(file: &str) -> String {

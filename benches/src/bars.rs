@@ -44,6 +44,29 @@ impl Bar {
         Self { what: what.into(), measured, limit: Limit::Reported }
     }
 
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    pub(crate) fn measured(&self) -> f64 {
+        self.measured
+    }
+
+    /// What was measured, as text.
+    pub(crate) fn figure(&self) -> String {
+        number(self.measured)
+    }
+
+    /// What was promised, and a word if that is not reached.
+    pub(crate) fn promise(&self) -> (String, &'static str) {
+        let promise = match self.limit {
+            Limit::AtMost(limit) => format!("≤ {}", number(limit)),
+            Limit::AtLeast(limit) => format!("≥ {}", number(limit)),
+            Limit::Reported => String::new(),
+        };
+        (promise, if self.is_met() { "" } else { "**missed**" })
+    }
+
     pub(crate) fn is_met(&self) -> bool {
         match self.limit {
             Limit::AtMost(limit) => self.measured <= limit,

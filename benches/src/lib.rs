@@ -5,7 +5,10 @@
 pub mod child;
 pub mod functions;
 pub mod llvm;
+pub mod programs;
+pub mod quality;
 pub mod table;
+pub mod to_llvm;
 
 /// What a benchmark may fail with.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

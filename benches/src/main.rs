@@ -3,6 +3,8 @@
 //! ```sh
 //! scripts/bench            # everything; takes some minutes
 //! scripts/bench exact      # instructions and memory, which don't depend on what else the machine does
+//! scripts/bench report     # everything, written to benches/REPORT.md
+//! scripts/bench run-time   # what the compiled code takes, beside cranelift-jit and LLVM 22
 //! scripts/bench llvm       # beside LLVM 22, which is linked as a shared library
 //! ```
 //!
@@ -13,15 +15,20 @@
 mod bars;
 mod beside_llvm;
 mod measure;
+mod report;
+mod run_time;
 mod session;
 mod subject;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use bars::Bar;
 use measure::Run;
+use report::Report;
 use workloads::Result;
 use workloads::child::{CHILD, CHILD_WITH_MEMORY};
+use workloads::quality::QUALITY;
 
 const COUNT: usize = 10_000;
 
@@ -36,6 +43,10 @@ fn main() -> Result<ExitCode> {
             println!("{}", beside_llvm::report_table(count.parse()?)?);
             Ok(ExitCode::SUCCESS)
         }
+        [QUALITY, program, generator] => {
+            println!("{}", run_time::run(program, generator)?);
+            Ok(ExitCode::SUCCESS)
+        }
         [] => {
             let exact = exact()?;
             print(&bars::timed(COUNT)?);
@@ -45,6 +56,24 @@ fn main() -> Result<ExitCode> {
         ["exact"] => exact(),
         ["llvm"] => {
             beside_llvm()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        ["report"] => {
+            let run_times = run_time::measure()?;
+            let sections = vec![
+                ("Instructions and memory", bars::exact(COUNT)?),
+                ("Units that need each other", beside_llvm::graphs()?),
+                ("Beside cranelift-jit", bars::timed(COUNT)?),
+                ("Compilation beside LLVM", beside_llvm::compilation()?),
+                ("A million symbols", beside_llvm::symbols()?),
+                ("Run time of compiled code", run_time::bars(&run_times)),
+            ];
+            sections.iter().for_each(|(_, bars)| print(bars));
+            Report { sections, run_times }.write(Path::new(env!("CARGO_MANIFEST_DIR")))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        ["run-time"] => {
+            print(&run_time::bars(&run_time::measure()?));
             Ok(ExitCode::SUCCESS)
         }
         _ => Err(format!("unknown arguments {arguments:?}").into()),
@@ -64,6 +93,7 @@ fn exact() -> Result<ExitCode> {
 fn beside_llvm() -> Result<()> {
     print(&beside_llvm::compilation()?);
     print(&beside_llvm::symbols()?);
+    print(&run_time::bars(&run_time::measure()?));
     Ok(())
 }
 

@@ -112,7 +112,7 @@ fn isa(level: OptLevel, is_pic: bool) -> Result<OwnedTargetIsa> {
     Ok(cranelift_native::builder()?.finish(settings::Flags::new(flags))?)
 }
 
-fn jit_module(level: OptLevel) -> Result<JITModule> {
+pub(crate) fn jit_module(level: OptLevel) -> Result<JITModule> {
     Ok(JITModule::new(JITBuilder::with_isa(isa(level, false)?, default_libcall_names())))
 }
 

@@ -89,7 +89,7 @@ pub enum Error {
     },
     /// An object or archive can't be read.
     #[error(transparent)]
-    Object(ParseError),
+    Object(#[from] ParseError),
     /// There is no memory.
     #[error(transparent)]
     Memory(Arc<MemoryError>),
@@ -107,6 +107,17 @@ pub enum Error {
     /// The system refused a thread.
     #[error("cannot start a compile thread: {0}")]
     Thread(Arc<std::io::Error>),
+    /// The system refused handlers for signals.
+    #[error("cannot handle signals: {0}")]
+    Signals(Arc<std::io::Error>),
+    /// A transform layer's function refused what was added.
+    #[error("{subject}: {source}")]
+    Transform {
+        /// The object or module.
+        subject: String,
+        /// Its reason.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
     /// The module declares something it does not define, or can't be added for another reason.
     #[error("module: {0}")]
     Module(String),
@@ -273,6 +284,16 @@ pub enum Cause {
         declared: SymbolName,
         /// As defined.
         defined: SymbolName,
+    },
+    /// A graph does not define what its unit declared.
+    #[error("in {graph}: '{symbol}' {what}")]
+    Interface {
+        /// The graph.
+        graph: String,
+        /// The symbol.
+        symbol: SymbolName,
+        /// What is wrong with it.
+        what: &'static str,
     },
     /// It can't be linked.
     #[error("link failed: {0}")]

@@ -6,47 +6,80 @@ use jit_linker::SymbolName;
 use jit_linker::memory::MemoryManager;
 
 use crate::error::{Cause, Error, LookupError, SymbolFailure};
-use crate::redirect::Entry;
-use crate::session::WeakDylib;
+use crate::redirect::{BLOCK, Body, BodySource, FunctionId, FunctionTable};
+use crate::session::{ExecutionSession, JitDylib, SymbolState};
 use crate::sync::{Arc, Weak};
 
-/// Makes redirectable functions lazy: given to [`JitBuilder::first_call`], it is asked, when a
-/// function is first referred to, for something to call that compiles the function.
+/// Makes redirectable functions lazy: given to [`JitBuilder::first_call`], it is asked for
+/// something to call that compiles a function, for a block of functions at a time.
 ///
 /// [`JitBuilder::first_call`]: crate::JitBuilder::first_call
 pub trait FirstCall: Send + Sync {
-    /// Gives an address to call instead of a body: code in memory from `memory` that calls
-    /// [`LazyBody::resolve`] and goes on at the address that gives, with every argument as it was
-    /// passed. It may be called any number of times, from any thread.
+    /// Gives addresses to call instead of bodies: code in memory from `memory` that calls
+    /// [`LazyBody::resolve`] on one of the functions and goes on at the address that gives, with
+    /// every argument as it was passed. It may be called any number of times, from any thread.
     ///
     /// # Errors
     ///
     /// When there is no memory for it.
-    fn call_through(&self, memory: &Arc<dyn MemoryManager>, body: LazyBody) -> Result<CallThrough, Error>;
+    fn call_through(&self, memory: &Arc<dyn MemoryManager>, functions: LazyFunctions) -> Result<CallThrough, Error>;
 }
 
-/// Something to call that is not the body yet.
+/// Something to call for each function of a block that has no body yet.
 pub struct CallThrough {
-    /// Where it is.
-    pub address: u64,
-    /// Keeps it alive: dropped when no code refers to the function any more. It must not keep the
+    /// Where the first function's is.
+    pub first: u64,
+    /// Bytes from one function's to the next's.
+    pub stride: u64,
+    /// Keeps it alive: dropped when no code refers to the functions any more. It must not keep the
     /// session alive.
     pub guard: Box<dyn Send + Sync>,
 }
 
-impl fmt::Debug for CallThrough {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CallThrough({:#x})", self.address)
+impl CallThrough {
+    pub(crate) fn address(&self, index: u32) -> u64 {
+        self.first + u64::from(index) * self.stride
     }
 }
 
-/// The newest body of a redirectable function, whichever that is when it is wanted. Does not keep
-/// the function or its session alive.
+impl fmt::Debug for CallThrough {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallThrough({:#x})", self.first)
+    }
+}
+
+/// A block of functions, whichever they are when one is called. Does not keep them alive.
+#[derive(Clone)]
+pub struct LazyFunctions {
+    pub(crate) table: Weak<FunctionTable>,
+    pub(crate) first: FunctionId,
+}
+
+impl LazyFunctions {
+    /// How many.
+    pub const LEN: u32 = BLOCK;
+
+    /// The function at `index`, if there is one.
+    #[must_use]
+    pub fn body(&self, index: u32) -> Option<LazyBody> {
+        let (table, id) = (self.table.upgrade()?, self.first + index);
+        let function = table.body(id)?.function().clone();
+        Some(LazyBody { table, id, function })
+    }
+}
+
+impl fmt::Debug for LazyFunctions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LazyFunctions({}..)", self.first)
+    }
+}
+
+/// The newest body of a redirectable function, whichever that is when it is wanted.
 #[derive(Clone)]
 pub struct LazyBody {
-    pub(crate) function: SymbolName,
-    pub(crate) dylib: WeakDylib,
-    pub(crate) entry: Weak<Entry>,
+    table: Arc<FunctionTable>,
+    id: FunctionId,
+    function: SymbolName,
 }
 
 impl LazyBody {
@@ -63,40 +96,101 @@ impl LazyBody {
     ///
     /// When the body can't be had. Calls still come here then: a later redefinition may help.
     pub fn resolve(&self) -> Result<u64, LookupError> {
-        let (Some(dylib), Some(entry)) = (self.dylib.upgrade(), self.entry.upgrade()) else {
-            return Err(self.gone());
-        };
         loop {
-            let body = entry.body_name();
-            let found = dylib.session().lookup(&dylib.link_order(), vec![body.clone()]);
+            let Some(body) = self.table.body(self.id) else { return Err(self.failure(Cause::Removed)) };
+            let (dylib, name) = match self.define(&body)? {
+                Wanted::Body(dylib, name) => (dylib, name),
+                Wanted::Nothing(address) => return Ok(address),
+            };
+            let found = dylib.session().lookup(&dylib.link_order(), vec![name]);
             match found.map(|mut found| found.pop()) {
-                Ok(Some(found)) if entry.publish(dylib.session(), &found) => {
+                Ok(Some(found)) if self.table.publish(dylib.session(), self.id, &body, &found) => {
                     return Ok(found.definition.address);
                 }
-                Ok(None) => return Err(self.gone()),
-                Err(error) if entry.body_name() == body => return Err(error),
+                Err(error) if self.table.body(self.id).is_none_or(|newest| newest.is_same(&body)) => return Err(error),
                 // A newer body took its place meanwhile.
-                Ok(Some(_)) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
     }
 
-    /// Where calls go, if that is a body by now. Takes no lock and allocates nothing.
+    /// Has the newest body compiled, and calls go to it then, and waits for nothing. Failures are
+    /// for whoever calls it.
+    pub fn prepare(&self) {
+        let Some(body) = self.table.body(self.id) else { return };
+        let Ok(Wanted::Body(dylib, name)) = self.define(&body) else { return };
+        let (table, id, weak) = (Arc::downgrade(&self.table), self.id, dylib.downgrade());
+        dylib.session().lookup_async(&dylib.link_order(), vec![name], SymbolState::Ready, move |found| {
+            let (Some(table), Some(dylib)) = (table.upgrade(), weak.upgrade()) else { return };
+            if let Ok(Some(found)) = found.map(|mut found| found.pop()) {
+                table.publish(dylib.session(), id, &body, &found);
+            }
+        });
+    }
+
+    /// The redirectable functions that the body calls or takes the address of. None if it has been
+    /// compiled, or is not CLIF.
+    #[must_use]
+    pub fn callees(&self) -> Vec<Self> {
+        let Some(body) = self.table.body(self.id) else { return Vec::new() };
+        let names = body.source.callees(body.item);
+        names.iter().filter_map(|name| self.named(name)).collect()
+    }
+
+    /// The functions whose newest bodies were defined together with this one's, itself among them.
+    #[must_use]
+    pub fn module(&self) -> Vec<Self> {
+        let Some(body) = self.table.body(self.id) else { return Vec::new() };
+        let items = body.source.items();
+        items.into_iter().filter_map(|item| self.named(body.source.function(item))).collect()
+    }
+
+    /// Another redirectable function of the same JIT.
+    #[must_use]
+    pub fn named(&self, function: &SymbolName) -> Option<Self> {
+        let (id, _) = self.table.find(function)?;
+        Some(Self { table: Arc::clone(&self.table), id, function: function.clone() })
+    }
+
+    /// Where calls go, if that is a body by now.
     #[must_use]
     pub fn ready(&self) -> Option<u64> {
-        self.entry.upgrade()?.ready()
+        self.table.ready(self.id)
     }
 
     /// That the body can't be had because of `cause`.
     #[must_use]
     pub fn failure(&self, cause: Cause) -> LookupError {
-        let dylib = self.dylib.upgrade().and_then(|dylib| dylib.name().ok()).unwrap_or_default();
+        let dylib = self.dylib().and_then(|dylib| dylib.name().ok()).unwrap_or_default();
         LookupError { failures: vec![SymbolFailure { name: self.function.clone(), dylib, cause: Arc::new(cause) }] }
     }
 
-    fn gone(&self) -> LookupError {
-        self.failure(if self.dylib.upgrade().is_none() { Cause::SessionEnded } else { Cause::Removed })
+    /// The session it belongs to, if that has not ended.
+    #[must_use]
+    pub fn session(&self) -> Option<ExecutionSession> {
+        Some(self.dylib()?.session().clone())
     }
+
+    fn dylib(&self) -> Option<JitDylib> {
+        self.table.body(self.id)?.source.owner()?.dylib.upgrade()
+    }
+
+    /// What to look up to have a body.
+    fn define(&self, body: &Body) -> Result<Wanted, LookupError> {
+        let Some(owner) = body.source.owner() else { return Err(self.failure(Cause::Removed)) };
+        if let BodySource::Promoted { address, .. } = *body.source {
+            return Ok(Wanted::Nothing(address));
+        }
+        let Some(dylib) = owner.dylib.upgrade() else { return Err(self.failure(Cause::SessionEnded)) };
+        let name = body.source.define(dylib.session(), body.item).map_err(|error| self.failure(error.into()))?;
+        Ok(Wanted::Body(dylib, name))
+    }
+}
+
+enum Wanted {
+    Body(JitDylib, SymbolName),
+    /// It is there.
+    Nothing(u64),
 }
 
 impl fmt::Debug for LazyBody {

@@ -8,6 +8,7 @@ use cranelift_codegen::ir::{self, AbiParam, Signature, types};
 use cranelift_codegen::isa::CallConv;
 use jit_linker::memory::FinalizedAllocation;
 
+use crate::platform::trap::{self, CallError, Registers};
 use crate::session::ExecutionSession;
 
 mod sealed {
@@ -18,6 +19,18 @@ mod sealed {
 pub trait Scalar: sealed::Sealed + Copy + 'static {
     /// How CLIF describes a parameter or result of this type.
     fn param() -> AbiParam;
+
+    /// Whether it is passed in a register for floating-point numbers.
+    #[doc(hidden)]
+    const IS_FLOAT: bool = false;
+
+    /// What is in its register.
+    #[doc(hidden)]
+    fn to_register(self) -> u64;
+
+    /// The value of a register.
+    #[doc(hidden)]
+    fn from_register(bits: u64) -> Self;
 }
 
 macro_rules! scalar {
@@ -26,6 +39,35 @@ macro_rules! scalar {
         impl Scalar for $type {
             fn param() -> AbiParam {
                 $param
+            }
+
+            fn to_register(self) -> u64 {
+                self as u64
+            }
+
+            fn from_register(bits: u64) -> Self {
+                bits as Self
+            }
+        }
+    )*};
+}
+
+macro_rules! float {
+    ($($type:ident, $bits:ident, $param:expr);*) => {$(
+        impl sealed::Sealed for $type {}
+        impl Scalar for $type {
+            const IS_FLOAT: bool = true;
+
+            fn param() -> AbiParam {
+                $param
+            }
+
+            fn to_register(self) -> u64 {
+                u64::from(self.to_bits())
+            }
+
+            fn from_register(bits: u64) -> Self {
+                Self::from_bits(bits as $bits)
             }
         }
     )*};
@@ -42,8 +84,11 @@ scalar! {
     i64 => AbiParam::new(types::I64),
     usize => AbiParam::new(pointer()),
     isize => AbiParam::new(pointer()),
-    f32 => AbiParam::new(types::F32),
-    f64 => AbiParam::new(types::F64),
+}
+
+float! {
+    f32, u32, AbiParam::new(types::F32);
+    f64, u64, AbiParam::new(types::F64)
 }
 
 impl<T: 'static> sealed::Sealed for *const T {}
@@ -51,12 +96,28 @@ impl<T: 'static> Scalar for *const T {
     fn param() -> AbiParam {
         AbiParam::new(pointer())
     }
+
+    fn to_register(self) -> u64 {
+        self.expose_provenance() as u64
+    }
+
+    fn from_register(bits: u64) -> Self {
+        std::ptr::with_exposed_provenance(bits as usize)
+    }
 }
 
 impl<T: 'static> sealed::Sealed for *mut T {}
 impl<T: 'static> Scalar for *mut T {
     fn param() -> AbiParam {
         AbiParam::new(pointer())
+    }
+
+    fn to_register(self) -> u64 {
+        self.expose_provenance() as u64
+    }
+
+    fn from_register(bits: u64) -> Self {
+        std::ptr::with_exposed_provenance_mut(bits as usize)
     }
 }
 
@@ -68,17 +129,27 @@ fn pointer() -> ir::Type {
 pub trait Returned: 'static {
     /// How CLIF describes it.
     fn params() -> Vec<AbiParam>;
+
+    /// Takes it from the registers that a function has left.
+    #[doc(hidden)]
+    fn from_registers(integer: u64, float: u64) -> Self;
 }
 
 impl Returned for () {
     fn params() -> Vec<AbiParam> {
         Vec::new()
     }
+
+    fn from_registers(_: u64, _: u64) -> Self {}
 }
 
 impl<T: Scalar> Returned for T {
     fn params() -> Vec<AbiParam> {
         vec![T::param()]
+    }
+
+    fn from_registers(integer: u64, float: u64) -> Self {
+        T::from_register(if T::IS_FLOAT { float } else { integer })
     }
 }
 
@@ -115,12 +186,18 @@ pub struct JitFn<F> {
     session: ExecutionSession,
     /// `None` for a function that no memory of ours holds.
     _code: Option<Arc<FinalizedAllocation>>,
+    traps: bool,
     function: PhantomData<F>,
 }
 
 impl<F: FnPointer> JitFn<F> {
-    pub(crate) fn new(address: u64, session: ExecutionSession, code: Option<Arc<FinalizedAllocation>>) -> Self {
-        Self { address, session, _code: code, function: PhantomData }
+    pub(crate) fn new(
+        address: u64,
+        session: ExecutionSession,
+        code: Option<Arc<FinalizedAllocation>>,
+        traps: bool,
+    ) -> Self {
+        Self { address, session, _code: code, traps, function: PhantomData }
     }
 
     /// Where the body is.
@@ -151,7 +228,8 @@ impl<F> fmt::Debug for JitFn<F> {
 
 impl<F> Clone for JitFn<F> {
     fn clone(&self) -> Self {
-        Self { address: self.address, session: self.session.clone(), _code: self._code.clone(), function: PhantomData }
+        let Self { address, traps, .. } = *self;
+        Self { address, session: self.session.clone(), _code: self._code.clone(), traps, function: PhantomData }
     }
 }
 
@@ -188,6 +266,32 @@ macro_rules! pointer {
                 #[allow(unused_unsafe, reason = "half of the pointer types are safe to call")]
                 // SAFETY: the handle is alive and a scope open; the rest is as the caller says.
                 unsafe { self.pointer()($($value),*) }
+            }
+
+            /// As [`call`](Self::call); a trap is an error. It leads out of compiled code only: if
+            /// there is a host function between this call and the trap, which has not called
+            /// back by `try_call` itself, the trap is not caught.
+            ///
+            /// # Errors
+            ///
+            /// When the function trapped, or the JIT was built without
+            /// [`traps`](crate::JitBuilder::traps) and nothing was called.
+            ///
+            /// # Safety
+            ///
+            /// As [`call`](Self::call).
+            #[allow(clippy::too_many_arguments, reason = "as many as the function has")]
+            pub unsafe fn try_call(&self $(, $value: $arg)*) -> Result<R, CallError> {
+                if !self.traps {
+                    return Err(CallError::NotEnabled);
+                }
+                let _scope = self.session.enter();
+                let mut registers = Registers::default();
+                $(registers.push($value.to_register(), $arg::IS_FLOAT);)*
+                // SAFETY: the handle is alive and a scope open; the arguments are those of the
+                // function's type; the rest is as the caller says.
+                unsafe { trap::call(self.address, &mut registers)? };
+                Ok(R::from_registers(registers.result(false), registers.result(true)))
             }
         }
     };

@@ -12,11 +12,16 @@ use jit_linker::arch::Architecture;
 use jit_linker::memory::{MemoryManager, MemoryStatistics};
 use target_lexicon::Triple;
 
-use crate::clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics, describe};
+use crate::clif::{
+    ClifLayer, ClifModule, ClifOptions, ClifTransform, CompileAt, CompileStatistics, ObjectCache, describe,
+};
 use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
-use crate::redirect::Redirections;
+use crate::object::ObjectLinkingLayer;
+use crate::platform::debug::Debugger;
+use crate::platform::{Services, trap};
+use crate::redirect::{FirstTier, FunctionTable, RedirectableFunction, Redirections};
 use crate::session::{
     AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
     ProcessSymbols, ResourceTracker, SearchOrder, SymbolDef, SymbolFilter, SymbolFlags, TaskDispatcher,
@@ -60,8 +65,11 @@ pub struct JitBuilder {
     process: ProcessAccess,
     reporter: Option<ErrorReporter>,
     first_call: Option<Arc<dyn FirstCall>>,
-    no_unwinding: bool,
+    first_tier: Option<Arc<dyn FirstTier>>,
+    object_cache: Option<Arc<dyn ObjectCache>>,
+    transforms: Vec<Arc<dyn ClifTransform>>,
     failure_address: Option<u64>,
+    services: Services,
 }
 
 impl JitBuilder {
@@ -128,7 +136,22 @@ impl JitBuilder {
     /// do by default. It takes about 40 bytes a function. Without it, a panic that would leave a
     /// host function into compiled code aborts the process.
     pub fn unwinding(mut self, unwinding: bool) -> Self {
-        self.no_unwinding = !unwinding;
+        self.services.unwinding = unwinding;
+        self
+    }
+
+    /// Whether traps of compiled code can be caught, by [`JitFn::try_call`]; by default not.
+    /// Handlers for signals of faults are installed then, once for the process: they pass on what
+    /// is not a trap of a call that catches it.
+    pub fn traps(mut self, traps: bool) -> Self {
+        self.services.traps = traps;
+        self
+    }
+
+    /// Whether debuggers are told of compiled code: its functions, and their lines where modules
+    /// have a [source](ClifModule::source).
+    pub fn debugger(mut self, debugger: Debugger) -> Self {
+        self.services.debugger = debugger.is_wanted();
         self
     }
 
@@ -141,6 +164,34 @@ impl JitBuilder {
         self
     }
 
+    /// Gives redirectable functions a first tier. Without it, they are compiled as everything else.
+    pub fn first_tier(mut self, first_tier: Arc<dyn FirstTier>) -> Self {
+        self.first_tier = Some(first_tier);
+        self
+    }
+
+    /// What would be compiled for, at another level.
+    ///
+    /// # Errors
+    ///
+    /// When the target is not supported.
+    pub fn isa_at(&self, level: OptLevel) -> Result<OwnedTargetIsa, Error> {
+        self.isa(level)
+    }
+
+    /// Asks a cache for every function before it is compiled.
+    pub fn object_cache(mut self, cache: Arc<dyn ObjectCache>) -> Self {
+        self.object_cache = Some(cache);
+        self
+    }
+
+    /// Changes every function before it is compiled, after what was asked for earlier:
+    /// [`InlineSmallFunctions`](crate::InlineSmallFunctions), or anything else.
+    pub fn clif_transform(mut self, transform: impl ClifTransform + 'static) -> Self {
+        self.transforms.push(Arc::new(transform));
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -148,8 +199,11 @@ impl JitBuilder {
     /// When the target is not supported or not the host's, or the system refuses threads or
     /// address space.
     pub fn build(self) -> Result<Jit, Error> {
-        let isa = self.isa()?;
+        let isa = self.isa(self.opt_level)?;
         let architecture = architecture(&isa)?;
+        if self.services.traps {
+            trap::enable().map_err(|error| Error::Signals(Arc::new(error)))?;
+        }
         let memory = match self.memory {
             Some(memory) => memory,
             None => default_memory()?,
@@ -168,18 +222,21 @@ impl JitBuilder {
             ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
             ProcessAccess::None => {}
         }
-        let layer = ClifLayer::with_unwinding(isa, !self.no_unwinding)?;
-        let redirections = Redirections::new(
+        let objects = ObjectLinkingLayer::new();
+        let options = ClifOptions { cache: self.object_cache, transforms: self.transforms };
+        let layer = ClifLayer::with_options(isa, &objects, options, self.services.clone())?;
+        let table = FunctionTable::new(
             Arc::clone(&memory),
             architecture,
-            !self.no_unwinding,
+            self.services.unwinding,
             self.first_call,
             self.failure_address,
         );
-        Ok(Jit { layer, main, redirections, memory, session })
+        let redirections = Redirections::new(table, self.first_tier, &layer);
+        Ok(Jit { layer, objects, main, redirections, memory, session })
     }
 
-    fn isa(&self) -> Result<OwnedTargetIsa, Error> {
+    fn isa(&self, level: OptLevel) -> Result<OwnedTargetIsa, Error> {
         let unsupported = |error: &dyn fmt::Display| Error::Target(error.to_string());
         let mut builder = match &self.target {
             None => cranelift_native::builder().map_err(|error| unsupported(&error))?,
@@ -193,15 +250,15 @@ impl JitBuilder {
             };
             result.map_err(|error| unsupported(&error))?;
         }
-        let flags = self.flags(flags).map_err(|error| unsupported(&error))?;
+        let flags = self.flags(level, flags).map_err(|error| unsupported(&error))?;
         builder.finish(flags).map_err(|error| unsupported(&error))
     }
 
     /// Adds the settings that Orcane relies on, and those with a method of their own.
-    fn flags(&self, mut flags: settings::Builder) -> Result<settings::Flags, SetError> {
+    fn flags(&self, level: OptLevel, mut flags: settings::Builder) -> Result<settings::Flags, SetError> {
         let verifier = self.verifier.unwrap_or(cfg!(debug_assertions));
         for (name, value) in [
-            ("opt_level", if self.opt_level == OptLevel::None { "none" } else { "speed" }),
+            ("opt_level", if level == OptLevel::None { "none" } else { "speed" }),
             ("enable_verifier", if verifier { "true" } else { "false" }),
             // No absolute address in code: what a unit refers to is in tables that we own.
             ("is_pic", "true"),
@@ -248,6 +305,7 @@ fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
 /// `process`, which has the symbols of the process.
 pub struct Jit {
     layer: ClifLayer,
+    objects: ObjectLinkingLayer,
     main: JitDylib,
     redirections: Redirections,
     memory: Arc<dyn MemoryManager>,
@@ -287,6 +345,12 @@ impl Jit {
         &self.layer
     }
 
+    /// The layer that links objects and what was compiled: plugins are added here.
+    #[must_use]
+    pub fn object_layer(&self) -> &ObjectLinkingLayer {
+        &self.objects
+    }
+
     /// The instruction set that is compiled for.
     #[must_use]
     pub fn isa(&self) -> &OwnedTargetIsa {
@@ -319,15 +383,28 @@ impl Jit {
     /// compiled first if the old one was, or at its first call if functions are
     /// [lazy](JitBuilder::first_call). The old body goes when no thread is inside it.
     ///
+    /// The tracker removes the functions that are defined for the first time: what still calls them
+    /// then ends up where calls of functions do that can't be compiled.
+    ///
     /// # Errors
     ///
     /// When the module can't be added, a function has another signature than before, or a new
     /// body can't be compiled: then everything stays as it was.
-    pub fn redefine(&self, module: ClifModule) -> Result<(), Error> {
+    pub fn redefine(&self, module: ClifModule) -> Result<ResourceTracker, Error> {
         if !module.redirectable {
             return Err(Error::Module(format!("{} is not redirectable", module.name)));
         }
         self.redirections.define(&self.layer, &self.main, module)
+    }
+
+    /// As [`redefine`](Self::redefine), for functions whose bodies are made by units of the user's:
+    /// from whatever represents them, when they are needed.
+    ///
+    /// # Errors
+    ///
+    /// As [`redefine`](Self::redefine).
+    pub fn redefine_with(&self, functions: Vec<RedirectableFunction>) -> Result<ResourceTracker, Error> {
+        self.redirections.define_with(&self.main, functions)
     }
 
     /// Looks a function up from `main`, compiles what it needs, and gives a handle to it.
@@ -350,7 +427,7 @@ impl Jit {
         let order = dylib.link_order();
         let wanted = describe(&F::signature(self.convention()));
         let mut symbol = self.session.intern(name);
-        let mut function = None;
+        let mut body = None;
         loop {
             let found = self.session.lookup(&order, vec![symbol.clone()])?;
             let Some(found) = found.into_iter().next() else { continue };
@@ -360,17 +437,18 @@ impl Jit {
                 let defined = defined.to_string();
                 return Err(Error::Signature { symbol: name.to_owned(), defined, wanted });
             }
-            if let Some(body) = self.redirections.body_of(&found) {
-                function = Some(std::mem::replace(&mut symbol, body));
+            if let Some((newest, name)) = self.redirections.body_of(&found, &self.main) {
+                (body, symbol) = (Some(newest), name);
                 continue;
             }
-            if let Some(function) = function.take() {
+            if let Some(body) = body.take() {
                 // Calls need not find out for themselves that it is there.
-                self.redirections.publish(&self.session, &function, &found);
+                self.redirections.publish(&self.session, &body, &found);
             }
             // Gone already if it was removed since: then the lookup says so.
             if let Some(code) = self.session.code_of(found.id) {
-                return Ok(JitFn::new(found.definition.address, self.session.clone(), code));
+                let traps = self.layer.shared.services.traps;
+                return Ok(JitFn::new(found.definition.address, self.session.clone(), code, traps));
             }
         }
     }

@@ -10,9 +10,10 @@
 //! and [`Jit`] puts everything together.
 
 mod error;
-#[cfg(target_os = "linux")]
 mod object;
 pub mod platform;
+#[cfg(target_os = "linux")]
+mod program;
 mod session;
 mod sync;
 
@@ -29,8 +30,9 @@ mod redirect;
 
 pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, Use};
 pub use jit_linker::{SymbolName, SymbolStringPool};
+pub use object::{Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer};
 #[cfg(target_os = "linux")]
-pub use object::Program;
+pub use program::Program;
 pub use session::{
     AbsoluteSymbol, Alias, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, ErrorReporter, ExecutionScope,
     ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher, InProcess, JitDylib,
@@ -42,13 +44,24 @@ pub use session::{
 };
 
 #[cfg(feature = "cranelift")]
-pub use clif::{ClifLayer, ClifModule, CompileAt, CompileStatistics};
+pub use clif::{
+    ClifLayer, ClifModule, ClifTransform, ClifTransformLayer, CompileAt, CompileStatistics, FunctionTransform,
+    InMemoryCache, InlineSmallFunctions, ModuleLayer, ObjectCache, TransformError,
+};
 #[cfg(feature = "cranelift")]
-pub use first_call::{CallThrough, FirstCall, LazyBody};
+pub use first_call::{CallThrough, FirstCall, LazyBody, LazyFunctions};
 #[cfg(feature = "cranelift")]
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
 pub use jit::{Jit, JitBuilder, OptLevel, ProcessAccess};
+#[cfg(feature = "cranelift")]
+pub use platform::code::SourceText;
+#[cfg(feature = "cranelift")]
+pub use platform::debug::Debugger;
+#[cfg(feature = "cranelift")]
+pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};
+#[cfg(feature = "cranelift")]
+pub use redirect::{BodyMaker, FirstTier, Promoter, RedirectableFunction};
 
 /// Cranelift, in the version whose types this crate speaks.
 #[cfg(feature = "cranelift")]

@@ -3,11 +3,11 @@
 mod common;
 
 use common::{add, define, jit};
-use jit_core::{Error, Jit};
+use jit_core::{Error, Jit, ResourceTracker};
 
 type Nullary = unsafe extern "C" fn() -> i64;
 
-fn redefine(jit: &Jit, text: &str) -> Result<(), Error> {
+fn redefine(jit: &Jit, text: &str) -> Result<ResourceTracker, Error> {
     let mut module = jit.module("bodies").redirectable();
     define(&mut module, text);
     jit.redefine(module)

@@ -1,11 +1,14 @@
 //! `LazyJit`: a `Jit` whose redirectable functions are lazy.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use jit_core::{Error, Jit, JitBuilder, LookupError, SymbolName};
+use jit_core::{Error, FirstTier, Jit, JitBuilder, LazyBody, LookupError, OptLevel, SymbolName};
 
-use crate::call_through::{FailureHandler, LazyCallThrough, abort_on_failure};
+use crate::ahead::Ahead;
+use crate::call_through::{FailureHandler, LazyCallThrough, Partition, abort_on_failure, one_function};
+use crate::tier::{TierStatistics, Tiering, Tiers};
 
 /// A [`Jit`] in which nothing is compiled before it is called.
 ///
@@ -21,9 +24,9 @@ use crate::call_through::{FailureHandler, LazyCallThrough, abort_on_failure};
 /// assert_eq!(jit.statistics().functions, 0);
 /// # Ok::<(), jit_core::Error>(())
 /// ```
-#[derive(Debug)]
 pub struct LazyJit {
     jit: Jit,
+    tiers: Option<Arc<Tiers>>,
 }
 
 impl LazyJit {
@@ -39,6 +42,18 @@ impl LazyJit {
     /// Sets one up.
     pub fn builder() -> LazyJitBuilder {
         LazyJitBuilder::new(Jit::builder())
+    }
+
+    /// What became of functions since the start; nothing without [tiers](LazyJitBuilder::tiers).
+    #[must_use]
+    pub fn tier_statistics(&self) -> TierStatistics {
+        self.tiers.as_ref().map(|tiers| tiers.statistics()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for LazyJit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LazyJit").field(&self.jit).finish()
     }
 }
 
@@ -61,12 +76,15 @@ impl From<LazyJit> for Jit {
 pub struct LazyJitBuilder {
     jit: JitBuilder,
     failure: FailureHandler,
+    partition: Partition,
+    ahead: usize,
+    tiering: Option<Tiering>,
 }
 
 impl LazyJitBuilder {
     /// Makes what `jit` sets up lazy.
     pub fn new(jit: JitBuilder) -> Self {
-        Self { jit, failure: Arc::new(abort_on_failure) }
+        Self { jit, failure: Arc::new(abort_on_failure), partition: Arc::new(one_function), ahead: 0, tiering: None }
     }
 
     /// Where calls go whose function can't be had: see [`FailureHandler`]. By default the process
@@ -79,13 +97,48 @@ impl LazyJitBuilder {
         self
     }
 
+    /// What is compiled together with a function when that is first called: by default
+    /// [nothing](one_function), or [all of its module](crate::whole_module), or what a closure
+    /// says.
+    pub fn partition(mut self, partition: impl Fn(&LazyBody) -> Vec<LazyBody> + Send + Sync + 'static) -> Self {
+        self.partition = Arc::new(partition);
+        self
+    }
+
+    /// Compiles likely callees of what is called on this many threads, while no call waits. With 0,
+    /// the default, nothing is compiled ahead.
+    pub fn ahead_threads(mut self, threads: usize) -> Self {
+        self.ahead = threads;
+        self
+    }
+
+    /// Compiles functions quickly at first, without optimization, and anew as the JIT is set up to
+    /// when they were called often, in the background. Functions that only their module knows are
+    /// compiled once. By default everything is.
+    ///
+    /// A loop that is running stays in its tier until its function is called again.
+    pub fn tiers(mut self, tiering: Tiering) -> Self {
+        self.tiering = Some(tiering);
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
     ///
     /// As [`JitBuilder::build`].
     pub fn build(self) -> Result<LazyJit, Error> {
-        let first_call = Arc::new(LazyCallThrough::new(self.failure));
-        Ok(LazyJit { jit: self.jit.first_call(first_call).build()? })
+        let refused = |error| Error::Thread(Arc::new(error));
+        let ahead = (self.ahead > 0).then(|| Ahead::new(self.ahead).map_err(refused)).transpose()?;
+        let first_call = Arc::new(LazyCallThrough::ahead(self.failure, self.partition, ahead));
+        let mut jit = self.jit.first_call(first_call);
+        let tiers = match self.tiering {
+            Some(tiering) => Some(Arc::new(Tiers::new(jit.isa_at(OptLevel::None)?, tiering)?)),
+            None => None,
+        };
+        if let Some(tiers) = &tiers {
+            jit = jit.first_tier(Arc::clone(tiers) as Arc<dyn FirstTier>);
+        }
+        Ok(LazyJit { jit: jit.build()?, tiers })
     }
 }

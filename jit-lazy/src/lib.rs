@@ -13,13 +13,16 @@
 //! little stack left has another one compile for it. A first call takes locks and allocates, so in
 //! a signal handler it ends the process, with the handler's name.
 
+mod ahead;
 mod call_through;
 mod lazy_jit;
 mod reentry;
 mod registry;
 mod signal;
 mod stack;
+mod tier;
 mod trampoline;
 
-pub use call_through::{FailureHandler, LazyCallThrough, abort_on_failure};
+pub use call_through::{FailureHandler, LazyCallThrough, Partition, abort_on_failure, one_function, whole_module};
 pub use lazy_jit::{LazyJit, LazyJitBuilder};
+pub use tier::{Counting, CountingTransform, Promotion, TierStatistics, Tiering, count_calls_and_loops};

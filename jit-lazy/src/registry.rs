@@ -1,68 +1,71 @@
 //! Which trampoline stands for which function, process-wide: an index is all that a trampoline
-//! can say.
+//! can say. The upper part of it says which block, the lower which function of that.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use jit_core::LazyFunctions;
 
 use crate::call_through::Target;
 
 static TARGETS: RwLock<Registry> = RwLock::new(Registry { targets: Vec::new(), free: Vec::new() });
 
 struct Registry {
+    /// What blocks of indices stand for.
     targets: Vec<Option<Arc<Target>>>,
-    /// First indices of ranges that were given back.
+    /// Blocks that were given back.
     free: Vec<u32>,
 }
 
-/// A range of [`RANGE`] indices. Dropped, it is given back.
-#[derive(Debug)]
+/// The indices of a block of functions. Dropped, they stand for nothing any more.
 pub(crate) struct Indices {
-    first: u32,
+    block: u32,
 }
-
-/// Indices in a range: as many as a block has trampolines.
-pub(crate) const RANGE: u32 = 128;
 
 impl Indices {
     /// `None` when all 2³² are taken.
-    pub(crate) fn reserve() -> Option<Self> {
+    pub(crate) fn reserve(target: Target) -> Option<Self> {
+        let target = Some(Arc::new(target));
         let mut registry = write();
-        let first = match registry.free.pop() {
-            Some(first) => first,
+        let block = match registry.free.pop() {
+            Some(block) => {
+                registry.targets[block as usize] = target;
+                block
+            }
             None => {
-                let first = u32::try_from(registry.targets.len()).ok().filter(|first| *first <= u32::MAX - RANGE)?;
-                registry.targets.resize_with((first + RANGE) as usize, || None);
-                first
+                let block = registry.targets.len() as u32;
+                if block > u32::MAX / LazyFunctions::LEN {
+                    return None;
+                }
+                registry.targets.push(target);
+                block
             }
         };
-        Some(Self { first })
+        Some(Self { block })
     }
 
-    /// The index at `position` of the range.
-    pub(crate) fn at(&self, position: u32) -> u32 {
-        debug_assert!(position < RANGE);
-        self.first + position
+    /// The first function's.
+    pub(crate) fn first(&self) -> u32 {
+        self.block * LazyFunctions::LEN
     }
 }
 
 impl Drop for Indices {
     fn drop(&mut self) {
-        write().free.push(self.first);
+        let mut registry = write();
+        registry.free.push(self.block);
+        let target = registry.targets[self.block as usize].take();
+        drop(registry);
+        // Not with the lock held: it may be the last to refer to a user's handler.
+        drop(target);
     }
-}
-
-/// Says what an index stands for, or that it stands for nothing.
-pub(crate) fn set(index: u32, target: Option<Arc<Target>>) {
-    let old = std::mem::replace(&mut write().targets[index as usize], target);
-    // Not with the lock held: it may be the last to refer to a user's handler.
-    drop(old);
 }
 
 /// Where the call that came through the trampoline `index` is to go. Called by the re-entry
 /// routine.
 pub(crate) extern "C-unwind" fn resolve(index: u32) -> u64 {
-    let target = read().targets.get(index as usize).cloned().flatten();
-    match target {
-        Some(target) => target.resolve(),
+    let target = read().targets.get((index / LazyFunctions::LEN) as usize).cloned().flatten();
+    match target.and_then(|target| target.resolve(index % LazyFunctions::LEN)) {
+        Some(address) => address,
         None => called_after_removal(index),
     }
 }

@@ -32,10 +32,11 @@ fn a_slot_leads_to_its_trampoline_before_the_first_call_and_to_the_body_after() 
 
         let trampoline = disassemble(word(slot), 3);
         let codes: Vec<_> = trampoline.iter().map(Instruction::code).collect();
-        assert_eq!(codes, [Code::Endbr64, Code::Pushq_imm32, Code::Jmp_rm64]);
-        assert_eq!(trampoline[2].memory_base(), Register::RIP);
+        assert_eq!(codes, [Code::Endbr64, Code::Pushq_imm32, Code::Jmp_rel32_64]);
+        let tail = disassemble(trampoline[2].near_branch_target(), 1)[0];
+        assert_eq!((tail.code(), tail.memory_base()), (Code::Jmp_rm64, Register::RIP));
         indices.push(trampoline[1].immediate32to64());
-        routines.push(word(trampoline[2].ip_rel_memory_address()));
+        routines.push(word(tail.ip_rel_memory_address()));
 
         call(&jit, name);
         let body = jit.lookup::<common::Nullary>(name).unwrap();

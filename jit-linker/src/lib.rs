@@ -11,6 +11,7 @@ pub mod arch;
 pub mod format;
 pub mod graph;
 pub mod link;
+pub mod map;
 pub mod memory;
 mod name;
 mod pass;

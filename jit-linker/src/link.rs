@@ -137,6 +137,17 @@ impl Allocated {
         &self.placement.graph
     }
 
+    /// The addresses of a segment.
+    #[must_use]
+    pub fn segment(&self, kind: SegmentKind) -> Range<u64> {
+        let start = self.placement.bases[kind as usize];
+        start..start + self.placement.allocation.size(kind) as u64
+    }
+
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
     /// The address of a symbol that the graph defines, or that was resolved.
     #[must_use]
     pub fn address(&self, symbol: SymbolId) -> u64 {

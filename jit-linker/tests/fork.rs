@@ -22,7 +22,7 @@ mod linux {
     use std::time::{Duration, Instant};
 
     use jit_linker::arch::Architecture;
-    use jit_linker::memory::{Allocation, MemoryManager, SegmentKind, SlabManager, SlotPool};
+    use jit_linker::memory::{Allocation, MemoryManager, SegmentKind, SlabManager, SlotBlock};
 
     use crate::machine_code::{address, call, code, link};
 
@@ -277,25 +277,26 @@ mod linux {
 
     fn slots_and_data_are_independent() {
         let manager = manager();
-        let pool = SlotPool::new(Arc::clone(&manager), Architecture::host().expect("tests run"));
-        let slot = pool.allocate(one as *const () as u64).expect("memory");
+        let slots = SlotBlock::new(&manager, Architecture::host().expect("tests run")).expect("memory");
+        slots.store(3, one as *const () as u64);
         let call_stub = || {
-            let stub = std::ptr::with_exposed_provenance::<()>(slot.stub_address() as usize);
+            let stub = std::ptr::with_exposed_provenance::<()>(slots.stub_address(3) as usize);
             // SAFETY: the slot holds the address of a function of this type.
             unsafe { std::mem::transmute::<*const (), extern "C" fn() -> u32>(stub)() }
         };
         let mut child = Child::new(|parent| {
-            slot.store(two as *const () as u64);
+            slots.store(3, two as *const () as u64);
             assert_eq!(call_stub(), 2);
             parent.go_on();
             parent.wait();
             assert_eq!(call_stub(), 2);
-            let own = pool.allocate(9).expect("memory");
-            assert_eq!(own.load(), 9);
+            let own = SlotBlock::new(&manager, Architecture::host().expect("tests run")).expect("memory");
+            own.store(0, 9);
+            assert_eq!(own.load(0), 9);
         });
         child.peer.wait();
         assert_eq!(call_stub(), 1);
-        slot.store(three as *const () as u64);
+        slots.store(3, three as *const () as u64);
         assert_eq!(call_stub(), 3);
         child.peer.go_on();
         child.succeeds();

@@ -98,7 +98,11 @@ fn execute(options: &Options) -> Result<(), CommandError> {
             Optimise::None => OptLevel::None,
             Optimise::Speed => OptLevel::Speed,
         },
-        compile: if options.lazy { Compile::Lazily } else { Compile::Eagerly },
+        compile: match options {
+            Options { tiered: true, .. } => Compile::Tiered,
+            Options { lazy: true, .. } => Compile::Lazily,
+            _ => Compile::Eagerly,
+        },
         threads: usize::from(options.threads),
     })?;
     let result = if options.files.is_empty() && options.expressions.is_empty() {

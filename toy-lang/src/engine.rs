@@ -3,17 +3,19 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cranelift_codegen::Context;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{Linkage, Module};
-use orcane::lazy::LazyJitBuilder;
+use orcane::lazy::{LazyJitBuilder, Tiering};
 use orcane::{
     AbsoluteSymbol, ClifModule, DylibLookup, FnPointer, Jit, LookupError, OptLevel, SymbolDef, SymbolFlags, SymbolName,
 };
 
 use crate::ast::{Expr, Function, Parameter};
+use crate::body::Workshop;
 use crate::listing;
 use crate::lower::{LowerError, Symbols, lower, signature};
 use crate::runtime;
@@ -38,6 +40,8 @@ pub enum Compile {
     Eagerly,
     /// When it is first called.
     Lazily,
+    /// When it is first called, without optimization, and again when it was called often.
+    Tiered,
 }
 
 /// How programs are compiled and run.
@@ -98,6 +102,8 @@ impl fmt::Display for Statistics {
 pub struct Engine {
     jit: Jit,
     compile: Compile,
+    /// Makes bodies when they are first called.
+    workshop: Workshop,
     scratch: FunctionBuilderContext,
     context: Context,
     symbols: Symbols,
@@ -126,6 +132,9 @@ impl Engine {
         let jit = match options.compile {
             Compile::Eagerly => builder.build()?,
             Compile::Lazily => LazyJitBuilder::new(builder).failure_handler(give_up).build()?.into(),
+            Compile::Tiered => {
+                LazyJitBuilder::new(builder).failure_handler(give_up).tiers(Tiering::default()).build()?.into()
+            }
         };
         // In a dylib of their own, so that a program may define functions of these names.
         let runtime = jit.session().create_dylib("runtime")?;
@@ -141,6 +150,7 @@ impl Engine {
         jit.main().add_to_link_order(&runtime, DylibLookup::Exported)?;
         Ok(Self {
             compile: options.compile,
+            workshop: Workshop { layer: jit.clif_layer().clone(), lowering: Arc::default() },
             scratch: FunctionBuilderContext::new(),
             context: Context::new(),
             symbols: Symbols::default(),
@@ -161,6 +171,12 @@ impl Engine {
     /// # Errors
     /// A function can't be compiled: then nothing has changed.
     pub fn define(&mut self, functions: &[Arc<Function>]) -> Result<(), EngineError> {
+        if self.compile == Compile::Lazily {
+            let name = |function: &Function| self.jit.session().intern(&function.prototype.name);
+            let functions = functions.iter().map(|function| self.workshop.function(name(function), function));
+            self.jit.redefine_with(functions.collect())?;
+            return Ok(());
+        }
         let mut module = self.new_module().redirectable();
         for function in functions {
             let prototype = &function.prototype;
@@ -223,7 +239,7 @@ impl Engine {
             functions: compiled.functions,
             code_bytes: compiled.code_bytes,
             data_bytes: compiled.data_bytes,
-            lower: self.lower,
+            lower: self.lower + Duration::from_nanos(self.workshop.lowering.load(Ordering::Relaxed)),
             compile: compiled.compile_time,
             link: compiled.link_time,
             run: self.run,

@@ -46,6 +46,7 @@
 //! What runs without end, or recurses until the stack is full, does so as a native program does.
 
 pub mod ast;
+mod body;
 pub mod check;
 pub mod command;
 pub mod diagnostic;

@@ -31,6 +31,10 @@ pub struct Options {
     #[arg(long, conflicts_with = "eager")]
     pub lazy: bool,
 
+    /// Compile a function quickly when it is first called, and again when it was called often.
+    #[arg(long, conflicts_with_all = ["lazy", "eager"])]
+    pub tiered: bool,
+
     /// Compile a function when it is defined: the default.
     #[arg(long)]
     pub eager: bool,

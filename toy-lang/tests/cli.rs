@@ -101,7 +101,7 @@ fn statistics_go_to_standard_error() {
 #[test]
 fn laziness_compiles_only_what_is_called() {
     let program = "def f(x) x; def g(x) x; def h(x) if x then f(x) else g(x); h(1)";
-    for (option, compiled) in [("--eager", 4), ("--lazy", 3)] {
+    for (option, compiled) in [("--eager", 4), ("--lazy", 3), ("--tiered", 3)] {
         let ran = kaleidoscope(&["--stats", option, "-e", program], "");
         assert_eq!(ran.out, "1\n");
         assert!(ran.err.contains(&format!("functions compiled {compiled:>13}\n")), "{option}: {}", ran.err);
@@ -114,6 +114,7 @@ fn wrong_options_are_refused() {
         &["--emit", "wasm"][..],
         &["-O", "3"],
         &["--lazy", "--eager"],
+        &["--lazy", "--tiered"],
         &["--threads", "many"],
         &["-o", "x"],
         &["--what"],

@@ -31,6 +31,11 @@ fn examples_run_lazily() {
 }
 
 #[test]
+fn examples_run_tiered() {
+    check_all(&["--tiered"]);
+}
+
+#[test]
 fn examples_run_with_compile_threads() {
     check_all(&["--eager", "--threads", "2"]);
     check_all(&["--lazy", "--threads", "3"]);

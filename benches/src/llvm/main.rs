@@ -1,10 +1,13 @@
-//! LLVM's subjects: `llvm-peer child SUBJECT LEVEL COUNT`, as `benches` starts it, and `llvm-peer table COUNT`.
+//! LLVM's subjects, as `benches` starts them: `llvm-peer child SUBJECT LEVEL COUNT`, `llvm-peer table COUNT`, and
+//! `llvm-peer quality PROGRAM GENERATOR`.
 
 mod chain;
+mod quality;
 mod table;
 
 use workloads::Result;
 use workloads::child::{CHILD, CHILD_WITH_MEMORY, report};
+use workloads::quality::QUALITY;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,6 +20,7 @@ fn main() -> Result<()> {
             let (subject, count) = (subject.parse::<workloads::llvm::LlvmSubject>()?, count.parse()?);
             println!("{}", report(mode, || chain::run(subject, count))?);
         }
+        [QUALITY, program, generator] => println!("{}", quality::run(program, generator)?),
         ["table", count] => {
             let mut table = table::Llvm::new()?;
             println!("{}", workloads::table::measure(&mut table, count.parse()?)?);

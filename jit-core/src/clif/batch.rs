@@ -5,26 +5,30 @@ use std::time::Instant;
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
+use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
 use jit_linker::arch::Architecture;
-use jit_linker::graph::{BlockId, Edge, LinkGraph, SymbolId as GraphSymbol};
-use jit_linker::link::{Allocated, Prepared};
-use jit_linker::memory::SegmentKind;
+use jit_linker::graph::{BlockId, Edge, LinkGraph, Linkage, SymbolId as GraphSymbol};
+use jit_linker::link::{Allocated, Loaded, Prepared};
+use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::SmallVec;
 
-use super::cfi;
 use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
-use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, module_reloc};
+use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, module_reloc};
 use super::reloc::edge_kind;
+use super::{cache, cfi};
 use crate::error::{Cause, SymbolFailure};
+use crate::object::{Watched, dependency};
+use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
 use crate::platform::unwind::{self, Frames};
+use crate::redirect::FirstTier;
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
-use crate::sync::{Arc, lock};
+use crate::sync::{Arc, Weak, lock};
 
 /// Takes the next items of a module and links them.
 pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
@@ -53,10 +57,18 @@ struct Own {
     responsibility: Option<MaterializationResponsibility>,
     symbol: SymbolId,
     graph_symbol: GraphSymbol,
-    /// A function's index in the unwind information.
-    frame: Option<usize>,
+    told: Told,
     /// The thread-local variable whose descriptor the symbol is, and its initial value.
     variable: Option<(Box<tls::Variable>, GraphSymbol)>,
+}
+
+/// What is told of a function.
+#[derive(Default)]
+struct Told {
+    /// Its index in the unwind information.
+    frame: Option<usize>,
+    /// If anyone wants to know more.
+    code: Option<Box<(u32, Details)>>,
 }
 
 struct Batch {
@@ -69,10 +81,10 @@ struct Batch {
     /// What each external refers to, in the order of their tags.
     externals: Vec<External>,
     own: Vec<Own>,
-    /// Functions that are compiled.
-    spent: Vec<BoxedFunction>,
     /// Of functions, if there is to be any.
     frames: Option<Frames>,
+    /// Functions that are compiled.
+    spent: Vec<BoxedFunction>,
 }
 
 struct External {
@@ -85,7 +97,7 @@ struct External {
 /// An item that is part of the graph.
 struct Added {
     symbol: GraphSymbol,
-    frame: Option<usize>,
+    told: Told,
     /// A thread-local variable, and the symbol of its initial value.
     variable: Option<(Box<tls::Variable>, GraphSymbol)>,
 }
@@ -110,7 +122,7 @@ impl Batch {
         let architecture = session.executor().architecture();
         let mut graph = LinkGraph::new(&*module.name, architecture);
         graph.reserve(items);
-        let frames = module.layer.unwinding.then(|| Frames::of_functions(architecture, items));
+        let frames = module.layer.services.want_frames().then(|| Frames::of_functions(architecture, items));
         Self {
             session: session.clone(),
             module: Arc::clone(module),
@@ -119,8 +131,8 @@ impl Batch {
             references: FxHashMap::with_capacity_and_hasher(2 * items, FxBuildHasher),
             externals: Vec::new(),
             own: Vec::with_capacity(items),
-            spent: Vec::new(),
             frames,
+            spent: Vec::new(),
         }
     }
 
@@ -133,13 +145,14 @@ impl Batch {
             // Gone already: its tracker was removed.
             let Some(symbol) = responsibility.symbols().first().map(|symbol| symbol.id) else { continue };
             let added = match item {
-                Item::Function(index) => self.add_function(&mut context, index),
+                Item::Function(index) => self.add_function(&mut context, index, &responsibility),
+                Item::Promoted(index) => self.add_final(&mut context, index),
                 Item::Data(index) => self.add_data(index),
             };
             match added {
-                Ok(Added { symbol: graph_symbol, frame, variable }) => {
+                Ok(Added { symbol: graph_symbol, told, variable }) => {
                     let responsibility = Some(responsibility);
-                    self.own.push(Own { responsibility, symbol, graph_symbol, frame, variable });
+                    self.own.push(Own { responsibility, symbol, graph_symbol, told, variable });
                 }
                 Err(cause) => responsibility.fail_with(&cause),
             }
@@ -148,25 +161,67 @@ impl Batch {
         layer.spent.free(std::mem::take(&mut self.spent));
     }
 
-    fn add_function(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
+    fn add_function(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        responsibility: &MaterializationResponsibility,
+    ) -> Result<Added, Refused> {
+        if let Some(first_tier) = self.module.first_tier.clone()
+            && self.module.is_redirectable(FUNCTION, index)
+        {
+            // It stays, for another tier.
+            let copy = lock(&self.module.bodies).copy_clif(index);
+            if let Some(func) = copy {
+                return self.add_first_tier(context, index, func, &*first_tier, responsibility);
+            }
+        }
+        self.add_final(context, index)
+    }
+
+    fn add_first_tier(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        mut func: BoxedFunction,
+        first_tier: &dyn FirstTier,
+        responsibility: &MaterializationResponsibility,
+    ) -> Result<Added, Refused> {
+        let symbols = responsibility.symbols();
+        let body = symbols.first().ok_or_else(|| refused("the function was removed"))?;
+        let function = &self.module.functions[index as usize].name;
+        let held = first_tier.transform(function, &body.name, &mut func).map_err(refused)?;
+        responsibility.hold(held).map_err(refused)?;
+        let (block, told) = self.add_clif(context, index, func, &**first_tier.isa())?;
+        self.module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
+        Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
+    }
+
+    /// The function as it was defined.
+    fn add_final(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).take_function(index);
         let module = Arc::clone(&self.module);
-        let (block, frame) = match body {
-            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func)?,
-            Some(TakenBody::Compiled(code)) => {
+        let (block, told) = match body {
+            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func, &*module.layer.isa)?,
+            Some(TakenBody::Compiled(mut code)) => {
                 let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
-                (block, self.add_frame(code.bytes(), code.frame()))
+                let details = std::mem::take(&mut code.details);
+                (block, self.tell(code.bytes(), code.frame(), || details))
             }
             None => return Err(refused("the function was materialized before")),
         };
         module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
-        Ok(Added { symbol: self.define(FUNCTION, index, block), frame, variable: None })
+        Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
     }
 
-    /// Notes how to unwind a function, if it is known.
-    fn add_frame(&mut self, code: &[u8], instructions: &[u8]) -> Option<usize> {
-        let frames = self.frames.as_mut().filter(|_| !instructions.is_empty())?;
-        Some(frames.add_unplaced(code.len() as u64, instructions))
+    /// Notes what is to be told of a function.
+    fn tell(&mut self, code: &[u8], instructions: &[u8], details: impl FnOnce() -> Details) -> Told {
+        let frames = self.frames.as_mut().filter(|_| !instructions.is_empty());
+        let wanted = self.module.layer.services.want_code();
+        Told {
+            frame: frames.map(|frames| frames.add_unplaced(code.len() as u64, instructions)),
+            code: wanted.then(|| Box::new((code.len() as u32, details()))),
+        }
     }
 
     fn add_clif(
@@ -174,14 +229,18 @@ impl Batch {
         context: &mut Context,
         index: u32,
         mut func: BoxedFunction,
-    ) -> Result<(BlockId, Option<usize>), Refused> {
-        let layer = Arc::clone(&self.module.layer);
+        isa: &dyn TargetIsa,
+    ) -> Result<(BlockId, Told), Refused> {
         context.clear();
         std::mem::swap(&mut context.func, &mut func);
         self.spent.push(func);
-        let isa = &*layer.isa;
-        if let Err(error) = context.compile(isa, &mut ControlPlane::default()) {
-            return Err(refused(describe_failure(&error.inner)));
+        for transform in &self.module.transforms {
+            transform.apply(FuncId::new(index as usize), context).map_err(|error| Arc::new(Cause::Other(error)))?;
+        }
+        let layer = &self.module.layer;
+        let (cache, counters) = (layer.options.cache.as_deref(), &layer.cache_counters);
+        if let Err(error) = cache::compile(context, isa, &mut ControlPlane::default(), cache, counters) {
+            return Err(refused(describe_failure(&error)));
         }
         let Some(code) = context.compiled_code() else { return Err(refused("no code was generated")) };
         let align = alignment(isa, code.buffer.alignment);
@@ -193,11 +252,11 @@ impl Batch {
             .collect::<Result<SmallVec<[_; 8]>, _>>()
             .map_err(refused)?;
         let block = self.add_code(index, code.code_buffer(), align, &relocs)?;
-        let frame = match self.frames {
-            Some(_) => self.add_frame(code.code_buffer(), &cfi::instructions(isa, &code.buffer.unwind_info)),
-            None => None,
+        let instructions = match self.frames {
+            Some(_) => cfi::instructions(isa, &code.buffer.unwind_info),
+            None => SmallVec::new(),
         };
-        Ok((block, frame))
+        Ok((block, self.tell(code.code_buffer(), &instructions, || details(code))))
     }
 
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {
@@ -273,13 +332,14 @@ impl Batch {
         self.add_edges(block, (DATA, index), &relocs)?;
         self.module.layer.counters.data_bytes.fetch_add(description.init.size() as u64, Ordering::Relaxed);
         if !tls {
-            return Ok(Added { symbol: self.define(DATA, index, block), frame: None, variable: None });
+            return Ok(Added { symbol: self.define(DATA, index, block), told: Told::default(), variable: None });
         }
         let variable = tls::Variable::new(description.init.size(), align as usize).map_err(refused)?;
         let image = self.graph.define(None, block, 0, 0);
         let descriptor = tls::descriptor(&variable);
         let block = self.graph.add_block(SegmentKind::Data, &descriptor, 16).map_err(refused)?;
-        Ok(Added { symbol: self.define(DATA, index, block), frame: None, variable: Some((variable, image)) })
+        let symbol = self.define(DATA, index, block);
+        Ok(Added { symbol, told: Told::default(), variable: Some((variable, image)) })
     }
 
     fn add_contents(&mut self, kind: SegmentKind, data: &DataDescription, align: u64) -> Result<BlockId, Refused> {
@@ -294,11 +354,15 @@ impl Batch {
     fn reference(&mut self, namespace: u32, index: u32) -> GraphSymbol {
         let Self { graph, references, externals, module, .. } = self;
         *references.entry((namespace, index)).or_insert_with(|| {
-            let name = match namespace {
-                DATA => module.data[index as usize].name.clone(),
-                _ => module.functions[index as usize].name.clone(),
+            let entry = match namespace {
+                DATA => &module.data[index as usize],
+                _ => &module.functions[index as usize],
             };
+            let name = entry.name.clone();
             let symbol = graph.external(name.clone(), 0);
+            if entry.is_optional() {
+                graph.set_linkage(symbol, Linkage::Weak);
+            }
             externals.push(External { symbol, name, namespace, index });
             symbol
         })
@@ -330,8 +394,15 @@ impl Batch {
         if own.is_empty() {
             return;
         }
-        let mut linking = Linking { session, module, own, frames };
-        let prepared = match link::prepare(graph) {
+        let dylib = || own.iter().find_map(|own| own.responsibility.as_ref()?.dylib().ok());
+        let mut watched = module.layer.hooks.begin(dylib, &graph);
+        let passes = watched.as_mut().map(Watched::take_passes);
+        let mut linking = Linking { session, module, own, frames, watched };
+        let prepared = match passes {
+            None => link::prepare(graph),
+            Some(passes) => link::load(graph, passes).and_then(Loaded::prepare),
+        };
+        let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return linking.fail_all(error),
         };
@@ -342,13 +413,16 @@ impl Batch {
             Ok(allocated) => allocated,
             Err(error) => return linking.fail_all(error),
         };
+        if let Some(watched) = &linking.watched {
+            watched.loaded(allocated.graph());
+        }
         let definitions: Vec<_> =
             linking.own.iter().map(|own| (own.symbol, SymbolDef::at(allocated.address(own.graph_symbol)))).collect();
         linking.publish(&definitions);
         let externals: Vec<_> =
             externals.into_iter().filter(|external| allocated.is_external(external.symbol)).collect();
         if externals.is_empty() {
-            return linking.finish(allocated, &[]);
+            return linking.finish(allocated, &[], Vec::new());
         }
         let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
         let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
@@ -365,6 +439,7 @@ struct Linking {
     module: Arc<ModuleUnits>,
     own: Vec<Own>,
     frames: Option<Frames>,
+    watched: Option<Watched>,
 }
 
 impl Linking {
@@ -373,6 +448,9 @@ impl Linking {
     }
 
     fn fail_all_with(self, cause: &Arc<Cause>) {
+        if let Some(watched) = self.watched {
+            watched.failed(cause);
+        }
         for responsibility in self.own.into_iter().filter_map(|own| own.responsibility) {
             responsibility.fail_with(cause);
         }
@@ -407,17 +485,26 @@ impl Linking {
         let start = Instant::now();
         let module = Arc::clone(&self.module);
         let mut found = Vec::with_capacity(answers.len());
+        let mut slots = Vec::new();
         for (external, answer) in externals.iter().zip(answers) {
+            if let Err(failure) = &answer
+                && failure.is_missing()
+                && allocated.graph().symbol(external.symbol).linkage == Linkage::Weak
+            {
+                allocated.resolve(external.symbol, 0, None);
+                continue;
+            }
             match self.check(external, answer) {
                 Ok(symbol) => {
                     let slot = symbol.definition.slot.filter(|_| external.namespace == FUNCTION);
                     allocated.resolve(external.symbol, symbol.definition.address, slot);
+                    slots.extend(symbol.definition.slot);
                     found.push((external.symbol, symbol.id));
                 }
                 Err(cause) => self.exclude(&mut allocated, external.symbol, &cause),
             }
         }
-        self.finish(allocated, &found);
+        self.finish(allocated, &found, slots);
         module.layer.counters.link_nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
 
@@ -427,10 +514,7 @@ impl Linking {
         external: &External,
         answer: Result<FoundSymbol, SymbolFailure>,
     ) -> Result<FoundSymbol, Arc<Cause>> {
-        let found = answer.map_err(|SymbolFailure { name, dylib, cause }| match &*cause {
-            Cause::Dependency { .. } => cause,
-            _ => Arc::new(Cause::Dependency { name, dylib, cause }),
-        })?;
+        let found = answer.map_err(dependency)?;
         let declared = match external.namespace {
             DATA => None,
             _ => self.module.functions[external.index as usize].signature.as_ref(),
@@ -460,15 +544,50 @@ impl Linking {
     fn placed_frames(&mut self, allocated: &Allocated) -> Option<Frames> {
         let mut frames = self.frames.take()?;
         for own in self.own.iter().filter(|own| own.responsibility.is_some()) {
-            if let Some(index) = own.frame {
+            if let Some(index) = own.told.frame {
                 frames.place(index, allocated.address(own.graph_symbol));
             }
         }
         Some(frames)
     }
 
-    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
+    /// What is told of the functions, if anyone wants to know.
+    fn linked_functions(&mut self, allocated: &Allocated) -> Vec<LinkedFunction> {
+        let mut functions = Vec::new();
+        for own in self.own.iter_mut().filter(|own| own.responsibility.is_some()) {
+            let Some((size, details)) = own.told.code.take().map(|told| *told) else { continue };
+            let symbol = allocated.graph().symbol(own.graph_symbol);
+            let Some(name) = symbol.name.clone() else { continue };
+            functions.push(LinkedFunction { name, start: allocated.address(own.graph_symbol), size, details });
+        }
+        functions.sort_unstable_by_key(|function| function.start);
+        functions
+    }
+
+    /// Tells the process of the code, until its memory goes back.
+    fn register(&self, code: &mut FinalizedAllocation, frames: Option<Frames>, functions: Vec<LinkedFunction>) {
+        let services = &self.module.layer.services;
+        if !functions.is_empty() {
+            code.attach(services.register(LinkedCode {
+                architecture: self.session.executor().architecture(),
+                module: Arc::clone(&self.module.name),
+                range: code.range(SegmentKind::Code),
+                functions,
+                source: self.module.source.clone(),
+                eh_frame: frames.as_ref().map(Frames::to_section).unwrap_or_default(),
+            }));
+        }
+        if let Some(frames) = frames.filter(|_| services.unwinding) {
+            code.attach(Box::new(unwind::register(frames)));
+        }
+    }
+
+    /// `slots` are those of what was found.
+    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Vec<u64>) {
         if self.own.iter().all(|own| own.responsibility.is_none()) {
+            if let Some(watched) = self.watched {
+                watched.failed(&Cause::Abandoned { unit: self.module.name.to_string() });
+            }
             return;
         }
         let ids: FxHashMap<GraphSymbol, SymbolId> =
@@ -490,12 +609,24 @@ impl Linking {
             }
         }
         let frames = self.placed_frames(&allocated);
+        let functions = self.linked_functions(&allocated);
         let mut code = match allocated.fix_up().and_then(link::Fixed::finalize) {
             Ok(code) => code,
             Err(error) => return self.fail_all(error),
         };
-        if let Some(frames) = frames {
-            code.attach(Box::new(unwind::register(frames)));
+        match self.watched.take().map(Watched::emitted) {
+            None => {}
+            Some(Ok(emitted)) => {
+                code.attach(emitted);
+            }
+            Some(Err(cause)) => return self.fail_all_with(&cause),
+        }
+        self.register(&mut code, frames, functions);
+        if !slots.is_empty()
+            && let Some(table) = self.module.layer.slots.get().and_then(Weak::upgrade)
+        {
+            // They are not used again as long as the code that is linked to them is there.
+            code.attach(Box::new(table.link(slots)));
         }
         let code = Arc::new(code);
         let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();

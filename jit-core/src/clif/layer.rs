@@ -1,5 +1,6 @@
 //! `ClifLayer`: turns the contents of a `ClifModule` into materialization units.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,15 +14,21 @@ use rustc_hash::FxHashMap;
 use smallvec::smallvec;
 
 use super::batch;
+use super::cache::{CacheCounters, ObjectCache};
 use super::machine_code::{MachineCode, TakenCode};
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
 use super::signature::describe;
+use super::transform::{ClifTransform, FunctionTransform};
 use crate::error::Error;
+use crate::object::{Hooks, ObjectLayer, ObjectLinkingLayer};
+use crate::platform::Services;
+use crate::platform::code::SourceText;
+use crate::redirect::{FirstTier, FunctionTable};
 use crate::session::{
     ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolFlags, UnitDefinition, UnitSource,
 };
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, Weak, lock};
 
 /// How many functions are compiled and linked together, at most: what a link costs once is shared
 /// by that many.
@@ -38,9 +45,22 @@ pub(crate) struct LayerShared {
     /// Contexts between two batches: they keep their buffers.
     pub(crate) contexts: Mutex<Vec<Box<Context>>>,
     pub(crate) spent: Spent,
+    pub(crate) hooks: Hooks,
     modules: AtomicU64,
     pub(crate) counters: Counters,
-    pub(crate) unwinding: bool,
+    pub(crate) services: Services,
+    /// Whose slots code is linked to; set once, where there are redirectable functions.
+    pub(crate) slots: OnceLock<Weak<FunctionTable>>,
+    pub(crate) cache_counters: CacheCounters,
+    pub(crate) options: ClifOptions,
+}
+
+/// How a layer compiles.
+#[derive(Default)]
+pub(crate) struct ClifOptions {
+    pub(crate) cache: Option<Arc<dyn ObjectCache>>,
+    /// What is done to every module, beside what it was given on its way here.
+    pub(crate) transforms: Vec<Arc<dyn ClifTransform>>,
 }
 
 /// A function as its module holds it: large, and moved from hand to hand.
@@ -93,6 +113,10 @@ pub struct CompileStatistics {
     pub data_bytes: u64,
     /// Time in Cranelift, over all threads.
     pub compile_time: Duration,
+    /// Functions that the [object cache](crate::ObjectCache) had.
+    pub cache_hits: u64,
+    /// Functions that it was asked for and did not have.
+    pub cache_misses: u64,
     /// Time in the linker, over all threads; waiting for other units is not counted.
     pub link_time: Duration,
 }
@@ -105,15 +129,32 @@ impl ClifLayer {
     /// When it does not generate position-independent code, which is what separately compiled
     /// units need.
     pub fn new(isa: OwnedTargetIsa) -> Result<Self, Error> {
-        Self::with_unwinding(isa, true)
+        Self::over(isa, &ObjectLinkingLayer::new())
     }
 
-    pub(crate) fn with_unwinding(isa: OwnedTargetIsa, unwinding: bool) -> Result<Self, Error> {
+    /// A layer that compiles for `isa` and links what it compiled as `base` links objects: with
+    /// the plugins that are or will be added there, and what transform layers do to graphs.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn over(isa: OwnedTargetIsa, base: &impl ObjectLayer) -> Result<Self, Error> {
+        Self::with_options(isa, base, ClifOptions::default(), Services::default())
+    }
+
+    pub(crate) fn with_options(
+        isa: OwnedTargetIsa,
+        base: &impl ObjectLayer,
+        options: ClifOptions,
+        services: Services,
+    ) -> Result<Self, Error> {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let (contexts, spent, modules, counters) = Default::default();
-        let shared = LayerShared { isa, contexts, spent, modules, counters, unwinding };
+        let (contexts, spent, modules, counters, cache_counters) = Default::default();
+        let (hooks, slots) = (base.hooks().0, OnceLock::new());
+        let shared =
+            LayerShared { isa, contexts, spent, hooks, modules, counters, cache_counters, options, services, slots };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -133,6 +174,8 @@ impl ClifLayer {
             code_bytes: load(&counters.code_bytes),
             data_bytes: load(&counters.data_bytes),
             compile_time: Duration::from_nanos(load(&counters.compile_nanoseconds)),
+            cache_hits: load(&self.shared.cache_counters.hits),
+            cache_misses: load(&self.shared.cache_counters.misses),
             link_time: Duration::from_nanos(load(&counters.link_nanoseconds)),
         }
     }
@@ -144,22 +187,85 @@ impl ClifLayer {
     /// When the module is for another target, declares a function or data object that it should
     /// define and does not, or defines a symbol that the dylib has.
     pub fn add(&self, tracker: &ResourceTracker, module: ClifModule) -> Result<(), Error> {
-        self.add_named(tracker, module, |name| name)
+        let module = self.units(tracker.session(), module, None)?;
+        tracker.define_each(ModuleDefinitions { module, besides: None })
     }
 
-    /// As [`add`](Self::add). `body_name` says under which name the body of a redirectable
-    /// function is defined; the module refers to it by its own name.
-    pub(crate) fn add_named(
+    /// As [`add`](Self::add), but for the module's redirectable functions: their bodies are defined
+    /// by [`ModuleUnits::body`] when they are needed, at a first tier if there is one.
+    pub(crate) fn add_redirectable(
         &self,
         tracker: &ResourceTracker,
         module: ClifModule,
-        body_name: impl Fn(SymbolName) -> SymbolName,
-    ) -> Result<(), Error> {
+        first_tier: Option<Arc<dyn FirstTier>>,
+    ) -> Result<Arc<ModuleUnits>, Error> {
+        let module = self.units(tracker.session(), module, first_tier)?;
+        tracker.define_each(ModuleDefinitions { module: Arc::clone(&module), besides: None })?;
+        Ok(module)
+    }
+
+    /// Materializes what a responsibility is for from a module that defines it. What the module
+    /// defines besides becomes the unit's too, and is materialized with it.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add), and when the module does not define the unit's symbol. It has failed
+    /// then.
+    pub fn materialize(&self, responsibility: MaterializationResponsibility, module: ClifModule) -> Result<(), Error> {
+        match self.split(&responsibility, module) {
+            Ok((module, own, others)) => {
+                for (item, responsibility) in others {
+                    module.wait_for(item, responsibility);
+                }
+                module.wait_for(own, responsibility);
+                Ok(())
+            }
+            Err(error) => {
+                responsibility.fail(error.clone().into());
+                Err(error)
+            }
+        }
+    }
+
+    /// The module, which of its functions is the one of a responsibility, and its others, each with
+    /// a responsibility of its own.
+    fn split(
+        &self,
+        responsibility: &MaterializationResponsibility,
+        module: ClifModule,
+    ) -> Result<(Arc<ModuleUnits>, Item, Vec<OwnedItem>), Error> {
+        let module = self.units(responsibility.session(), module, None)?;
+        let symbols = responsibility.symbols();
+        let own = symbols.first().ok_or(Error::DefunctTracker)?;
+        let index = module.functions.iter().position(|entry| entry.name == own.name && entry.defined);
+        let item = Item::Function(index.ok_or_else(|| Error::UnexpectedDefinition(own.name.clone()))? as u32);
+        let others = ModuleDefinitions { module: Arc::clone(&module), besides: Some(item) };
+        let others = others
+            .items()
+            .map(|item| {
+                let Entry { name, signature, flags, .. } = module.entry(item);
+                let declaration = SymbolDeclaration { name: name.clone(), flags: *flags, signature: signature.clone() };
+                let accepted = responsibility.define_materializing(vec![declaration])?;
+                Ok((item, responsibility.delegate(&accepted)?))
+            })
+            .collect::<Result<_, Error>>()?;
+        Ok((module, item, others))
+    }
+
+    fn units(
+        &self,
+        session: &ExecutionSession,
+        mut module: ClifModule,
+        first_tier: Option<Arc<dyn FirstTier>>,
+    ) -> Result<Arc<ModuleUnits>, Error> {
         self.check_target(&module)?;
+        for transform in &self.shared.options.transforms {
+            module.begin(&**transform);
+        }
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
-        let names = Names::new(tracker.session(), &module, number)?;
+        let names = Names::new(session, &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, machine_code, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, machine_code, source, transforms, .. } = module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
@@ -171,14 +277,16 @@ impl ClifLayer {
             waiting: Vec::new(),
             scheduled: 0,
         };
-        let units = Arc::new(ModuleUnits {
+        Ok(Arc::new(ModuleUnits {
             layer: Arc::clone(&self.shared),
             name,
             functions: names.functions,
             data: names.data,
+            source,
+            transforms,
             bodies: Mutex::new(bodies),
-        });
-        tracker.define_each(ModuleDefinitions { module: units, body_name })
+            first_tier,
+        }))
     }
 
     fn check_target(&self, module: &ClifModule) -> Result<(), Error> {
@@ -219,6 +327,13 @@ pub(crate) struct Entry {
     pub(crate) redirectable: bool,
     pub(crate) writable: bool,
     pub(crate) tls: bool,
+}
+
+impl Entry {
+    /// Whether nobody need define it: it is at address 0 then.
+    pub(crate) fn is_optional(&self) -> bool {
+        self.flags.weak && !self.defined
+    }
 }
 
 /// The session's names of what a module declares.
@@ -282,9 +397,15 @@ impl Names {
 /// A function or data object of a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Item {
+    /// Of a redirectable one, where there are tiers: its body at the first.
     Function(u32),
+    /// A function's body at the second tier.
+    Promoted(u32),
     Data(u32),
 }
+
+/// An item, and who has to answer for it.
+type OwnedItem = (Item, MaterializationResponsibility);
 
 /// What the units of one module share.
 pub(crate) struct ModuleUnits {
@@ -292,7 +413,12 @@ pub(crate) struct ModuleUnits {
     pub(crate) name: Arc<str>,
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
+    pub(crate) source: Option<Arc<SourceText>>,
+    /// What is done to a function before it is compiled, in turn.
+    pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
     pub(crate) bodies: Mutex<Bodies>,
+    /// What the bodies of redirectable functions begin as.
+    pub(crate) first_tier: Option<Arc<dyn FirstTier>>,
 }
 
 pub(crate) struct Bodies {
@@ -317,64 +443,38 @@ struct ClifUnit {
 
 impl MaterializationUnit for ClifUnit {
     fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
-        let session = responsibility.session().clone();
-        let schedule;
-        {
-            let mut bodies = lock(&self.module.bodies);
-            if let Item::Function(index) = self.item {
-                self.module.follow(&mut bodies, index);
-            }
-            bodies.waiting.push((self.item, responsibility));
-            schedule = bodies.scheduled * BATCH < bodies.waiting.len();
-            bodies.scheduled += usize::from(schedule);
-        }
-        if schedule {
-            let module = self.module;
-            let for_batch = session.clone();
-            session.run(Box::new(move || batch::run(&for_batch, &module)));
-        }
+        self.module.wait_for(self.item, responsibility);
     }
 
     fn discard(&mut self, _: &SymbolName) {
         let mut bodies = lock(&self.module.bodies);
         match self.item {
-            Item::Function(index) => drop(bodies.take_function(index)),
+            Item::Function(index) | Item::Promoted(index) => drop(bodies.take_function(index)),
             Item::Data(index) => bodies.data[index as usize] = None,
         }
     }
 }
 
-/// A unit for each function and data object that a module defines.
-struct ModuleDefinitions<F> {
+/// A unit for each function and data object that a module defines, but for redirectable functions.
+struct ModuleDefinitions {
     module: Arc<ModuleUnits>,
-    body_name: F,
+    /// Is not to be defined either.
+    besides: Option<Item>,
 }
 
-impl<F: Fn(SymbolName) -> SymbolName> ModuleDefinitions<F> {
-    fn items(&self) -> impl Iterator<Item = Item> + use<F> {
-        let module = Arc::clone(&self.module);
+impl ModuleDefinitions {
+    fn items(&self) -> impl Iterator<Item = Item> + use<> {
+        let (module, besides) = (Arc::clone(&self.module), self.besides);
         let functions = (0..module.functions.len() as u32).map(Item::Function);
         let data = (0..module.data.len() as u32).map(Item::Data);
-        functions.chain(data).filter(move |item| module.entry(*item).defined)
-    }
-
-    fn definition_name(&self, entry: &Entry) -> SymbolName {
-        let name = entry.name.clone();
-        if entry.redirectable { (self.body_name)(name) } else { name }
-    }
-
-    fn definition(&self, item: Item) -> UnitDefinition {
-        let entry = self.module.entry(item);
-        let (name, signature) = (self.definition_name(entry), entry.signature.clone());
-        UnitDefinition {
-            symbols: smallvec![SymbolDeclaration { name, flags: entry.flags, signature }],
-            unit: Box::new(ClifUnit { module: Arc::clone(&self.module), item }),
-            name: Arc::clone(&self.module.name),
-        }
+        functions.chain(data).filter(move |item| {
+            let entry = module.entry(*item);
+            entry.defined && !entry.redirectable && Some(*item) != besides
+        })
     }
 }
 
-impl<F: Fn(SymbolName) -> SymbolName> UnitSource for ModuleDefinitions<F> {
+impl UnitSource for ModuleDefinitions {
     fn len(&self) -> usize {
         self.items().count()
     }
@@ -382,12 +482,12 @@ impl<F: Fn(SymbolName) -> SymbolName> UnitSource for ModuleDefinitions<F> {
     fn names(&self) -> impl Iterator<Item = (SymbolName, SymbolFlags, &str)> {
         self.items().map(|item| {
             let entry = self.module.entry(item);
-            (self.definition_name(entry), entry.flags, &*self.module.name)
+            (entry.name.clone(), entry.flags, &*self.module.name)
         })
     }
 
     fn into_definitions(self) -> impl Iterator<Item = UnitDefinition> {
-        self.items().map(move |item| self.definition(item))
+        self.items().map(move |item| self.module.body(item, self.module.entry(item).name.clone()))
     }
 }
 
@@ -399,8 +499,61 @@ impl ModuleUnits {
 
     fn entry(&self, item: Item) -> &Entry {
         match item {
-            Item::Function(index) => &self.functions[index as usize],
+            Item::Function(index) | Item::Promoted(index) => &self.functions[index as usize],
             Item::Data(index) => &self.data[index as usize],
+        }
+    }
+
+    /// The functions it defines that are redirectable.
+    pub(crate) fn redirectable(&self) -> Vec<u32> {
+        let functions = self.functions.iter().enumerate();
+        functions.filter(|(_, entry)| entry.defined && entry.redirectable).map(|(index, _)| index as u32).collect()
+    }
+
+    /// The unit that defines an item by this name.
+    pub(crate) fn body(self: &Arc<Self>, item: Item, name: SymbolName) -> UnitDefinition {
+        let Entry { signature, flags, .. } = self.entry(item);
+        UnitDefinition {
+            symbols: smallvec![SymbolDeclaration { name, flags: *flags, signature: signature.clone() }],
+            unit: Box::new(ClifUnit { module: Arc::clone(self), item }),
+            name: Arc::clone(&self.name),
+        }
+    }
+
+    /// The functions that one of them, which has not been compiled, calls or takes the address of.
+    pub(crate) fn callees(&self, function: u32) -> Vec<SymbolName> {
+        let bodies = lock(&self.bodies);
+        let mut callees = Vec::new();
+        if let Some(Some(Body::Clif(func))) = bodies.functions.get(function as usize) {
+            references(func, &mut |namespace, index| {
+                if matches!(namespace, FUNCTION | ADDRESS_OF)
+                    && let Some(entry) = self.functions.get(index as usize)
+                    && !callees.contains(&entry.name)
+                {
+                    callees.push(entry.name.clone());
+                }
+            });
+        }
+        callees
+    }
+
+    /// Has an item compiled and linked with others that wait.
+    fn wait_for(self: &Arc<Self>, item: Item, responsibility: MaterializationResponsibility) {
+        let session = responsibility.session().clone();
+        let schedule;
+        {
+            let mut bodies = lock(&self.bodies);
+            if let Item::Function(index) | Item::Promoted(index) = item {
+                self.follow(&mut bodies, index);
+            }
+            bodies.waiting.push((item, responsibility));
+            schedule = bodies.scheduled * BATCH < bodies.waiting.len();
+            bodies.scheduled += usize::from(schedule);
+        }
+        if schedule {
+            let module = Arc::clone(self);
+            let for_batch = session.clone();
+            session.run(Box::new(move || batch::run(&for_batch, &module)));
         }
     }
 
@@ -446,11 +599,19 @@ pub(crate) enum TakenBody {
 }
 
 impl Bodies {
+    /// A function's CLIF, which stays.
+    pub(crate) fn copy_clif(&self, index: u32) -> Option<BoxedFunction> {
+        match self.functions.get(index as usize)? {
+            Some(Body::Clif(func)) => Some(func.clone()),
+            _ => None,
+        }
+    }
+
     /// Takes a function's body, the first time.
     pub(crate) fn take_function(&mut self, index: u32) -> Option<TakenBody> {
         match self.functions.get_mut(index as usize)?.take()? {
             Body::Clif(func) => Some(TakenBody::Clif(func)),
-            Body::Compiled(compiled) => self.machine_code.take(compiled).map(TakenBody::Compiled),
+            Body::Compiled(compiled) => self.machine_code.take(index, compiled).map(TakenBody::Compiled),
         }
     }
 

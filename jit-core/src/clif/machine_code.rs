@@ -5,9 +5,11 @@ use std::sync::Arc;
 use cranelift_codegen::binemit::Reloc;
 use cranelift_module::{ModuleReloc, ModuleRelocTarget};
 use memmap2::MmapMut;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::module::Body;
+use crate::platform::code::Details;
 
 /// The code of a module's functions, with what belongs to it: of each one run of bytes.
 ///
@@ -21,6 +23,8 @@ pub(crate) struct MachineCode {
     kinds: Vec<Reloc>,
     /// What relocations refer to that is no declaration of the module's.
     targets: Vec<ModuleRelocTarget>,
+    /// What the compiler said of functions, of which it said anything.
+    pub(crate) details: FxHashMap<u32, Details>,
 }
 
 struct Chunk {
@@ -54,6 +58,8 @@ pub(crate) struct TakenCode {
     bytes: Arc<Bytes>,
     body: CompiledBody,
     pub(crate) relocs: SmallVec<[ModuleReloc; 4]>,
+    /// What the compiler said of it.
+    pub(crate) details: Details,
 }
 
 /// A relocation in a run: offset, addend, index, kind, and what the index means.
@@ -140,13 +146,14 @@ impl MachineCode {
         records.as_chunks().0.iter().filter_map(|record| self.decode(record))
     }
 
-    /// Takes a function out.
-    pub(crate) fn take(&mut self, body: CompiledBody) -> Option<TakenCode> {
+    /// Takes the module's function `index` out.
+    pub(crate) fn take(&mut self, index: u32, body: CompiledBody) -> Option<TakenCode> {
         let relocs = self.relocs(&body).collect();
         let chunk = self.chunks.get_mut(body.chunk as usize)?;
         chunk.left = chunk.left.saturating_sub(1);
         let bytes = if chunk.left == 0 { std::mem::take(&mut chunk.bytes) } else { Arc::clone(&chunk.bytes) };
-        Some(TakenCode { bytes, body, relocs })
+        let details = self.details.remove(&index).unwrap_or_default();
+        Some(TakenCode { bytes, body, relocs, details })
     }
 }
 
@@ -273,7 +280,7 @@ mod tests {
             let (bytes, frame, relocs) = contents(index as u32);
             let relocs = describe(relocs);
             assert_eq!(describe(code.relocs(&body)), relocs);
-            let taken = code.take(body).expect("it was not taken before");
+            let taken = code.take(0, body).expect("it was not taken before");
             assert_eq!((taken.bytes(), taken.frame(), taken.align()), (&*bytes, &*frame, 32));
             assert_eq!(describe(taken.relocs), relocs);
         }

@@ -6,14 +6,17 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
 use cranelift_codegen::ir::{self, InstructionData, Opcode, UserExternalName};
 use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
-use cranelift_codegen::{CodegenError, Context, FinalizedMachReloc, FinalizedRelocTarget};
+use cranelift_codegen::{CodegenError, CompiledCode, Context, FinalizedMachReloc, FinalizedRelocTarget};
 use cranelift_module::{
     DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc, ModuleResult,
 };
 use smallvec::SmallVec;
 
+use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
+use super::transform::{ClifTransform, FunctionTransform};
+use crate::platform::code::{Details, SourceText};
 
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
@@ -47,8 +50,12 @@ pub struct ClifModule {
     pub(crate) functions: Vec<Option<Body>>,
     pub(crate) data: Vec<Option<DataDescription>>,
     pub(crate) machine_code: MachineCode,
+    pub(crate) source: Option<Arc<SourceText>>,
     pub(crate) redirectable: bool,
     compile_at: CompileAt,
+    /// What is done to a function before it is compiled, in turn.
+    pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
+    cache: Option<Arc<dyn ObjectCache>>,
 }
 
 /// What a function was defined with.
@@ -71,8 +78,11 @@ impl ClifModule {
             functions: Vec::new(),
             data: Vec::new(),
             machine_code: MachineCode::default(),
+            source: None,
             redirectable: false,
             compile_at,
+            transforms: Vec::new(),
+            cache: None,
         }
     }
 
@@ -84,8 +94,38 @@ impl ClifModule {
         self
     }
 
+    /// Says what the source locations of its functions are offsets into, for traps and debuggers.
+    #[must_use]
+    pub fn source(mut self, text: SourceText) -> Self {
+        self.source = Some(Arc::new(text));
+        self
+    }
+
+    /// Has the functions that are compiled when they are defined asked for in a cache. The others
+    /// are asked for in the layer's.
+    #[must_use]
+    pub fn object_cache(mut self, cache: Arc<dyn ObjectCache>) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// A function's CLIF, if it was defined and is compiled when it is looked up.
+    #[must_use]
+    pub fn body(&self, function: FuncId) -> Option<&ir::Function> {
+        match self.functions.get(function.index())? {
+            Some(Body::Clif(func)) => Some(func),
+            _ => None,
+        }
+    }
+
+    /// Has a transform take part in the compiling of the module.
+    pub(crate) fn begin(&mut self, transform: &dyn ClifTransform) {
+        let begun = transform.begin(self);
+        self.transforms.push(begun);
+    }
+
     /// Whether a function is called directly: its definition here is final.
-    fn is_final(&self, function: FuncId) -> bool {
+    pub(crate) fn is_final(&self, function: FuncId) -> bool {
         let linkage = self.declarations.get_function_decl(function).linkage;
         linkage.is_final() && !(self.redirectable && linkage == Linkage::Export)
     }
@@ -206,13 +246,18 @@ impl Module for ClifModule {
         let body = match self.compile_at {
             CompileAt::Lookup => Body::Clif(Box::new(ctx.func.clone())),
             CompileAt::Definition => {
-                ctx.compile(&*self.isa, ctrl_plane).map_err(|error| ModuleError::Compilation(error.inner))?;
+                let (cache, counters) = (self.cache.as_deref(), CacheCounters::default());
+                cache::compile(ctx, &*self.isa, ctrl_plane, cache, &counters).map_err(ModuleError::Compilation)?;
                 let Some(code) = ctx.compiled_code() else {
                     return Err(ModuleError::Compilation(CodegenError::Unsupported("no code was generated".into())));
                 };
                 let align = alignment(&*self.isa, code.buffer.alignment);
                 let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
                 let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
+                let details = details(code);
+                if !details.is_empty() {
+                    self.machine_code.details.insert(id.as_u32(), details);
+                }
                 let frame = cfi::instructions(&*self.isa, &code.buffer.unwind_info);
                 self.machine_code.add(code.code_buffer(), &frame, &relocs, align)
             }
@@ -262,6 +307,13 @@ impl Module for ClifModule {
 /// The alignment of a function's code.
 pub(crate) fn alignment(isa: &dyn TargetIsa, code: u32) -> u64 {
     u64::from(code.max(isa.function_alignment().minimum)).max(isa.symbol_alignment())
+}
+
+/// What is to be told of the places in a function's code.
+pub(crate) fn details(code: &CompiledCode) -> Details {
+    let traps = code.buffer.traps().iter().map(|trap| (trap.offset, trap.code.as_raw().get())).collect();
+    let known = code.buffer.get_srclocs_sorted().iter().filter(|line| !line.loc.is_default());
+    Details { traps, lines: known.map(|line| (line.start, line.end, line.loc.bits())).collect() }
 }
 
 /// A relocation in terms of the module's declarations.

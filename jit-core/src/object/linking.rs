@@ -1,266 +1,213 @@
-//! One object on its way into memory, and what the process has to be told of it.
+//! One graph's way through the linker, for the unit that promised its symbols.
 
-use std::ops::Range;
-
-use jit_linker::SymbolName;
-use jit_linker::graph::{Definition, LinkGraph, Linkage, SectionId, SectionRole, SymbolId as GraphSymbol, SymbolKind};
-use jit_linker::link::{self, Allocated, Fixed};
-use jit_linker::memory::{FinalizedAllocation, SegmentKind};
+use jit_linker::graph::{Linkage, SymbolId as GraphSymbol};
+use jit_linker::link::{self, Allocated, Loaded};
+use jit_linker::plugin::Passes;
+use jit_linker::{LinkError, LinkGraph, SymbolName};
 use rustc_hash::FxHashMap;
 
-use super::program::Shared;
-use super::unit::ObjectUnit;
+use super::layer::{ObjectOptions, definitions};
+use super::plugin::{Hooks, Watched};
 use crate::error::{Cause, SymbolFailure};
-use crate::platform::initializers::Functions;
-use crate::platform::thread_local::ThreadLocalStorage;
-use crate::platform::unwind::{self, Frames};
-use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
+use crate::session::{FoundSymbol, MaterializationResponsibility, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId};
 use crate::sync::Arc;
 
-/// The name by which the code of a component knows it (Itanium C++ ABI, "DSO object destruction
-/// API").
-pub(super) const COMPONENT_HANDLE: &str = "__dso_handle";
-
-pub(super) struct Linking {
-    session: ExecutionSession,
+/// Links a graph. Goes on when the addresses of the external symbols are known.
+pub(crate) fn begin(
     responsibility: MaterializationResponsibility,
-    registered: Registered,
-    defined: FxHashMap<SymbolName, GraphSymbol>,
-    /// The symbol that stands for the object.
-    whole: SymbolName,
-    storage: Option<ThreadLocalStorage>,
+    graph: LinkGraph,
+    hooks: &Hooks,
+    options: ObjectOptions,
+) {
+    let mut watched = hooks.begin(|| responsibility.dylib().ok(), &graph);
+    let passes = watched.as_mut().map(Watched::take_passes).unwrap_or_default();
+    let mut linking = Linking { responsibility, watched, own: Vec::new() };
+    match linking.allocate(graph, passes, options) {
+        Ok(allocated) => linking.look_up(allocated),
+        Err(cause) => linking.fail(&cause),
+    }
 }
 
-/// What the program knows of a linked object. Dropped, it knows nothing more.
-struct Registered {
-    program: Arc<Shared>,
-    component: String,
-    number: u64,
-    code: Range<u64>,
-    /// Addresses by which others know the object's thread-local variables.
-    variables: Vec<u64>,
+/// A graph on its way, and who answers for it.
+struct Linking {
+    responsibility: MaterializationResponsibility,
+    watched: Option<Watched>,
+    /// The graph's symbols and the session's, of what the unit defines.
+    own: Vec<(GraphSymbol, SymbolId)>,
 }
 
-impl Drop for Registered {
-    fn drop(&mut self) {
-        self.program.initializers.forget(&self.component, self.number, &self.code);
-        self.program.forget_variables(&self.variables);
+fn link_failure(error: LinkError) -> Arc<Cause> {
+    Arc::new(Cause::Link(error))
+}
+
+/// Why something that needs what could not be had fails.
+pub(crate) fn dependency(failure: SymbolFailure) -> Arc<Cause> {
+    let SymbolFailure { name, dylib, cause } = failure;
+    match &*cause {
+        Cause::Dependency { .. } => cause,
+        _ => Arc::new(Cause::Dependency { name, dylib, cause }),
     }
 }
 
 impl Linking {
-    pub(super) fn start(unit: ObjectUnit, responsibility: MaterializationResponsibility) {
-        let ObjectUnit { graph, program, component, number, defined, whole } = unit;
-        let registered = Registered { program, component, number, code: 0..0, variables: Vec::new() };
-        let session = responsibility.session().clone();
-        let mut this = Self { session, responsibility, registered, defined, whole, storage: None };
-        match this.allocate(graph) {
-            Ok(allocated) => this.look_up_externals(allocated),
-            Err(cause) => this.responsibility.fail(cause),
+    fn fail(self, cause: &Arc<Cause>) {
+        if let Some(watched) = self.watched {
+            watched.failed(cause);
         }
+        self.responsibility.fail_with(cause);
     }
 
-    /// Settles and publishes the addresses of what the object defines.
-    fn allocate(&mut self, graph: LinkGraph) -> Result<Allocated, Cause> {
-        let prepared = link::prepare(graph)?;
-        self.responsibility.charge(prepared.request().iter().map(|segment| segment.size as u64).sum())?;
-        let mut allocated = prepared.allocate(self.session.executor().memory())?;
-        if let Some(image) = allocated.thread_local_image()? {
-            let architecture = self.session.executor().architecture();
-            let storage = ThreadLocalStorage::new(architecture, &image).map_err(|error| Cause::Other(error.into()))?;
-            allocated.set_thread_local_storage(storage.location());
-            self.storage = Some(storage);
+    fn allocate(&mut self, graph: LinkGraph, passes: Passes, options: ObjectOptions) -> Result<Allocated, Arc<Cause>> {
+        let mut loaded = link::load(graph, passes).map_err(link_failure)?;
+        self.claim(&mut loaded, options)?;
+        let wanted: Vec<_> = self.own.iter().map(|(symbol, _)| *symbol).collect();
+        loaded.prune(&wanted);
+        let prepared = loaded.prepare().map_err(link_failure)?;
+        let size = prepared.request().iter().map(|segment| segment.size as u64).sum();
+        self.responsibility.charge(size).map_err(|error| Arc::new(error.into()))?;
+        let session = self.responsibility.session();
+        let allocated = prepared.allocate(session.executor().memory()).map_err(link_failure)?;
+        if let Some(watched) = &self.watched {
+            watched.loaded(allocated.graph());
         }
-        let mut definitions = Vec::with_capacity(self.defined.len());
-        for own in self.responsibility.symbols() {
-            let address = match self.defined.get(&own.name) {
-                Some(symbol) => self.published_address(&allocated, *symbol),
-                // The symbol that stands for the object is nowhere.
-                None => 0,
-            };
-            definitions.push((own.id, SymbolDef::at(address)));
-        }
-        self.session.resolve(&definitions)?;
-        if let Some(handle) = self.defined.get(&self.session.intern(COMPONENT_HANDLE)) {
-            let handle = allocated.address(*handle);
-            self.registered.program.initializers.bind(&self.registered.component, handle);
-        }
+        let address = |symbol| SymbolDef::at(allocated.address(symbol));
+        let definitions: Vec<_> = self.own.iter().map(|(symbol, id)| (*id, address(*symbol))).collect();
+        session.resolve(&definitions).map_err(|error| Arc::new(error.into()))?;
         Ok(allocated)
     }
 
-    /// What the session knows as a symbol's address: of a thread-local variable, where the pair is
-    /// that `__tls_get_addr` takes.
-    fn published_address(&mut self, allocated: &Allocated, symbol: GraphSymbol) -> u64 {
-        let graph = allocated.graph();
-        let address = allocated.address(symbol);
-        let storage = self.storage.as_ref().filter(|_| graph.symbol(symbol).kind == SymbolKind::ThreadLocal);
-        let (Some(storage), Some(section)) = (storage, graph.section_with(SectionRole::ThreadLocal)) else {
-            return address;
+    /// Brings together what the unit promised and what the graph defines.
+    fn claim(&mut self, loaded: &mut Loaded, options: ObjectOptions) -> Result<(), Arc<Cause>> {
+        let mismatch = |symbol: &SymbolName, what| {
+            let (graph, symbol) = (loaded.graph().name().to_owned(), symbol.clone());
+            Arc::new(Cause::Interface { graph, symbol, what })
         };
-        let location = storage.location().at(address - allocated.section_range(section).start);
-        let address = self.registered.program.add_variable(location);
-        self.registered.variables.push(address);
-        address
+        let declared = self.responsibility.declared();
+        let mut missing: FxHashMap<_, _> = declared.iter().map(|symbol| (&symbol.name, symbol)).collect();
+        let mut late = Vec::new();
+        for (symbol, name, flags) in definitions(loaded.graph()) {
+            if let Some(promised) = missing.remove(name) {
+                if !options.override_flags && !is_compatible(promised.flags, flags) {
+                    return Err(mismatch(name, "is declared with other flags than the graph's"));
+                }
+                self.own.push((symbol, promised.id));
+            } else if !flags.is_strong() || options.auto_claim {
+                late.push((symbol, SymbolDeclaration { name: name.clone(), flags, signature: None }));
+            } else {
+                return Err(mismatch(name, "is defined and its unit does not declare it"));
+            }
+        }
+        if let Some((name, _)) = missing.into_iter().next() {
+            return Err(mismatch(name, "is declared and not defined"));
+        }
+        if late.is_empty() { Ok(()) } else { self.claim_late(loaded, late) }
     }
 
-    fn look_up_externals(self, allocated: Allocated) {
-        let externals: Vec<_> = allocated
-            .graph()
-            .symbols()
-            .filter(|(_, symbol)| symbol.definition == Definition::External)
-            .filter_map(|(id, symbol)| Some((id, symbol.name.clone()?)))
-            .collect();
-        if externals.is_empty() {
+    /// Takes on definitions that nobody declared. Weak ones that came too late refer to the
+    /// definitions that were there.
+    fn claim_late(
+        &mut self,
+        loaded: &mut Loaded,
+        late: Vec<(GraphSymbol, SymbolDeclaration)>,
+    ) -> Result<(), Arc<Cause>> {
+        let names: FxHashMap<_, _> = late.iter().map(|(symbol, late)| (late.name.clone(), *symbol)).collect();
+        let declarations = late.into_iter().map(|(_, declaration)| declaration).collect();
+        self.responsibility.define_materializing(declarations).map_err(|error| Arc::new(error.into()))?;
+        let mut known: FxHashMap<_, _> =
+            self.responsibility.declared().into_iter().map(|symbol| (symbol.name, symbol.id)).collect();
+        for (name, symbol) in names {
+            match known.remove(&name) {
+                Some(id) => self.own.push((symbol, id)),
+                None => loaded.graph_mut().make_external(symbol),
+            }
+        }
+        Ok(())
+    }
+
+    fn look_up(self, allocated: Allocated) {
+        let externals = allocated.externals();
+        let mut named = Vec::with_capacity(externals.len());
+        let mut names = Vec::with_capacity(externals.len());
+        for external in externals {
+            if let Some(name) = &allocated.graph().symbol(external).name {
+                names.push(name.clone());
+                named.push(external);
+            }
+        }
+        if named.is_empty() {
             return self.finish(allocated, &[]);
         }
-        let names: Vec<_> = externals.iter().map(|(_, name)| name.clone()).collect();
-        let order = self.responsibility.link_order();
-        let session = self.session.clone();
-        session.lookup_resolved(&order, names, move |answers| self.externals_known(allocated, &externals, answers));
+        let (session, order) = (self.responsibility.session().clone(), self.responsibility.link_order());
+        let owner = self.responsibility.owner();
+        session.lookup_owned(&order, names.into(), Some(owner), move |answers| {
+            self.externals_known(allocated, named, answers);
+        });
     }
 
     fn externals_known(
         self,
         mut allocated: Allocated,
-        externals: &[(GraphSymbol, SymbolName)],
+        externals: Vec<GraphSymbol>,
         answers: Vec<Result<FoundSymbol, SymbolFailure>>,
     ) {
         let mut found = Vec::with_capacity(answers.len());
-        for ((symbol, name), answer) in externals.iter().zip(answers) {
-            let linkage = allocated.graph().symbol(*symbol).linkage;
+        for (external, answer) in externals.into_iter().zip(answers) {
             match answer {
-                Ok(answer) => {
-                    if let Err(cause) = self.resolve(&mut allocated, *symbol, name, &answer) {
-                        return self.responsibility.fail(cause);
-                    }
-                    found.push((*symbol, answer.id));
+                Ok(symbol) => {
+                    allocated.resolve(external, symbol.definition.address, symbol.definition.slot);
+                    found.push((external, symbol.id));
                 }
-                // What need not be there is at address 0.
-                Err(failure) if linkage == Linkage::Weak && matches!(*failure.cause, Cause::NotFound) => {
-                    allocated.resolve(*symbol, 0, None);
+                Err(failure) if failure.is_missing() && is_optional(&allocated, external) => {
+                    allocated.resolve(external, 0, None);
                 }
-                Err(SymbolFailure { name, dylib, cause }) => {
-                    return match &*cause {
-                        Cause::Dependency { .. } => self.responsibility.fail_with(&cause),
-                        _ => self.responsibility.fail(Cause::Dependency { name, dylib, cause }),
-                    };
-                }
+                Err(failure) => return self.fail(&dependency(failure)),
             }
         }
         self.finish(allocated, &found);
     }
 
-    fn resolve(
-        &self,
-        allocated: &mut Allocated,
-        symbol: GraphSymbol,
-        name: &SymbolName,
-        found: &FoundSymbol,
-    ) -> Result<(), Cause> {
-        let address = found.definition.address;
-        if allocated.graph().symbol(symbol).kind == SymbolKind::ThreadLocal {
-            let architecture = self.session.executor().architecture();
-            let location = self.registered.program.variable(address, architecture, name);
-            allocated.resolve_thread_local(symbol, location.map_err(|error| Cause::Other(error.into()))?);
-        } else {
-            // Code that was compiled elsewhere may do anything with an address: no slot stands for it.
-            allocated.resolve(symbol, address, None);
-        }
-        Ok(())
-    }
-
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
-        let dependences = self.dependences(found);
-        let code = match self.publish(allocated) {
-            Ok(code) => Arc::new(code),
-            Err(cause) => return self.responsibility.fail(cause),
-        };
-        if let Err(error) = self.responsibility.hold(Box::new((self.registered, self.storage))) {
-            return self.responsibility.fail(error.into());
-        }
-        // What failed with a dependence has told whoever waited for it.
-        _ = self.session.emit(vec![self.responsibility], Some(&code), &dependences);
-    }
-
-    /// Who needs whom. An object is linked as a whole, so each of its symbols needs the one that stands
-    /// for the object, and that one what the object needs.
-    fn dependences(&self, found: &[(GraphSymbol, SymbolId)]) -> Vec<(SymbolId, SymbolId)> {
-        let own = self.responsibility.symbols();
-        let Some(whole) = own.iter().find(|own| own.name == self.whole).map(|own| own.id) else { return Vec::new() };
-        let parts = own.iter().map(|own| own.id).filter(|id| *id != whole).map(|part| (part, whole));
-        parts.chain(found.iter().map(|(_, needed)| (whole, *needed))).collect()
-    }
-
-    /// Makes the object's memory final, and tells the process what is in it.
-    fn publish(&mut self, allocated: Allocated) -> Result<FinalizedAllocation, Cause> {
-        if let Some(storage) = &self.storage
-            && let Some(image) = allocated.thread_local_image()?.filter(|image| image.depends_on_externals)
-        {
-            storage.update(&image);
-        }
-        let graph = allocated.graph();
-        let lists = |sections: Vec<SectionId>| -> Vec<_> {
-            sections.into_iter().map(|id| (graph.section(id).role, allocated.section_range(id))).collect()
-        };
-        let (initializers, finalizers) = (lists(graph.initializers()), lists(graph.finalizers()));
-        let frames = graph.section_with(SectionRole::EhFrame).map(|section| allocated.section_range(section));
+        let ids: FxHashMap<GraphSymbol, SymbolId> = found.iter().chain(&self.own).copied().collect();
+        let dependences: Vec<_> = allocated
+            .dependences()
+            .into_iter()
+            .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
+            .collect();
         let resolvers = allocated.resolvers();
-
-        let mut code = allocated.fix_up().and_then(Fixed::finalize)?;
-        self.registered.code = code.range(SegmentKind::Code);
-        if let Some(range) = frames {
-            // SAFETY: a section of the object, whose memory is final, and ours for now.
-            let section = unsafe { bytes(&range) };
-            let frames = Frames::of_section(section, range.start, &self.registered.code)
-                .map_err(|error| Cause::Other(format!("{}: {error}", self.responsibility.unit_name()).into()))?;
-            code.attach(Box::new(unwind::register(frames)));
-        }
+        let mut code = match allocated.fix_up().and_then(link::Fixed::finalize) {
+            Ok(code) => code,
+            Err(error) => return self.fail(&link_failure(error)),
+        };
         for resolver in resolvers {
-            // SAFETY: the memory is final; the object says that the function can be called to
-            // choose another before anything else of it runs.
+            // SAFETY: the memory is final and mapped here. What the resolver refers to has an
+            // address; as in every dynamic loader, it must need no more of it than its own object.
             unsafe { resolver.settle() };
         }
-        // SAFETY: as above, for each of the sections.
-        let functions =
-            unsafe { Functions { initializers: pointers(&initializers), finalizers: pointers(&finalizers) } };
-        if !functions.initializers.is_empty() || !functions.finalizers.is_empty() {
-            let Registered { program, component, number, .. } = &self.registered;
-            program.initializers.linked(component, *number, functions);
+        match self.watched.take().map(Watched::emitted) {
+            None => {}
+            Some(Ok(emitted)) => code.attach(emitted),
+            Some(Err(cause)) => return self.fail(&cause),
         }
-        Ok(code)
+        let session = self.responsibility.session().clone();
+        // What failed with a dependence has told whoever waited for it.
+        _ = session.emit(vec![self.responsibility], Some(&Arc::new(code)), &dependences);
     }
 }
 
-/// The functions that sections of initializers or finalizers list, with their priorities, in the
-/// order in which they are called.
-///
-/// # Safety
-///
-/// The ranges are sections of an object whose memory is final and stays.
-unsafe fn pointers(sections: &[(SectionRole, Range<u64>)]) -> Vec<(u32, u64)> {
-    let mut pointers = Vec::new();
-    for (role, range) in sections {
-        let (SectionRole::Initializers { priority, reversed } | SectionRole::Finalizers { priority, reversed }) = *role
-        else {
-            continue;
-        };
-        // SAFETY: as the caller says.
-        let words = unsafe { bytes(range) }.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
-        // Lists of older compilers have 0 and -1 at their ends.
-        let start = pointers.len();
-        pointers.extend(words.filter(|word| !matches!(*word, 0 | u64::MAX)).map(|word| (priority, word)));
-        if reversed {
-            pointers[start..].reverse();
-        }
-    }
-    pointers
+/// Whether an external symbol need not be found.
+fn is_optional(allocated: &Allocated, symbol: GraphSymbol) -> bool {
+    allocated.graph().symbol(symbol).linkage == Linkage::Weak
 }
 
-/// # Safety
-///
-/// The range is readable memory that nobody writes, and stays as long as the slice is used.
-unsafe fn bytes<'a>(range: &Range<u64>) -> &'a [u8] {
-    let start = std::ptr::with_exposed_provenance(range.start as usize);
-    // SAFETY: as the caller says.
-    unsafe { std::slice::from_raw_parts(start, (range.end - range.start) as usize) }
+/// Whether a definition can be had as it was declared. Whether it is weak was settled with the
+/// declaration.
+fn is_compatible(declared: SymbolFlags, defined: SymbolFlags) -> bool {
+    declared.exported == defined.exported && (defined.callable || !declared.callable)
+}
+
+impl SymbolFailure {
+    /// Whether nobody defines the symbol.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(&*self.cause, Cause::NotFound)
+    }
 }

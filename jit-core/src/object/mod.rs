@@ -1,8 +1,15 @@
-//! Objects that compilers have written: whole programs of them, linked when they are needed.
+//! Link graphs in the session: the layer that links them, what can be put on top of it, and who
+//! watches. Knows nothing of how a graph was made.
 
-mod archive;
+mod layer;
 mod linking;
-mod program;
-mod unit;
+mod plugin;
+mod transform;
 
-pub use program::Program;
+pub use layer::{ObjectLayer, ObjectLinkingLayer, ObjectOptions};
+#[cfg(feature = "cranelift")]
+pub(crate) use linking::dependency;
+#[cfg(feature = "cranelift")]
+pub(crate) use plugin::{Hooks, Watched};
+pub use plugin::{Link, LinkPlugin};
+pub use transform::ObjectTransformLayer;

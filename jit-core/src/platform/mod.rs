@@ -1,9 +1,58 @@
 //! What JIT'd code needs of the process it runs in: everything that is registered with it, as
 //! pairs of action and undo.
 
+#[cfg(feature = "cranelift")]
+pub mod code;
+#[cfg(feature = "cranelift")]
+pub mod debug;
 pub(crate) mod initializers;
 #[cfg(target_os = "linux")]
 pub mod thread_local;
 #[cfg(feature = "cranelift")]
 pub(crate) mod tls;
+#[cfg(feature = "cranelift")]
+pub mod trap;
 pub mod unwind;
+
+#[cfg(feature = "cranelift")]
+use crate::sync::Arc;
+
+/// Who is told of code when it has been linked.
+#[cfg(feature = "cranelift")]
+#[derive(Clone, Debug)]
+pub(crate) struct Services {
+    /// The process's unwinder.
+    pub(crate) unwinding: bool,
+    /// The handler of traps.
+    pub(crate) traps: bool,
+    /// Debuggers.
+    pub(crate) debugger: bool,
+}
+
+#[cfg(feature = "cranelift")]
+impl Default for Services {
+    fn default() -> Self {
+        Self { unwinding: true, traps: false, debugger: false }
+    }
+}
+
+#[cfg(feature = "cranelift")]
+impl Services {
+    /// Whether anyone wants to know how frames are unwound.
+    pub(crate) fn want_frames(&self) -> bool {
+        self.unwinding || self.debugger
+    }
+
+    /// Whether anyone wants to know more than that.
+    pub(crate) fn want_code(&self) -> bool {
+        self.traps || self.debugger
+    }
+
+    /// Tells of code. What is given is to be dropped before the code's memory is used again.
+    pub(crate) fn register(&self, code: code::LinkedCode) -> Box<dyn Send + Sync> {
+        let code = Arc::new(code);
+        // The last that were told are undone first.
+        let debugger = self.debugger.then(|| debug::register(&code));
+        Box::new((debugger, self.traps.then(|| trap::register(&code))))
+    }
+}

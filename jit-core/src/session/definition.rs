@@ -109,7 +109,8 @@ impl State {
         effects: &mut Effects,
     ) {
         let UnitDefinition { symbols, unit, name } = definition;
-        let id = self.units.next_id();
+        // Before its symbols: a unit that they replace gives its place in the table back.
+        let Some(id) = self.insert_unit(name, tracker, Stage::Waiting) else { return };
         let mut ids = SmallVec::new();
         let mut lost = SmallVec::<[SymbolName; 1]>::new();
         for declaration in symbols {
@@ -125,14 +126,12 @@ impl State {
             }
         }
         if ids.is_empty() {
+            effects.garbage.extend(self.take_unit(id));
             if lost.is_empty() {
                 effects.dropped.push(unit);
             } else {
                 effects.discards.push(Discard { unit: id, materializer: unit, names: lost });
             }
-            return;
-        }
-        if self.insert_unit(name, tracker, Stage::Waiting).is_none() {
             return;
         }
         if let Some(entry) = self.units.get_mut(id) {
@@ -167,7 +166,7 @@ impl State {
         let groups =
             std::iter::once((strong, Stage::Running)).chain(weak.into_iter().map(|one| (vec![one], Stage::Waiting)));
         for (group, stage) in groups.filter(|(group, _)| !group.is_empty()) {
-            let unit = self.units.next_id();
+            let Some(unit) = self.insert_unit(Arc::clone(&name), tracker, stage) else { break };
             let mut ids = SmallVec::with_capacity(group.len());
             for (mut declaration, definition) in group {
                 declaration.flags.absolute = true;
@@ -181,10 +180,9 @@ impl State {
                 }
                 ids.push(id);
             }
-            if !ids.is_empty()
-                && self.insert_unit(Arc::clone(&name), tracker, stage).is_some()
-                && let Some(unit) = self.units.get_mut(unit)
-            {
+            if ids.is_empty() {
+                effects.garbage.extend(self.take_unit(unit));
+            } else if let Some(unit) = self.units.get_mut(unit) {
                 unit.symbols = ids;
             }
         }

@@ -2,6 +2,7 @@
 
 mod alias;
 mod arena;
+mod claim;
 mod definition;
 mod dispatch;
 mod dylib;
@@ -37,7 +38,6 @@ use dispatch::TaskKind;
 use manager::Managers;
 use scope::ExecutionScopes;
 use state::{Discard, Effects, State};
-#[cfg(feature = "cranelift")]
 pub(crate) use symbol::SymbolId;
 
 pub use alias::{Alias, ReExports};

@@ -192,8 +192,10 @@ impl Query {
             if let Outcome::Waiting(symbol) = outcome {
                 let (name, dylib) = (name.clone(), dylib(*symbol));
                 *outcome = Outcome::Failed(SymbolFailure { name, dylib, cause: Arc::clone(cause) });
+                self.failed = true;
             }
         }
+        self.outstanding = 0;
     }
 
     pub(crate) fn answer(self) {

@@ -51,7 +51,14 @@ impl State {
             match self.symbols.get_mut(*id) {
                 None => error = Some(Error::DefunctTracker),
                 Some(symbol) if symbol.failure().is_some() => {}
-                Some(symbol) if symbol.state == SymbolState::Resolved => symbol.state = SymbolState::Emitted,
+                Some(symbol)
+                    if symbol.state == SymbolState::Resolved
+                        || symbol.flags.side_effects_only && symbol.state == SymbolState::Materializing =>
+                {
+                    symbol.state = SymbolState::Emitted;
+                    // What waits for an address of what will never have one waits for this.
+                    self.notify(*id, effects);
+                }
                 Some(symbol) => {
                     let unresolved = Error::Unresolved(symbol.name.clone());
                     failed.push((*id, Arc::new(Cause::Session(unresolved.clone()))));

@@ -166,13 +166,13 @@ impl MaterializationResponsibility {
         Self { session, unit, name, settled: false }
     }
 
-    pub(crate) fn unit(&self) -> Id<Unit> {
-        self.unit
-    }
-
     /// The unit as what waits for something.
     pub(crate) fn owner(&self) -> Owner {
         Owner::Continuation(self.unit)
+    }
+
+    pub(crate) fn unit(&self) -> Id<Unit> {
+        self.unit
     }
 
     /// The session.

@@ -7,7 +7,7 @@ mod clif;
 
 use std::process::Command;
 
-use jit_core::{Error, Jit, OptLevel};
+use jit_core::{Error, Jit, OptLevel, ResourceTracker};
 use jit_lazy::{LazyJit, LazyJitBuilder};
 
 pub(crate) type Nullary = unsafe extern "C" fn() -> i64;
@@ -21,7 +21,7 @@ pub(crate) fn jit() -> LazyJit {
 }
 
 /// Defines lazy functions, or gives them new bodies.
-pub(crate) fn redefine(jit: &Jit, text: &str) -> Result<(), Error> {
+pub(crate) fn redefine(jit: &Jit, text: &str) -> Result<ResourceTracker, Error> {
     let mut module = jit.module("bodies").redirectable();
     clif::define(&mut module, text);
     jit.redefine(module)
@@ -68,4 +68,10 @@ pub(crate) fn this_program() -> Command {
     let mut command = Command::new(words.next().unwrap());
     command.args(words).arg(program);
     command
+}
+
+/// How often to do something: `native` times, `emulated` times where that takes a hundred times as
+/// long.
+pub(crate) fn scaled(native: usize, emulated: usize) -> usize {
+    if std::env::var_os("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").is_some() { emulated } else { native }
 }

@@ -3,7 +3,7 @@
 //!
 //! A fixup replaces the instruction's immediate, whatever it was, so it can be applied again.
 
-use super::{FixupError, Operands, Origin, Referent, either, field, signed};
+use super::{FixupError, Operands, Origin, Referent, either, field, reduce, signed};
 
 /// What is stored at an edge's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +68,18 @@ pub enum EdgeKind {
     TlsModuleOffset(TlsField),
     /// The address of words in the GOT that are the variable's, in the given field.
     TlsEntry(TlsWords, EntryField),
+    /// P + A − S, 64 bits: how far back the target is.
+    NegDelta64,
+    /// The field less S + A − P, 32 bits: turns the distance to one symbol into that between two.
+    Subtract32,
+    /// The field less S + A − P, 64 bits.
+    Subtract64,
+    /// G + A, 64 bits, in data, where G is the GOT entry of S.
+    GotPointer64,
+    /// The offset of S + A in its module's storage, 64 bits.
+    TlsModuleOffset64,
+    /// The number of the graph's own thread-local storage, plus A, 64 bits.
+    TlsModuleNumber64,
 }
 
 /// Which 16 bits of a value a `movz`, `movn` or `movk` takes, and what is checked.
@@ -155,6 +167,8 @@ pub(crate) enum Field {
     LoadStore12(u8),
     Move(Move),
     Tls(TlsField),
+    Less32,
+    Less64,
 }
 
 impl EdgeKind {
@@ -191,6 +205,12 @@ impl EdgeKind {
             Self::GotOffset15 => (GotEntry, GotBase, Field::Load15),
             Self::TlsOffset(field) => (Referent::TlsOffset, Zero, Field::Tls(field)),
             Self::TlsModuleOffset(field) => (Referent::TlsModuleOffset, Zero, Field::Tls(field)),
+            Self::NegDelta64 => (Symbol, FromTarget, Field::Bits64),
+            Self::Subtract32 => (Symbol, Place, Field::Less32),
+            Self::Subtract64 => (Symbol, Place, Field::Less64),
+            Self::GotPointer64 => (GotEntry, Zero, Field::Bits64),
+            Self::TlsModuleOffset64 => (Referent::TlsModuleOffset, Zero, Field::Bits64),
+            Self::TlsModuleNumber64 => (Referent::TlsModuleNumber, Zero, Field::Bits64),
             Self::TlsEntry(words, field) => {
                 let referent = match words {
                     TlsWords::Pair => Referent::TlsPair,
@@ -284,6 +304,8 @@ fn store(width: Field, block: &mut [u8], offset: u32, value: i64) -> Result<(), 
         Field::LoadStore12(log2) => edit_load_store(block, offset, log2, value)?,
         Field::Move(part) => edit_move(block, offset, part, value)?,
         Field::Tls(part) => store_tls(part, block, offset, value)?,
+        Field::Less32 => reduce::<4>(block, offset, value)?,
+        Field::Less64 => reduce::<8>(block, offset, value)?,
     }
     Ok(())
 }
@@ -307,15 +329,19 @@ fn edit_adr(block: &mut [u8], offset: u32, shape: Shape, value: i64) -> Result<(
     edit(block, offset, shape, 0x60ff_ffe0, (value & 3) << 29 | (value >> 2 & 0x7_ffff) << 5)
 }
 
+/// The power of two of bytes that a load or store with an unsigned offset accesses.
+pub(crate) fn load_store_log2(word: u32) -> Option<u8> {
+    expect(word, LOAD_STORE_UNSIGNED_OFFSET).ok()?;
+    let is_vector = word & 1 << 26 != 0;
+    let size = (word >> 30) as u8;
+    Some(if is_vector && size == 0 && word & 1 << 23 != 0 { 4 } else { size })
+}
+
 /// The offset is in units of what is loaded, which the instruction itself tells: a relocation
 /// for another size would make it a wrong address.
 fn edit_load_store(block: &mut [u8], offset: u32, log2: u8, value: i64) -> Result<(), FixupError> {
     let word = u32::from_le_bytes(*field(block, offset)?);
-    expect(word, LOAD_STORE_UNSIGNED_OFFSET)?;
-    let is_vector = word & 1 << 26 != 0;
-    let size = word >> 30;
-    let accessed = if is_vector && size == 0 && word & 1 << 23 != 0 { 4 } else { size };
-    if accessed != u32::from(log2) {
+    if load_store_log2(word) != Some(log2) {
         return Err(FixupError::Instruction { word });
     }
     let low = multiple_of(value & 0xfff, 1 << log2)?;

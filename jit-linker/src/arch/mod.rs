@@ -73,6 +73,8 @@ pub enum Referent {
     TlsOffset,
     /// The variable's offset in its module's storage.
     TlsModuleOffset,
+    /// The number of the graph's own module, whatever the symbol.
+    TlsModuleNumber,
 }
 
 impl Referent {
@@ -225,6 +227,17 @@ pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) 
 fn field<const N: usize>(block: &mut [u8], offset: u32) -> Result<&mut [u8; N], FixupError> {
     let size = block.len();
     block.get_mut(offset as usize..).and_then(|rest| rest.first_chunk_mut()).ok_or(FixupError::OutsideBlock { size })
+}
+
+/// Takes `value` from the signed number in a field of `N` bytes.
+fn reduce<const N: usize>(block: &mut [u8], offset: u32, value: i64) -> Result<(), FixupError> {
+    let bytes = field::<N>(block, offset)?;
+    let mut wide = [if bytes[N - 1] < 0x80 { 0 } else { 0xff }; 8];
+    wide[..N].copy_from_slice(bytes);
+    let difference = i64::from_le_bytes(wide).wrapping_sub(value);
+    let difference = if N < 8 { signed(difference, 8 * N as u32)? } else { difference };
+    bytes.copy_from_slice(&difference.to_le_bytes()[..N]);
+    Ok(())
 }
 
 /// `value`, if it fits `bits` as a signed or as an unsigned number.

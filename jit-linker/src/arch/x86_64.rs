@@ -1,6 +1,6 @@
 //! Edge kinds of x86-64, after the System V psABI's table of relocations (S, A, P, G as there).
 
-use super::{FixupError, Operands, Origin, Referent, either, field, signed};
+use super::{FixupError, Operands, Origin, Referent, either, field, reduce, signed};
 
 /// What is stored at an edge's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +69,14 @@ pub enum EdgeKind {
     TlsModuleOffset32,
     /// The offset of S + A in its module's storage, 64 bits.
     TlsModuleOffset64,
+    /// P + A − S, 64 bits: how far back the target is.
+    NegDelta64,
+    /// The field less S + A − P, 32 bits: turns the distance to one symbol into that between two.
+    Subtract32,
+    /// The field less S + A − P, 64 bits.
+    Subtract64,
+    /// The number of the graph's own thread-local storage, plus A, 64 bits.
+    TlsModuleNumber64,
 }
 
 /// How a value is stored.
@@ -81,12 +89,14 @@ pub(crate) enum Field {
     Signed8,
     Either16,
     Either8,
+    Less32,
+    Less64,
 }
 
 impl EdgeKind {
     /// The kind's formula: what stands for the target, from where it is measured, and the field.
     pub(crate) const fn formula(self) -> (Referent, Origin, Field) {
-        use Field::{Bits64, Either8, Either16, Signed8, Signed16, Signed32, Unsigned32};
+        use Field::{Bits64, Either8, Either16, Less32, Less64, Signed8, Signed16, Signed32, Unsigned32};
         use Origin::{FromTarget, GotBase, Place, Zero};
         match self {
             Self::Pointer64 => (Referent::Symbol, Zero, Bits64),
@@ -118,6 +128,10 @@ impl EdgeKind {
             Self::TlsOffset64 => (Referent::TlsOffset, Zero, Bits64),
             Self::TlsModuleOffset32 => (Referent::TlsModuleOffset, Zero, Signed32),
             Self::TlsModuleOffset64 => (Referent::TlsModuleOffset, Zero, Bits64),
+            Self::NegDelta64 => (Referent::Symbol, FromTarget, Bits64),
+            Self::Subtract32 => (Referent::Symbol, Place, Less32),
+            Self::Subtract64 => (Referent::Symbol, Place, Less64),
+            Self::TlsModuleNumber64 => (Referent::TlsModuleNumber, Zero, Bits64),
         }
     }
 }
@@ -142,6 +156,8 @@ pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) 
         Field::Signed8 => *field(block, offset)? = (signed(value, 8)? as i8).to_le_bytes(),
         Field::Either16 => *field(block, offset)? = (either(value, 16)? as i16).to_le_bytes(),
         Field::Either8 => *field(block, offset)? = (either(value, 8)? as i8).to_le_bytes(),
+        Field::Less32 => reduce::<4>(block, offset, value)?,
+        Field::Less64 => reduce::<8>(block, offset, value)?,
     }
     Ok(())
 }

@@ -15,6 +15,7 @@
 pub mod archive;
 mod eh_frame;
 pub mod elf;
+pub mod macho;
 
 use std::path::Path;
 
@@ -29,6 +30,9 @@ use crate::name::SymbolStringPool;
 pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
     if object.starts_with(b"\x7fELF") {
         return elf::parse(name, object, names);
+    }
+    if macho::is_macho(&object) {
+        return macho::parse(name, object, names);
     }
     Err(ParseError::Unrecognized { object: name.to_owned() })
 }
@@ -98,6 +102,16 @@ pub enum ParseError {
         section: String,
         /// What it is or has.
         what: String,
+    },
+    /// Code for arm64e, whose pointers are signed when they are stored.
+    #[error("in {object}: authenticated pointer at {section}+{offset:#x}; arm64e is not supported, compile for arm64")]
+    AuthenticatedPointer {
+        /// The object's name.
+        object: String,
+        /// The section the pointer is in.
+        section: String,
+        /// Its offset in the section.
+        offset: u64,
     },
     /// It is too large, or too much aligned, for a graph.
     #[error("in {object}: {source}")]

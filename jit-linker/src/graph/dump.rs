@@ -2,46 +2,136 @@
 
 use std::fmt;
 
-use super::{Definition, LinkGraph, Symbol, SymbolId};
+use super::{Block, BlockId, Definition, Edge, EdgeKind, LinkGraph, Linkage, Scope, SymbolId, SymbolKind};
 
-struct SymbolLabel<'a>(SymbolId, &'a Symbol);
+struct Label<'a>(&'a LinkGraph, SymbolId);
 
-impl fmt::Display for SymbolLabel<'_> {
+impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.1.name {
-            Some(name) => f.write_str(name),
-            None => write!(f, "#{}", self.0.index()),
+        let label = self.0.symbol_label(self.1);
+        if label.is_empty() { write!(f, "#{}", self.1.index()) } else { f.write_str(&label) }
+    }
+}
+
+/// What is unusual about a symbol.
+struct Attributes<'a>(&'a LinkGraph, SymbolId);
+
+impl fmt::Display for Attributes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let symbol = self.0.symbol(self.1);
+        match symbol.scope {
+            Scope::Default => {}
+            Scope::Protected => f.write_str(" protected")?,
+            Scope::Hidden => f.write_str(" hidden")?,
+            Scope::Local => f.write_str(" local")?,
+        }
+        match symbol.linkage {
+            Linkage::Strong => {}
+            Linkage::Weak => f.write_str(" weak")?,
+            Linkage::Common => f.write_str(" common")?,
+        }
+        match symbol.kind {
+            SymbolKind::Unspecified => {}
+            SymbolKind::Function => f.write_str(" function")?,
+            SymbolKind::Data => f.write_str(" data")?,
+            SymbolKind::ThreadLocal => f.write_str(" thread-local")?,
+            SymbolKind::Resolver => f.write_str(" resolver")?,
+            SymbolKind::Section => f.write_str(" section")?,
+        }
+        match symbol.size {
+            0 => Ok(()),
+            size => write!(f, " {size}"),
+        }
+    }
+}
+
+impl LinkGraph {
+    fn fmt_block(&self, f: &mut fmt::Formatter<'_>, id: BlockId, block: &Block) -> fmt::Result {
+        let content = if self.bytes(block).is_some() { "bytes" } else { "zeros" };
+        let live = if block.live { "" } else { " dead" };
+        let (kind, size, align) = (block.kind, block.size, 1u64 << block.align_log2);
+        write!(f, "block {} {kind:?} {size} {content} align {align}{live}", id.index())?;
+        match block.section {
+            Some(section) => writeln!(f, " in {}", self.section_name(section)),
+            None => writeln!(f),
+        }
+    }
+
+    fn fmt_edge(&self, f: &mut fmt::Formatter<'_>, edge: &Edge) -> fmt::Result {
+        let (offset, target, addend) = (edge.offset, Label(self, edge.target), edge.addend);
+        match edge.kind {
+            EdgeKind::X86_64(kind) => writeln!(f, "  {offset:#06x} {kind:?} {target} {addend:+}"),
+            EdgeKind::Aarch64(kind) => writeln!(f, "  {offset:#06x} {kind:?} {target} {addend:+}"),
         }
     }
 }
 
 impl fmt::Display for LinkGraph {
-    /// One line a block, with its symbols before it and its edges after it; externals at the end.
+    /// One line a block, with its symbols and its edges after it; what is elsewhere at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "graph \"{}\" {}", self.name(), self.architecture())?;
-        for (index, block) in self.blocks.iter().enumerate() {
-            let content = if self.bytes(block).is_some() { "bytes" } else { "zeros" };
-            let live = if block.live { "" } else { " dead" };
-            let (kind, size, align) = (block.kind, block.size, 1u64 << block.align_log2);
-            writeln!(f, "block {index} {kind:?} {size} {content} align {align}{live}")?;
-            for (id, symbol) in self.symbols() {
-                match symbol.definition {
-                    Definition::Block { block, offset } if block.index() == index => {
-                        writeln!(f, "  {offset:#06x} {}:", SymbolLabel(id, symbol))?;
-                    }
-                    _ => {}
-                }
+        let mut symbols: Vec<(u32, u32, SymbolId)> = self
+            .symbols()
+            .filter_map(|(id, symbol)| match symbol.definition {
+                Definition::Block { block, offset } => Some((block.0, offset, id)),
+                _ => None,
+            })
+            .collect();
+        symbols.sort_unstable();
+        let mut symbols = symbols.into_iter().peekable();
+        let edges = self.edge_ranges();
+        for (id, block) in self.blocks() {
+            self.fmt_block(f, id, block)?;
+            while let Some((_, offset, symbol)) = symbols.next_if(|(block, ..)| *block <= id.0) {
+                writeln!(f, "  {offset:#06x} {}:{}", Label(self, symbol), Attributes(self, symbol))?;
             }
-            for edge in self.edges.iter().filter(|edge| edge.block.index() == index) {
-                let target = SymbolLabel(edge.target, self.symbol(edge.target));
-                writeln!(f, "  {:#06x} {:?} {target} {:+}", edge.offset, edge.kind, edge.addend)?;
+            for edge in &self.edges[edges[id.index()].clone()] {
+                self.fmt_edge(f, edge)?;
             }
         }
+        for comdat in &self.comdats {
+            write!(f, "comdat {}:", comdat.signature)?;
+            comdat.blocks.iter().try_for_each(|block| write!(f, " {}", block.index()))?;
+            writeln!(f)?;
+        }
         for (id, symbol) in self.symbols() {
-            if symbol.definition == Definition::External {
-                writeln!(f, "external {}", SymbolLabel(id, symbol))?;
+            let (label, attributes) = (Label(self, id), Attributes(self, id));
+            match symbol.definition {
+                Definition::Block { .. } => {}
+                Definition::External => writeln!(f, "external {label}{attributes}")?,
+                Definition::Absolute => writeln!(f, "absolute {label} {:#x}{attributes}", symbol.address())?,
+                Definition::SectionBound { section, end } => {
+                    let bound = if end { "end" } else { "start" };
+                    writeln!(f, "{bound} of {} {label}", self.section_name(section))?;
+                }
+                Definition::GotBase => writeln!(f, "GOT base {label}")?,
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::arch::{Architecture, x86_64};
+    use crate::graph::{Edge, EdgeKind, LinkGraph};
+    use crate::memory::SegmentKind;
+    use crate::name::SymbolStringPool;
+
+    #[test]
+    fn a_graph_is_a_line_a_block_symbol_and_edge() {
+        let names = SymbolStringPool::new();
+        let mut graph = LinkGraph::new("example", Architecture::X86_64);
+        let puts = graph.external(names.intern("puts"), 0);
+        let block = graph.add_block(SegmentKind::Code, &[0xe8, 0, 0, 0, 0], 16).expect("it is small");
+        graph.define(Some(names.intern("main")), block, 0, 0);
+        let kind = EdgeKind::X86_64(x86_64::EdgeKind::Plt32);
+        graph.add_edge(Edge { block, offset: 1, kind, target: puts, addend: -4 }).expect("the block is the newest");
+        let expected = "graph \"example\" x86-64\n\
+                        block 0 Code 5 bytes align 16\n\
+                        \x20 0x0000 main:\n\
+                        \x20 0x0001 Plt32 puts -4\n\
+                        external puts\n";
+        assert_eq!(graph.to_string(), expected);
     }
 }

@@ -84,6 +84,9 @@ pub struct Block {
     pub size: u32,
     /// The power of two its address is a multiple of, as an exponent.
     pub align_log2: u8,
+    /// How far past such a multiple its address is instead: a part of a section keeps the alignment
+    /// that it had in the whole.
+    pub align_offset: u32,
     /// Whether it is linked; cleared by pruning and by [`exclude`](crate::link::Allocated::exclude).
     pub live: bool,
     /// Whether pruning leaves it, though nothing leads to it.
@@ -211,6 +214,7 @@ impl LinkGraph {
             content,
             size,
             align_log2,
+            align_offset: 0,
             live: true,
             keep: false,
             segment_offset: 0,
@@ -232,6 +236,13 @@ impl LinkGraph {
     /// Adds a symbol at a known address.
     pub fn absolute(&mut self, address: u64) -> SymbolId {
         let id = self.push_symbol(None, Definition::Absolute, 0);
+        self.symbols[id.index()].address = address;
+        id
+    }
+
+    /// Adds a symbol at a known address that other graphs see. `tag` is the host's own.
+    pub fn define_absolute(&mut self, name: SymbolName, address: u64, tag: u32) -> SymbolId {
+        let id = self.push_symbol(Some(name), Definition::Absolute, tag);
         self.symbols[id.index()].address = address;
         id
     }
@@ -268,6 +279,19 @@ impl LinkGraph {
         let section = &mut self.sections[section.index()];
         section.align_log2 = section.align_log2.max(block.align_log2);
         Ok(id)
+    }
+
+    /// Adds a block to a section. Its content is the bytes, which are copied.
+    pub(crate) fn add_section_bytes(
+        &mut self,
+        section: SectionId,
+        bytes: &[u8],
+        align: u64,
+    ) -> Result<BlockId, GraphError> {
+        let start = u32::try_from(self.arena.len()).map_err(|_| GraphError::TooLarge { size: bytes.len() as u64 })?;
+        let block = self.add_section_block(section, Content::Bytes { start }, bytes.len() as u64, align)?;
+        self.arena.extend_from_slice(bytes);
+        Ok(block)
     }
 
     /// An empty graph whose content is borrowed from an object.
@@ -454,6 +478,7 @@ impl LinkGraph {
             content: Content::Zero,
             size: 0,
             align_log2: 0,
+            align_offset: 0,
             live: false,
             keep: false,
             segment_offset: 0,

@@ -86,5 +86,14 @@ pub(crate) struct Text {
 }
 
 impl Text {
+    /// The text that is a slice of the object's bytes; the empty one if it is not a part of them.
+    pub(crate) fn of(object: &[u8], slice: &[u8]) -> Self {
+        let start = (slice.as_ptr() as usize).wrapping_sub(object.as_ptr() as usize);
+        match (u32::try_from(start), u32::try_from(slice.len())) {
+            (Ok(start), Ok(length)) if start as usize + slice.len() <= object.len() => Self { start, length },
+            _ => Self::default(),
+        }
+    }
+
     pub(crate) const EMPTY: Self = Self { start: 0, length: 0 };
 }

@@ -24,7 +24,7 @@ pub use detached::DetachedMemory;
 pub use page::PageManager;
 #[cfg(target_os = "linux")]
 pub use slab::SlabManager;
-pub use slot::{RegisterStubs, Slot, SlotPool};
+pub use slot::SlotBlock;
 
 /// What a segment's bytes may be used for once the allocation is final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,11 +1,11 @@
 //! Slots, and the stubs that jump through them.
 //!
-//! They come in blocks, one segment of stubs and one of slots, whose stubs are written once: a
-//! slot that is recycled keeps its stub.
+//! They come in blocks, one segment of stubs and one of slots. Stubs are written once: a slot that
+//! is used again keeps its stub.
 
-use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, SegmentKind, SegmentRequest};
 use crate::arch::Architecture;
@@ -13,215 +13,95 @@ use crate::arch::stub::{self, STUB_SIZE};
 
 const SLOT_SIZE: usize = size_of::<u64>();
 
-/// Pairs in a block: a page of stubs.
-const BLOCK: usize = 256;
-
-/// Hands out [`Slot`]s.
-#[derive(Debug)]
-pub struct SlotPool {
-    shared: Arc<Shared>,
-}
-
-/// A word that says where a function's body is now, and the function's canonical address: a stub
-/// that jumps to what the word holds.
+/// A page of stubs, each with its slot.
 ///
-/// Dropped, the pair is recycled: whoever drops it vouches that no code refers to either address
-/// any more.
-pub struct Slot {
-    shared: Arc<Shared>,
-    block: usize,
-    index: usize,
-    stub: u64,
-    slot: u64,
-}
-
-/// Registers a block of stubs with the process, and gives what undoes that.
-pub type RegisterStubs = Box<dyn Fn(std::ops::Range<u64>) -> Box<dyn Send + Sync> + Send + Sync>;
-
-struct Shared {
-    manager: Arc<dyn MemoryManager>,
-    architecture: Architecture,
-    register: Option<RegisterStubs>,
-    /// Held while a block is made, so that two threads do not make one each.
-    blocks: Mutex<Blocks>,
-}
-
-#[derive(Debug, Default)]
-struct Blocks {
-    /// `None` where a block went back.
-    blocks: Vec<Option<Block>>,
-    /// Blocks with a free pair.
-    with_room: Vec<usize>,
-    /// Places in `blocks` without a block.
-    vacant: Vec<usize>,
-}
-
-/// A block of pairs. Blocks outlive their slots, which hold `Shared`.
+/// A slot is a word that says where a function's body is now; its stub, the function's canonical
+/// address, jumps to what the word holds. Which of them is in use, its owner knows; and that no
+/// code refers to any of them any more when the block is dropped.
 #[derive(Debug)]
-struct Block {
+pub struct SlotBlock {
     memory: FinalizedAllocation,
-    /// Which pairs are free; the last is handed out first.
-    free: Vec<u16>,
 }
 
-impl SlotPool {
-    /// A pool that takes memory from `manager`, once the first slot is wanted.
-    #[must_use]
-    pub fn new(manager: Arc<dyn MemoryManager>, architecture: Architecture) -> Self {
-        Self { shared: Arc::new(Shared { manager, architecture, register: None, blocks: Mutex::default() }) }
-    }
+impl SlotBlock {
+    /// Pairs in a block.
+    pub const LEN: usize = 256;
 
-    /// As [`new`](Self::new); `register` is called with the range of each block of stubs.
-    #[must_use]
-    pub fn registering(manager: Arc<dyn MemoryManager>, architecture: Architecture, register: RegisterStubs) -> Self {
-        let register = Some(register);
-        Self { shared: Arc::new(Shared { manager, architecture, register, blocks: Mutex::default() }) }
-    }
-
-    /// A slot that holds `initial`.
+    /// A block in memory from `manager`, whose slots hold 0.
     ///
     /// # Errors
     ///
-    /// When a new block is needed and there is no memory for it.
-    pub fn allocate(&self, initial: u64) -> Result<Slot, MemoryError> {
-        let (block, index, stub, slot) = self.shared.take()?;
-        let slot = Slot { shared: Arc::clone(&self.shared), block, index, stub, slot };
-        slot.store(initial);
-        Ok(slot)
+    /// When there is no memory.
+    pub fn new(manager: &Arc<dyn MemoryManager>, architecture: Architecture) -> Result<Self, MemoryError> {
+        let stubs = SegmentRequest { size: Self::LEN * STUB_SIZE, align: STUB_SIZE };
+        let slots = SegmentRequest { size: Self::LEN * SLOT_SIZE, align: SLOT_SIZE };
+        let mut allocation = Allocation::new(manager, &[stubs, SegmentRequest::NONE, slots])?;
+        let (stubs, slots) = (allocation.address(SegmentKind::Code), allocation.address(SegmentKind::Data));
+        for (index, bytes) in allocation.working(SegmentKind::Code).chunks_exact_mut(STUB_SIZE).enumerate() {
+            let (place, slot) = (stubs + (index * STUB_SIZE) as u64, slots + (index * SLOT_SIZE) as u64);
+            let code = stub::encode(architecture, place, slot)
+                .map_err(|error| MemoryError::System { action: "place stubs", source: std::io::Error::other(error) })?;
+            bytes.copy_from_slice(&code);
+        }
+        allocation.working(SegmentKind::Data).fill(0);
+        Ok(Self { memory: allocation.finalize()? })
     }
-}
 
-impl Slot {
-    /// The stub's address: the function's, for its whole life.
+    /// The address of the stub at `index`: the function's, for its whole life.
+    ///
+    /// # Panics
+    ///
+    /// As all methods, when there is no such pair.
     #[must_use]
-    pub fn stub_address(&self) -> u64 {
-        self.stub
+    pub fn stub_address(&self, index: usize) -> u64 {
+        self.address(SegmentKind::Code, index, STUB_SIZE)
     }
 
-    /// The word's address, for calls that go through it without the stub.
+    /// The address of the word at `index`, for calls that go through it without the stub.
     #[must_use]
-    pub fn slot_address(&self) -> u64 {
-        self.slot
+    pub fn slot_address(&self, index: usize) -> u64 {
+        self.address(SegmentKind::Data, index, SLOT_SIZE)
+    }
+
+    /// Where the stubs are.
+    #[must_use]
+    pub fn stubs(&self) -> Range<u64> {
+        self.memory.range(SegmentKind::Code)
+    }
+
+    /// Keeps something as long as the block.
+    pub fn attach(&mut self, guard: Box<dyn Send + Sync>) {
+        self.memory.attach(guard);
+    }
+
+    /// Where the words are.
+    #[must_use]
+    pub fn slots(&self) -> Range<u64> {
+        self.memory.range(SegmentKind::Data)
     }
 
     /// Where calls go now.
     #[must_use]
-    pub fn load(&self) -> u64 {
-        self.word().load(Ordering::Acquire)
+    pub fn load(&self, index: usize) -> u64 {
+        self.word(index).load(Ordering::Acquire)
     }
 
     /// Makes calls go to `target` from now on, by one store with release ordering: what was
     /// written before is seen by whoever is called.
-    pub fn store(&self, target: u64) {
-        self.word().store(target, Ordering::Release);
+    pub fn store(&self, index: usize, target: u64) {
+        self.word(index).store(target, Ordering::Release);
     }
 
-    fn word(&self) -> &AtomicU64 {
-        let word = std::ptr::with_exposed_provenance::<AtomicU64>(self.slot as usize);
-        // SAFETY: data segments are writable at their address until the block goes back, which
-        // its slots prevent; they are aligned to 8, and compiled code only reads the word, whole.
+    fn address(&self, kind: SegmentKind, index: usize, size: usize) -> u64 {
+        assert!(index < Self::LEN, "a block has {} slots", Self::LEN);
+        self.memory.range(kind).start + (index * size) as u64
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        let word = std::ptr::with_exposed_provenance::<AtomicU64>(self.slot_address(index) as usize);
+        // SAFETY: data segments are writable at their address as long as the allocation lives;
+        // the word is inside and aligned to 8, and compiled code only reads it, whole.
         unsafe { &*word }
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Slot({:#x} -> [{:#x}] -> {:#x})", self.stub, self.slot, self.load())
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("blocks", &self.blocks).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.shared.give(self.block, self.index);
-    }
-}
-
-impl Shared {
-    /// Block, index, stub and slot address of a free pair.
-    fn take(&self) -> Result<(usize, usize, u64, u64), MemoryError> {
-        let mut blocks = self.lock();
-        let number = match blocks.with_room.last() {
-            Some(&number) => number,
-            None => {
-                let block = self.make_block()?;
-                blocks.add(block)
-            }
-        };
-        let (pair, is_full) = blocks.take_from(number).expect("`with_room` lists only blocks with a free pair");
-        if is_full {
-            blocks.with_room.pop();
-        }
-        Ok(pair)
-    }
-
-    fn give(&self, number: usize, index: usize) {
-        let emptied = self.lock().give(number, index);
-        // Outside the lock: the memory manager has locks of its own.
-        drop(emptied);
-    }
-
-    fn make_block(&self) -> Result<Block, MemoryError> {
-        let stubs = SegmentRequest { size: BLOCK * STUB_SIZE, align: STUB_SIZE };
-        let slots = SegmentRequest { size: BLOCK * SLOT_SIZE, align: SLOT_SIZE };
-        let mut allocation = Allocation::new(&self.manager, &[stubs, SegmentRequest::NONE, slots])?;
-        let (stubs, slots) = (allocation.address(SegmentKind::Code), allocation.address(SegmentKind::Data));
-        for (index, bytes) in allocation.working(SegmentKind::Code).chunks_exact_mut(STUB_SIZE).enumerate() {
-            let (place, slot) = (stubs + (index * STUB_SIZE) as u64, slots + (index * SLOT_SIZE) as u64);
-            let code = stub::encode(self.architecture, place, slot)
-                .map_err(|error| MemoryError::System { action: "place stubs", source: std::io::Error::other(error) })?;
-            bytes.copy_from_slice(&code);
-        }
-        let mut memory = allocation.finalize()?;
-        if let Some(register) = &self.register {
-            memory.attach(register(memory.range(SegmentKind::Code)));
-        }
-        Ok(Block { memory, free: (0..BLOCK as u16).rev().collect() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Blocks> {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Blocks {
-    fn add(&mut self, block: Block) -> usize {
-        let number = self.vacant.pop().unwrap_or_else(|| {
-            self.blocks.push(None);
-            self.blocks.len() - 1
-        });
-        self.blocks[number] = Some(block);
-        self.with_room.push(number);
-        number
-    }
-
-    /// A free pair of a block, and whether it was the last.
-    fn take_from(&mut self, number: usize) -> Option<((usize, usize, u64, u64), bool)> {
-        let block = self.blocks[number].as_mut()?;
-        let index = usize::from(block.free.pop()?);
-        let stub = block.memory.range(SegmentKind::Code).start + (index * STUB_SIZE) as u64;
-        let slot = block.memory.range(SegmentKind::Data).start + (index * SLOT_SIZE) as u64;
-        Some(((number, index, stub, slot), block.free.is_empty()))
-    }
-
-    /// Takes a pair back, and gives the block out if it is empty and another has room.
-    fn give(&mut self, number: usize, index: usize) -> Option<Block> {
-        let block = self.blocks[number].as_mut()?;
-        block.free.push(index as u16);
-        if block.free.len() == 1 {
-            self.with_room.push(number);
-        }
-        if block.free.len() < BLOCK || self.with_room.len() < 2 {
-            return None;
-        }
-        self.with_room.retain(|&other| other != number);
-        self.vacant.push(number);
-        self.blocks[number].take()
     }
 }
 
@@ -230,10 +110,10 @@ mod tests {
     use super::*;
     use crate::memory::PageManager;
 
-    fn pool() -> (SlotPool, Arc<dyn MemoryManager>) {
+    fn block() -> (SlotBlock, Arc<dyn MemoryManager>) {
         let manager: Arc<dyn MemoryManager> = Arc::new(PageManager::new());
         let architecture = Architecture::host().expect("tests run where code can");
-        (SlotPool::new(Arc::clone(&manager), architecture), manager)
+        (SlotBlock::new(&manager, architecture).expect("memory"), manager)
     }
 
     extern "C" fn one() -> u64 {
@@ -252,53 +132,29 @@ mod tests {
 
     #[test]
     fn a_stub_calls_what_its_slot_holds_now() {
-        let (pool, _manager) = pool();
-        let slot = pool.allocate(one as *const () as u64).expect("memory");
-        assert_eq!(call(slot.stub_address()), 1);
-        slot.store(two as *const () as u64);
-        assert_eq!(slot.load(), two as *const () as u64);
-        assert_eq!(call(slot.stub_address()), 2);
+        let (block, _manager) = block();
+        block.store(7, one as *const () as u64);
+        assert_eq!(call(block.stub_address(7)), 1);
+        block.store(7, two as *const () as u64);
+        assert_eq!(block.load(7), two as *const () as u64);
+        assert_eq!(call(block.stub_address(7)), 2);
     }
 
     #[test]
     fn pairs_are_distinct_and_independent() {
-        let (pool, _manager) = pool();
-        let slots: Vec<_> = (0..BLOCK as u64 * 3).map(|value| pool.allocate(value).expect("memory")).collect();
-        assert!(slots.iter().zip(0..).all(|(slot, value)| slot.load() == value));
-        let stubs: std::collections::HashSet<_> = slots.iter().map(Slot::stub_address).collect();
-        assert_eq!(stubs.len(), slots.len());
-        assert!(slots.iter().all(|slot| slot.slot_address() % 8 == 0));
+        let (block, _manager) = block();
+        (0..SlotBlock::LEN).for_each(|index| block.store(index, index as u64));
+        assert!((0..SlotBlock::LEN).all(|index| block.load(index) == index as u64));
+        let stubs: std::collections::HashSet<_> = (0..SlotBlock::LEN).map(|index| block.stub_address(index)).collect();
+        assert_eq!(stubs.len(), SlotBlock::LEN);
+        assert!((0..SlotBlock::LEN).all(|index| block.slots().contains(&block.slot_address(index))));
     }
 
     #[test]
-    fn a_dropped_pair_is_recycled() {
-        let (pool, _manager) = pool();
-        let _other = pool.allocate(7).expect("memory");
-        let slot = pool.allocate(1).expect("memory");
-        let addresses = (slot.stub_address(), slot.slot_address());
-        drop(slot);
-        let slot = pool.allocate(2).expect("memory");
-        assert_eq!((slot.stub_address(), slot.slot_address(), slot.load()), (addresses.0, addresses.1, 2));
-    }
-
-    #[test]
-    fn an_empty_block_goes_back_when_another_has_room() {
-        let (pool, manager) = pool();
-        let slots: Vec<_> = (0..BLOCK as u64 * 4).map(|value| pool.allocate(value).expect("memory")).collect();
-        assert_eq!(manager.statistics().allocations, 4);
-        drop(slots);
+    fn a_block_gives_its_memory_back() {
+        let (block, manager) = block();
         assert_eq!(manager.statistics().allocations, 1);
-        drop(pool);
-        assert_eq!(manager.statistics().allocations, 0);
-    }
-
-    #[test]
-    fn slots_outlive_their_pool() {
-        let (pool, manager) = pool();
-        let slot = pool.allocate(one as *const () as u64).expect("memory");
-        drop(pool);
-        assert_eq!(call(slot.stub_address()), 1);
-        drop(slot);
+        drop(block);
         assert_eq!(manager.statistics().allocations, 0);
     }
 }

@@ -1,6 +1,7 @@
 //! Who in a graph needs whom: the dependences its symbols are published with, and what can't be
 //! linked once something it refers to has failed.
 
+use super::reach;
 use crate::graph::{BlockId, Definition, LinkGraph, SymbolId};
 
 /// For each block, the symbols it defines.
@@ -40,41 +41,24 @@ pub(crate) fn externals(graph: &LinkGraph) -> Vec<SymbolId> {
 }
 
 /// Every pair of a named symbol that the graph defines and a named symbol that it needs, directly
-/// or through blocks that have no name. A pair may occur more than once.
+/// or through what has no name. A pair may occur more than once.
 pub(crate) fn dependences(graph: &LinkGraph) -> Vec<(SymbolId, SymbolId)> {
     let owners = Owners::new(graph);
     let named = |id: &SymbolId| graph.symbol(*id).name.is_some();
     let mut pairs = Vec::with_capacity(graph.edges.len());
-    let mut edges_of: Option<Vec<std::ops::Range<usize>>> = None;
-    for edge in &graph.edges {
-        if named(&edge.target) {
+    if graph.attached.is_empty() && graph.edges.iter().all(|edge| named(&edge.target)) {
+        for edge in &graph.edges {
             pairs.extend(owners.of(edge.block).filter(named).map(|from| (from, edge.target)));
-        } else {
-            let ranges = edges_of.get_or_insert_with(|| graph.edge_ranges());
-            for to in reached_without_names(graph, ranges, edge.target) {
-                pairs.extend(owners.of(edge.block).filter(named).map(|from| (from, to)));
-            }
+        }
+        return pairs;
+    }
+    let needs = reach::Needs::new(graph);
+    for (block, _) in graph.blocks().filter(|(_, block)| block.live) {
+        for from in owners.of(block).filter(named) {
+            pairs.extend(needs.of(block).iter().map(|to| (from, *to)));
         }
     }
     pairs
-}
-
-/// The named symbols that an unnamed one leads to.
-fn reached_without_names(graph: &LinkGraph, ranges: &[std::ops::Range<usize>], start: SymbolId) -> Vec<SymbolId> {
-    let mut reached = Vec::new();
-    let mut seen = rustc_hash::FxHashSet::default();
-    let mut work = vec![start];
-    while let Some(id) = work.pop() {
-        let symbol = graph.symbol(id);
-        if symbol.name.is_some() {
-            reached.push(id);
-        } else if let Definition::Block { block, .. } = symbol.definition
-            && seen.insert(block)
-        {
-            work.extend(graph.edges[ranges[block.index()].clone()].iter().map(|edge| edge.target));
-        }
-    }
-    reached
 }
 
 /// Takes the blocks that need one of the `failed` symbols, directly or not, out of the link, and

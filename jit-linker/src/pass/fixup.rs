@@ -104,7 +104,7 @@ impl Placement {
     }
 
     /// Where a block is seen by the executor.
-    fn block_address(&self, block: BlockId) -> u64 {
+    pub(crate) fn block_address(&self, block: BlockId) -> u64 {
         let block = &self.graph.blocks[block.index()];
         self.bases[block.kind as usize] + u64::from(block.segment_offset)
     }
@@ -272,6 +272,9 @@ impl Placement {
             Referent::TlsOffset => {
                 operands.target = self.tls_location(edge.target)?.static_offset()?.cast_unsigned();
             }
+            Referent::TlsModuleNumber => {
+                operands.target = self.tls_storage.ok_or(FixupError::NoThreadLocalStorage)?.module;
+            }
             Referent::TlsModuleOffset => operands.target = self.tls_module_offset(edge.target)?,
         }
         arch::apply(edge.kind, self.block_bytes(edge.block), edge.offset, operands)
@@ -326,7 +329,8 @@ impl Placement {
     fn through_entry(&self, edge: &Edge, operands: Operands) -> Operands {
         let entry = self.indirection.entry_offset(edge).unwrap_or_default();
         let addend = match edge.kind {
-            EdgeKind::X86_64(_) | EdgeKind::Aarch64(aarch64::EdgeKind::GotDelta32) => operands.addend,
+            EdgeKind::X86_64(_)
+            | EdgeKind::Aarch64(aarch64::EdgeKind::GotDelta32 | aarch64::EdgeKind::GotPointer64) => operands.addend,
             EdgeKind::Aarch64(_) => 0,
         };
         Operands { target: self.got_base() + u64::from(entry), addend, ..operands }

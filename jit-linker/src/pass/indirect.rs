@@ -214,7 +214,7 @@ pub(crate) fn branch_bias(graph: &LinkGraph, edge: &Edge) -> i64 {
 /// symbol's; elsewhere it is added to the entry's address.
 fn got_content(edge: &Edge) -> GotContent {
     let addend = match edge.kind {
-        EdgeKind::Aarch64(aarch64::EdgeKind::GotDelta32) | EdgeKind::X86_64(_) => 0,
+        EdgeKind::Aarch64(aarch64::EdgeKind::GotDelta32 | aarch64::EdgeKind::GotPointer64) | EdgeKind::X86_64(_) => 0,
         EdgeKind::Aarch64(_) => edge.addend,
     };
     match edge.kind.referent() {

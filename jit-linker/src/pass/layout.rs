@@ -50,7 +50,7 @@ pub(crate) fn assign(graph: &mut LinkGraph, order: &[BlockId]) -> Result<Request
             align = align.max(1 << graph.sections[section.index()].align_log2);
         }
         segment.align = segment.align.max(align as usize);
-        let start = end.next_multiple_of(align);
+        let start = *end + (u64::from(block.align_offset).wrapping_sub(*end) & (align - 1));
         *end = start + u64::from(block.size);
         let too_large = |_| LinkError::TooLarge { size: *end };
         block.segment_offset = u32::try_from(start).map_err(too_large)?;

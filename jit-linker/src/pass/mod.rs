@@ -6,3 +6,4 @@ pub(crate) mod indirect;
 pub(crate) mod island;
 pub(crate) mod layout;
 pub(crate) mod prune;
+mod reach;

@@ -4,8 +4,11 @@
 
 mod aarch64;
 mod compiler;
+mod detached;
+mod indirect;
 mod relocation;
 mod run;
+mod section;
 mod support;
 mod unwind;
 mod x86_64;

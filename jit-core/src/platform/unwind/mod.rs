@@ -110,18 +110,18 @@ impl Frames {
         frames
     }
 
-    /// For a run of trampolines, each of which pushes an index, where the architecture's do, and
-    /// jumps.
+    /// For a block of `count` trampolines, each of which pushes an index, where the architecture's
+    /// do, and jumps to the end of the block.
     #[must_use]
-    pub fn of_trampolines(architecture: Architecture, code: std::ops::Range<u64>) -> Self {
+    pub fn of_trampolines(architecture: Architecture, code: std::ops::Range<u64>, count: u32) -> Self {
         use jit_linker::arch::stub::{TRAMPOLINE_SIZE, trampoline_push};
         let Some(pushed) = trampoline_push(architecture) else {
             return Self::of_stubs(architecture, code);
         };
-        let count = (code.end - code.start) as usize / TRAMPOLINE_SIZE;
         let advance = |by: usize| 0x40 | by as u8;
         let (before, after) = (advance(pushed), advance(TRAMPOLINE_SIZE - pushed));
-        let instructions = [before, 0x0e, 16, after, 0x0e, 8].repeat(count);
+        let mut instructions = [before, 0x0e, 16, after, 0x0e, 8].repeat(count as usize);
+        instructions.extend([0x0e, 16]);
         Self::of_entries(architecture, code, &instructions)
     }
 
@@ -159,6 +159,15 @@ impl Frames {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
+    }
+
+    /// The contents of an `.eh_frame` section for functions that have a place.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn to_section(&self) -> Vec<u8> {
+        let placed: Vec<_> = self.frames.iter().filter(|frame| frame.start != 0).copied().collect();
+        let mut section = self.encode(&placed);
+        section.extend_from_slice(&[0; Table::TERMINATOR]);
+        section
     }
 
     /// The contents of an `.eh_frame` section, without the terminator: position-independent.

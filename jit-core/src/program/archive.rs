@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jit_linker::SymbolName;
 use jit_linker::format::archive::{Archive, MemberId};
-use jit_linker::format::{ParseError, open};
+use jit_linker::format::open;
 use rustc_hash::FxHashSet;
 
 use super::program::Shared;
@@ -47,11 +47,5 @@ impl DefinitionGenerator for ArchiveMembers {
             }
         }
         Ok(())
-    }
-}
-
-impl From<ParseError> for Error {
-    fn from(error: ParseError) -> Self {
-        Self::Object(error)
     }
 }

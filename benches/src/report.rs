@@ -1,0 +1,120 @@
+//! `benches/REPORT.md`: every bar and every figure, with the machine and the versions, and plots.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::Result;
+use crate::bars::Bar;
+use crate::run_time::{GENERATORS, Row};
+
+/// What is reported, in order.
+pub(crate) struct Report {
+    pub(crate) sections: Vec<(&'static str, Vec<Bar>)>,
+    pub(crate) run_times: Vec<Row>,
+}
+
+/// Why a bar is missed, or what a figure can't tell.
+const NOTES: &str = "\
+Every figure is from a process of its own; what is compared ran in turns. Times are medians (lookups and run times: the
+least of several), and depend on what else the machine did; instructions and memory do not. LLVM is Debian's
+`libLLVM-22.so`, a release build, linked as a shared library: its calls into itself go through no PLT, so that code
+generation is as fast as with a static library, and loading it is not part of any figure. Its IR is built with its
+`IRBuilder`, ours with Cranelift's `FunctionBuilder`; the programs whose run time is compared are translated from the same
+CLIF, block by block.
+";
+
+impl Report {
+    /// Writes the report, and the plots beside it.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        let mut text = String::from("# Benchmarks\n\nWritten by `scripts/bench report`.\n\n");
+        writeln!(text, "{}\n{NOTES}", machine()?)?;
+        for (title, bars) in &self.sections {
+            writeln!(text, "## {title}\n\n| | measured | promised | |\n|---|---:|---:|---|")?;
+            for bar in bars {
+                let (promised, verdict) = bar.promise();
+                writeln!(text, "| {} | {} | {promised} | {verdict} |", bar.what(), bar.figure())?;
+            }
+            text.push('\n');
+        }
+        writeln!(text, "## Run time of compiled code, in microseconds\n")?;
+        let names: Vec<_> = GENERATORS.iter().map(|(_, name)| *name).collect();
+        writeln!(text, "| | {} |\n|---|{}", names.join(" | "), "---:|".repeat(names.len()))?;
+        for row in &self.run_times {
+            let times: Vec<_> = row.microseconds.iter().map(|time| format!("{time:.0}")).collect();
+            writeln!(text, "| {} | {} |", row.program, times.join(" | "))?;
+        }
+        text.push_str("\n![Run time beside LLVM's default code generation](run-time.svg)\n\n");
+        text.push_str("![Microseconds to compile a function](compile.svg)\n");
+        fs::write(folder.join("REPORT.md"), text)?;
+        fs::write(folder.join("run-time.svg"), self.run_time_plot())?;
+        fs::write(folder.join("compile.svg"), self.compile_plot())?;
+        Ok(())
+    }
+
+    fn run_time_plot(&self) -> String {
+        let ratios = self.run_times.iter().flat_map(|row| {
+            let ratio = |generator| row.of(generator) / row.of("llvm-default");
+            [("Orcane, speed", "orcane-speed"), ("LLVM O0", "llvm-o0"), ("LLVM O2", "llvm-o2")]
+                .map(|(label, generator)| (format!("{}: {label}", row.program), ratio(generator)))
+        });
+        plot("Run time / that of LLVM's default code generation", &ratios.collect::<Vec<_>>())
+    }
+
+    fn compile_plot(&self) -> String {
+        const PREFIX: &str = "us a function: ";
+        let bars = self.sections.iter().flat_map(|(_, bars)| bars);
+        let times = bars.filter_map(|bar| Some((bar.what().strip_prefix(PREFIX)?.to_owned(), bar.measured())));
+        plot("Microseconds to compile a function", &times.collect::<Vec<_>>())
+    }
+}
+
+/// A bar for each value, as SVG. What is Orcane's has another colour.
+fn plot(title: &str, values: &[(String, f64)]) -> String {
+    const LABELS: f64 = 300.0;
+    const WIDTH: f64 = 460.0;
+    const ROW: f64 = 20.0;
+    let most = values.iter().map(|(_, value)| *value).fold(0.0, f64::max);
+    let height = ROW * (values.len() as f64 + 2.0);
+    let mut text = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{height}\" font-family=\"sans-serif\" \
+         font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+         <text x=\"10\" y=\"16\" font-weight=\"bold\">{title}</text>\n",
+        LABELS + WIDTH + 90.0
+    );
+    for (row, (label, value)) in values.iter().enumerate() {
+        let top = ROW * (row as f64 + 1.5);
+        let baseline = top + 12.0;
+        let width = value / most * WIDTH;
+        let colour = if label.contains("Orcane") { "#c0392b" } else { "#7f8c8d" };
+        text += &format!(
+            "<text x=\"{}\" y=\"{baseline}\" text-anchor=\"end\">{label}</text>\n\
+             <rect x=\"{LABELS}\" y=\"{top}\" width=\"{width:.1}\" height=\"15\" fill=\"{colour}\"/>\n\
+             <text x=\"{:.1}\" y=\"{baseline}\">{value:.2}</text>\n",
+            LABELS - 8.0,
+            LABELS + width + 6.0
+        );
+    }
+    text += "</svg>\n";
+    text
+}
+
+fn machine() -> Result<String> {
+    let processors = fs::read_to_string("/proc/cpuinfo")?;
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    let cores = std::thread::available_parallelism()?;
+    let version = |program: &str, argument: &str| -> Result<String> {
+        let output = Command::new(program).arg(argument).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+    };
+    Ok(format!(
+        "{model}, {cores} threads, {}. Orcane {}, Cranelift {}, LLVM {}, {}.\n",
+        version("uname", "-sr")?,
+        env!("CARGO_PKG_VERSION"),
+        cranelift_codegen::VERSION,
+        version("llvm-config-22", "--version")?,
+        version("rustc", "--version")?,
+    ))
+}

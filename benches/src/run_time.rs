@@ -1,0 +1,112 @@
+//! The bars of compiled code's run time.
+
+use std::process::Command;
+
+use orcane::{Jit, OptLevel};
+use workloads::programs::{MAIN, PROGRAMS, Program};
+use workloads::quality::{self, QUALITY, RunTime};
+
+use crate::Result;
+use crate::bars::Bar;
+use crate::measure::median;
+use crate::subject::jit_module;
+
+/// The code generators: the program that has each, and its name there.
+pub(crate) const GENERATORS: [(&str, &str); 7] = [
+    ("benches", "orcane-none"),
+    ("benches", "orcane-speed"),
+    ("benches", "cranelift-jit"),
+    ("llvm-peer", "llvm-o0"),
+    ("llvm-peer", "llvm-default"),
+    ("llvm-peer", "llvm-o2-scalar"),
+    ("llvm-peer", "llvm-o2"),
+];
+const ROUNDS: usize = 3;
+
+/// Compiles a program by one of those that are in this process, and runs it.
+pub(crate) fn run(program: &str, generator: &str) -> Result<RunTime> {
+    let program = Program::named(program)?;
+    let level = match generator {
+        "orcane-none" => OptLevel::None,
+        "orcane-speed" => OptLevel::Speed,
+        "cranelift-jit" => return by_cranelift_jit(program),
+        other => return Err(format!("no code generator {other}").into()),
+    };
+    let jit = Jit::builder().opt_level(level).verifier(false).build()?;
+    let mut module = jit.module(program.name);
+    program.define(&mut module)?;
+    jit.add_module(module)?;
+    Ok(quality::measure(program, jit.lookup_address(MAIN)?))
+}
+
+fn by_cranelift_jit(program: Program) -> Result<RunTime> {
+    let mut module = jit_module(OptLevel::Speed)?;
+    let main = program.define(&mut module)?;
+    module.finalize_definitions()?;
+    Ok(quality::measure(program, module.get_finalized_function(main) as u64))
+}
+
+/// A program's run times, in the order of [`GENERATORS`], in microseconds.
+pub(crate) struct Row {
+    pub(crate) program: &'static str,
+    pub(crate) microseconds: Vec<f64>,
+}
+
+/// Runs everything everywhere.
+pub(crate) fn measure() -> Result<Vec<Row>> {
+    PROGRAMS.iter().map(|program| row(program.name)).collect()
+}
+
+fn row(program: &'static str) -> Result<Row> {
+    let mut times = vec![Vec::new(); GENERATORS.len()];
+    let mut results = Vec::new();
+    for _ in 0..ROUNDS {
+        for ((file, generator), times) in GENERATORS.iter().zip(&mut times) {
+            let file = std::env::current_exe()?.with_file_name(file);
+            let output = Command::new(file).args([QUALITY, program, generator]).output()?;
+            if !output.status.success() {
+                return Err(format!("{program}, {generator}: {}", String::from_utf8_lossy(&output.stderr)).into());
+            }
+            let time: RunTime = std::str::from_utf8(&output.stdout)?.parse()?;
+            times.push(time.nanoseconds / 1e3);
+            results.push(time.result);
+        }
+    }
+    if results.iter().any(|result| *result != results[0]) {
+        return Err(format!("{program} gives {results:?}").into());
+    }
+    Ok(Row { program, microseconds: times.into_iter().map(median).collect() })
+}
+
+impl Row {
+    pub(crate) fn of(&self, generator: &str) -> f64 {
+        let column = GENERATORS.iter().position(|(_, name)| *name == generator);
+        column.map_or(f64::NAN, |column| self.microseconds[column])
+    }
+}
+
+/// The geometric mean over the programs of the time of one generator over that of another.
+fn mean_ratio(rows: &[Row], ours: &str, theirs: &str) -> f64 {
+    let sum: f64 = rows.iter().map(|row| (row.of(ours) / row.of(theirs)).ln()).sum();
+    (sum / rows.len() as f64).exp()
+}
+
+pub(crate) fn bars(rows: &[Row]) -> Vec<Bar> {
+    let mut bars = vec![
+        Bar::at_most(1.15, "run time, mean: speed / llvm-default", mean_ratio(rows, "orcane-speed", "llvm-default")),
+        Bar::at_most(
+            1.35,
+            "run time, mean: speed / llvm-o2-scalar",
+            mean_ratio(rows, "orcane-speed", "llvm-o2-scalar"),
+        ),
+        Bar::reported("run time, mean: speed / llvm-o2", mean_ratio(rows, "orcane-speed", "llvm-o2")),
+        Bar::reported("run time, mean: speed / cranelift-jit", mean_ratio(rows, "orcane-speed", "cranelift-jit")),
+    ];
+    for row in rows {
+        let of_o0 = row.of("orcane-speed") / row.of("llvm-o0");
+        bars.push(Bar::at_most(1.0, format!("run time, {}: speed / llvm-o0", row.program), of_o0));
+        let of_o2 = row.of("orcane-speed") / row.of("llvm-o2-scalar");
+        bars.push(Bar::reported(format!("run time, {}: speed / llvm-o2-scalar", row.program), of_o2));
+    }
+    bars
+}

@@ -1,0 +1,266 @@
+//! One object on its way into memory, and what the process has to be told of it.
+
+use std::ops::Range;
+
+use jit_linker::SymbolName;
+use jit_linker::graph::{Definition, LinkGraph, Linkage, SectionId, SectionRole, SymbolId as GraphSymbol, SymbolKind};
+use jit_linker::link::{self, Allocated, Fixed};
+use jit_linker::memory::{FinalizedAllocation, SegmentKind};
+use rustc_hash::FxHashMap;
+
+use super::program::Shared;
+use super::unit::ObjectUnit;
+use crate::error::{Cause, SymbolFailure};
+use crate::platform::initializers::Functions;
+use crate::platform::thread_local::ThreadLocalStorage;
+use crate::platform::unwind::{self, Frames};
+use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
+use crate::sync::Arc;
+
+/// The name by which the code of a component knows it (Itanium C++ ABI, "DSO object destruction
+/// API").
+pub(super) const COMPONENT_HANDLE: &str = "__dso_handle";
+
+pub(super) struct Linking {
+    session: ExecutionSession,
+    responsibility: MaterializationResponsibility,
+    registered: Registered,
+    defined: FxHashMap<SymbolName, GraphSymbol>,
+    /// The symbol that stands for the object.
+    whole: SymbolName,
+    storage: Option<ThreadLocalStorage>,
+}
+
+/// What the program knows of a linked object. Dropped, it knows nothing more.
+struct Registered {
+    program: Arc<Shared>,
+    component: String,
+    number: u64,
+    code: Range<u64>,
+    /// Addresses by which others know the object's thread-local variables.
+    variables: Vec<u64>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.program.initializers.forget(&self.component, self.number, &self.code);
+        self.program.forget_variables(&self.variables);
+    }
+}
+
+impl Linking {
+    pub(super) fn start(unit: ObjectUnit, responsibility: MaterializationResponsibility) {
+        let ObjectUnit { graph, program, component, number, defined, whole } = unit;
+        let registered = Registered { program, component, number, code: 0..0, variables: Vec::new() };
+        let session = responsibility.session().clone();
+        let mut this = Self { session, responsibility, registered, defined, whole, storage: None };
+        match this.allocate(graph) {
+            Ok(allocated) => this.look_up_externals(allocated),
+            Err(cause) => this.responsibility.fail(cause),
+        }
+    }
+
+    /// Settles and publishes the addresses of what the object defines.
+    fn allocate(&mut self, graph: LinkGraph) -> Result<Allocated, Cause> {
+        let prepared = link::prepare(graph)?;
+        self.responsibility.charge(prepared.request().iter().map(|segment| segment.size as u64).sum())?;
+        let mut allocated = prepared.allocate(self.session.executor().memory())?;
+        if let Some(image) = allocated.thread_local_image()? {
+            let architecture = self.session.executor().architecture();
+            let storage = ThreadLocalStorage::new(architecture, &image).map_err(|error| Cause::Other(error.into()))?;
+            allocated.set_thread_local_storage(storage.location());
+            self.storage = Some(storage);
+        }
+        let mut definitions = Vec::with_capacity(self.defined.len());
+        for own in self.responsibility.symbols() {
+            let address = match self.defined.get(&own.name) {
+                Some(symbol) => self.published_address(&allocated, *symbol),
+                // The symbol that stands for the object is nowhere.
+                None => 0,
+            };
+            definitions.push((own.id, SymbolDef::at(address)));
+        }
+        self.session.resolve(&definitions)?;
+        if let Some(handle) = self.defined.get(&self.session.intern(COMPONENT_HANDLE)) {
+            let handle = allocated.address(*handle);
+            self.registered.program.initializers.bind(&self.registered.component, handle);
+        }
+        Ok(allocated)
+    }
+
+    /// What the session knows as a symbol's address: of a thread-local variable, where the pair is
+    /// that `__tls_get_addr` takes.
+    fn published_address(&mut self, allocated: &Allocated, symbol: GraphSymbol) -> u64 {
+        let graph = allocated.graph();
+        let address = allocated.address(symbol);
+        let storage = self.storage.as_ref().filter(|_| graph.symbol(symbol).kind == SymbolKind::ThreadLocal);
+        let (Some(storage), Some(section)) = (storage, graph.section_with(SectionRole::ThreadLocal)) else {
+            return address;
+        };
+        let location = storage.location().at(address - allocated.section_range(section).start);
+        let address = self.registered.program.add_variable(location);
+        self.registered.variables.push(address);
+        address
+    }
+
+    fn look_up_externals(self, allocated: Allocated) {
+        let externals: Vec<_> = allocated
+            .graph()
+            .symbols()
+            .filter(|(_, symbol)| symbol.definition == Definition::External)
+            .filter_map(|(id, symbol)| Some((id, symbol.name.clone()?)))
+            .collect();
+        if externals.is_empty() {
+            return self.finish(allocated, &[]);
+        }
+        let names: Vec<_> = externals.iter().map(|(_, name)| name.clone()).collect();
+        let order = self.responsibility.link_order();
+        let session = self.session.clone();
+        session.lookup_resolved(&order, names, move |answers| self.externals_known(allocated, &externals, answers));
+    }
+
+    fn externals_known(
+        self,
+        mut allocated: Allocated,
+        externals: &[(GraphSymbol, SymbolName)],
+        answers: Vec<Result<FoundSymbol, SymbolFailure>>,
+    ) {
+        let mut found = Vec::with_capacity(answers.len());
+        for ((symbol, name), answer) in externals.iter().zip(answers) {
+            let linkage = allocated.graph().symbol(*symbol).linkage;
+            match answer {
+                Ok(answer) => {
+                    if let Err(cause) = self.resolve(&mut allocated, *symbol, name, &answer) {
+                        return self.responsibility.fail(cause);
+                    }
+                    found.push((*symbol, answer.id));
+                }
+                // What need not be there is at address 0.
+                Err(failure) if linkage == Linkage::Weak && matches!(*failure.cause, Cause::NotFound) => {
+                    allocated.resolve(*symbol, 0, None);
+                }
+                Err(SymbolFailure { name, dylib, cause }) => {
+                    return match &*cause {
+                        Cause::Dependency { .. } => self.responsibility.fail_with(&cause),
+                        _ => self.responsibility.fail(Cause::Dependency { name, dylib, cause }),
+                    };
+                }
+            }
+        }
+        self.finish(allocated, &found);
+    }
+
+    fn resolve(
+        &self,
+        allocated: &mut Allocated,
+        symbol: GraphSymbol,
+        name: &SymbolName,
+        found: &FoundSymbol,
+    ) -> Result<(), Cause> {
+        let address = found.definition.address;
+        if allocated.graph().symbol(symbol).kind == SymbolKind::ThreadLocal {
+            let architecture = self.session.executor().architecture();
+            let location = self.registered.program.variable(address, architecture, name);
+            allocated.resolve_thread_local(symbol, location.map_err(|error| Cause::Other(error.into()))?);
+        } else {
+            // Code that was compiled elsewhere may do anything with an address: no slot stands for it.
+            allocated.resolve(symbol, address, None);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
+        let dependences = self.dependences(found);
+        let code = match self.publish(allocated) {
+            Ok(code) => Arc::new(code),
+            Err(cause) => return self.responsibility.fail(cause),
+        };
+        if let Err(error) = self.responsibility.hold(Box::new((self.registered, self.storage))) {
+            return self.responsibility.fail(error.into());
+        }
+        // What failed with a dependence has told whoever waited for it.
+        _ = self.session.emit(vec![self.responsibility], Some(&code), &dependences);
+    }
+
+    /// Who needs whom. An object is linked as a whole, so each of its symbols needs the one that stands
+    /// for the object, and that one what the object needs.
+    fn dependences(&self, found: &[(GraphSymbol, SymbolId)]) -> Vec<(SymbolId, SymbolId)> {
+        let own = self.responsibility.symbols();
+        let Some(whole) = own.iter().find(|own| own.name == self.whole).map(|own| own.id) else { return Vec::new() };
+        let parts = own.iter().map(|own| own.id).filter(|id| *id != whole).map(|part| (part, whole));
+        parts.chain(found.iter().map(|(_, needed)| (whole, *needed))).collect()
+    }
+
+    /// Makes the object's memory final, and tells the process what is in it.
+    fn publish(&mut self, allocated: Allocated) -> Result<FinalizedAllocation, Cause> {
+        if let Some(storage) = &self.storage
+            && let Some(image) = allocated.thread_local_image()?.filter(|image| image.depends_on_externals)
+        {
+            storage.update(&image);
+        }
+        let graph = allocated.graph();
+        let lists = |sections: Vec<SectionId>| -> Vec<_> {
+            sections.into_iter().map(|id| (graph.section(id).role, allocated.section_range(id))).collect()
+        };
+        let (initializers, finalizers) = (lists(graph.initializers()), lists(graph.finalizers()));
+        let frames = graph.section_with(SectionRole::EhFrame).map(|section| allocated.section_range(section));
+        let resolvers = allocated.resolvers();
+
+        let mut code = allocated.fix_up().and_then(Fixed::finalize)?;
+        self.registered.code = code.range(SegmentKind::Code);
+        if let Some(range) = frames {
+            // SAFETY: a section of the object, whose memory is final, and ours for now.
+            let section = unsafe { bytes(&range) };
+            let frames = Frames::of_section(section, range.start, &self.registered.code)
+                .map_err(|error| Cause::Other(format!("{}: {error}", self.responsibility.unit_name()).into()))?;
+            code.attach(Box::new(unwind::register(frames)));
+        }
+        for resolver in resolvers {
+            // SAFETY: the memory is final; the object says that the function can be called to
+            // choose another before anything else of it runs.
+            unsafe { resolver.settle() };
+        }
+        // SAFETY: as above, for each of the sections.
+        let functions =
+            unsafe { Functions { initializers: pointers(&initializers), finalizers: pointers(&finalizers) } };
+        if !functions.initializers.is_empty() || !functions.finalizers.is_empty() {
+            let Registered { program, component, number, .. } = &self.registered;
+            program.initializers.linked(component, *number, functions);
+        }
+        Ok(code)
+    }
+}
+
+/// The functions that sections of initializers or finalizers list, with their priorities, in the
+/// order in which they are called.
+///
+/// # Safety
+///
+/// The ranges are sections of an object whose memory is final and stays.
+unsafe fn pointers(sections: &[(SectionRole, Range<u64>)]) -> Vec<(u32, u64)> {
+    let mut pointers = Vec::new();
+    for (role, range) in sections {
+        let (SectionRole::Initializers { priority, reversed } | SectionRole::Finalizers { priority, reversed }) = *role
+        else {
+            continue;
+        };
+        // SAFETY: as the caller says.
+        let words = unsafe { bytes(range) }.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+        // Lists of older compilers have 0 and -1 at their ends.
+        let start = pointers.len();
+        pointers.extend(words.filter(|word| !matches!(*word, 0 | u64::MAX)).map(|word| (priority, word)));
+        if reversed {
+            pointers[start..].reverse();
+        }
+    }
+    pointers
+}
+
+/// # Safety
+///
+/// The range is readable memory that nobody writes, and stays as long as the slice is used.
+unsafe fn bytes<'a>(range: &Range<u64>) -> &'a [u8] {
+    let start = std::ptr::with_exposed_provenance(range.start as usize);
+    // SAFETY: as the caller says.
+    unsafe { std::slice::from_raw_parts(start, (range.end - range.start) as usize) }
+}

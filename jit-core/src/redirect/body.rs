@@ -1,0 +1,236 @@
+//! Where the bodies of redirectable functions come from.
+//!
+//! A body is a function with a name of its own, which is defined when it is first needed.
+
+use jit_linker::SymbolName;
+use smallvec::smallvec;
+
+use crate::clif::{Item, ModuleUnits};
+use crate::error::Error;
+use crate::session::{
+    ExecutionSession, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
+    SymbolFlags, UnitDefinition, WeakDylib, WeakTracker,
+};
+use crate::sync::{Arc, Mutex, lock};
+
+/// Makes the unit that defines a body, which is told what the body is called.
+pub type BodyMaker = Box<dyn FnOnce(&SymbolName) -> Box<dyn MaterializationUnit> + Send>;
+
+/// A redirectable function whose body is a unit of the user's: see
+/// [`Jit::redefine_with`](crate::Jit::redefine_with).
+pub struct RedirectableFunction {
+    /// Its name.
+    pub name: SymbolName,
+    /// The text of its calling signature, if it is to be checked.
+    pub signature: Option<SymbolName>,
+    /// Makes its body, when that is first needed.
+    pub body: BodyMaker,
+}
+
+/// What was defined together, and is removed when none of it is the newest of its function any more.
+pub(crate) enum BodySource {
+    Module {
+        owner: Owner,
+        units: Arc<ModuleUnits>,
+    },
+    Custom {
+        owner: Owner,
+        functions: Vec<CustomBody>,
+        makers: Mutex<Vec<Option<BodyMaker>>>,
+    },
+    /// The body at the second tier of a function of a module.
+    Promoted {
+        from: Arc<Self>,
+        item: u32,
+        address: u64,
+    },
+    /// The function was removed.
+    Removed(SymbolName),
+}
+
+/// What removes the bodies.
+pub(crate) struct Owner {
+    pub(crate) dylib: WeakDylib,
+    tracker: WeakTracker,
+    version: Version,
+}
+
+/// Numbers that distinguish the names of bodies that there are at a time. They are used again, so
+/// that names are.
+#[derive(Default)]
+pub(crate) struct Versions {
+    next: u64,
+    free: Vec<u64>,
+}
+
+struct Version {
+    number: u64,
+    all: Arc<Mutex<Versions>>,
+}
+
+impl Drop for Version {
+    fn drop(&mut self) {
+        lock(&self.all).free.push(self.number);
+    }
+}
+
+pub(crate) struct CustomBody {
+    function: SymbolName,
+    signature: Option<SymbolName>,
+}
+
+impl Owner {
+    pub(crate) fn new(dylib: &JitDylib, tracker: &ResourceTracker, versions: &Arc<Mutex<Versions>>) -> Self {
+        let number = {
+            let mut versions = lock(versions);
+            let next = versions.next;
+            versions.free.pop().unwrap_or_else(|| {
+                versions.next += 1;
+                next
+            })
+        };
+        let version = Version { number, all: Arc::clone(versions) };
+        Self { dylib: dylib.downgrade(), tracker: tracker.downgrade(), version }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if let Some(tracker) = self.tracker.upgrade() {
+            // An error means that the dylib is gone, and the bodies with it.
+            _ = tracker.remove();
+        }
+    }
+}
+
+impl BodySource {
+    pub(crate) fn custom(owner: Owner, functions: Vec<RedirectableFunction>) -> Self {
+        let (functions, makers) = functions
+            .into_iter()
+            .map(|RedirectableFunction { name, signature, body }| {
+                (CustomBody { function: name, signature }, Some(body))
+            })
+            .unzip();
+        Self::Custom { owner, functions, makers: Mutex::new(makers) }
+    }
+
+    /// The functions that it has bodies for.
+    pub(crate) fn items(&self) -> Vec<u32> {
+        match self {
+            Self::Module { units, .. } => units.redirectable(),
+            Self::Custom { functions, .. } => (0..functions.len() as u32).collect(),
+            Self::Promoted { .. } | Self::Removed(_) => Vec::new(),
+        }
+    }
+
+    /// The name of a function.
+    pub(crate) fn function(&self, item: u32) -> &SymbolName {
+        match self {
+            Self::Module { units, .. } => &units.functions[item as usize].name,
+            Self::Custom { functions, .. } => &functions[item as usize].function,
+            Self::Promoted { from, item, .. } => from.function(*item),
+            Self::Removed(name) => name,
+        }
+    }
+
+    /// The signature of a function, if it is known.
+    pub(crate) fn signature(&self, item: u32) -> Option<&SymbolName> {
+        match self {
+            Self::Module { units, .. } => units.functions[item as usize].signature.as_ref(),
+            Self::Custom { functions, .. } => functions[item as usize].signature.as_ref(),
+            Self::Promoted { from, item, .. } => from.signature(*item),
+            Self::Removed(_) => None,
+        }
+    }
+
+    /// The redirectable functions that one of them refers to, as far as that is known.
+    pub(crate) fn callees(&self, item: u32) -> Vec<SymbolName> {
+        match self {
+            Self::Module { units, .. } => units.callees(item),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) fn owner(&self) -> Option<&Owner> {
+        match self {
+            Self::Module { owner, .. } | Self::Custom { owner, .. } => Some(owner),
+            Self::Promoted { from, .. } => from.owner(),
+            Self::Removed(_) => None,
+        }
+    }
+
+    /// The name of a function's body, which is defined from now on.
+    pub(crate) fn define(&self, session: &ExecutionSession, item: u32) -> Result<SymbolName, Error> {
+        let name = self.body_name(session, item);
+        let dylib = self.owner().and_then(|owner| owner.dylib.upgrade()).ok_or(Error::DylibGone)?;
+        if session.symbol_state(&dylib, &name).is_some() {
+            return Ok(name);
+        }
+        match self {
+            Self::Module { owner, units } => {
+                owner.define(units.body(Item::Function(item), name.clone()))?;
+            }
+            Self::Custom { owner, functions, makers } => {
+                let signature = functions[item as usize].signature.clone();
+                // Locked until the symbol is there, so that a second thread finds it.
+                let mut makers = lock(makers);
+                let Some(maker) = makers[item as usize].take() else { return Ok(name) };
+                let symbol = SymbolDeclaration { name: name.clone(), flags: SymbolFlags::FUNCTION, signature };
+                owner.define(UnitDefinition {
+                    symbols: smallvec![symbol],
+                    unit: Box::new(CustomUnit { maker, body: name.clone() }),
+                    name: Arc::from("redirectable functions"),
+                })?;
+            }
+            Self::Promoted { .. } | Self::Removed(_) => {}
+        }
+        Ok(name)
+    }
+
+    /// As [`define`](Self::define), for the body at the second tier.
+    pub(crate) fn define_promoted(&self, session: &ExecutionSession, item: u32) -> Result<Option<SymbolName>, Error> {
+        let Self::Module { owner, units } = self else { return Ok(None) };
+        let name = self.promoted_name(session, item);
+        owner.define(units.body(Item::Promoted(item), name.clone()))?;
+        Ok(Some(name))
+    }
+
+    pub(crate) fn body_name(&self, session: &ExecutionSession, item: u32) -> SymbolName {
+        match self {
+            Self::Promoted { from, item, .. } => from.promoted_name(session, *item),
+            _ => {
+                let version = self.owner().map_or(0, |owner| owner.version.number);
+                session.intern(&format!("{}${version}", self.function(item)))
+            }
+        }
+    }
+
+    fn promoted_name(&self, session: &ExecutionSession, item: u32) -> SymbolName {
+        session.intern(&format!("{}$2", self.body_name(session, item)))
+    }
+}
+
+impl Owner {
+    /// Defines a body, if no other thread has done so.
+    fn define(&self, unit: UnitDefinition) -> Result<(), Error> {
+        let tracker = self.tracker.upgrade().ok_or(Error::DefunctTracker)?;
+        match tracker.define(vec![unit]) {
+            Err(Error::DuplicateDefinitions(_)) | Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A body that is about to be made.
+struct CustomUnit {
+    maker: BodyMaker,
+    body: SymbolName,
+}
+
+impl MaterializationUnit for CustomUnit {
+    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+        (self.maker)(&self.body).materialize(responsibility);
+    }
+
+    fn discard(&mut self, _: &SymbolName) {}
+}

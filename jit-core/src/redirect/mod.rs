@@ -1,0 +1,214 @@
+//! Redirectable functions: one address for life, and a body that can be replaced.
+//!
+//! Such a function has a slot, which holds where its body is now, and a stub, an indirect jump
+//! through the slot, whose address is the function's. Calls from compiled code go through the
+//! slot. Its bodies are ordinary functions with names of their own, defined when they are needed.
+
+mod body;
+mod table;
+mod tier;
+mod unit;
+
+use std::collections::HashMap;
+
+use jit_linker::SymbolName;
+use smallvec::SmallVec;
+
+use crate::clif::{ClifLayer, ClifModule};
+use crate::error::Error;
+use crate::session::{
+    ExecutionSession, FoundSymbol, JitDylib, MaterializationUnit, ResourceTracker, SymbolDeclaration, SymbolFlags,
+    SymbolState, UnitDefinition, WeakTracker,
+};
+use crate::sync::{Arc, Mutex, lock};
+pub(crate) use body::BodySource;
+use body::{Owner, Versions};
+use unit::{EagerUnit, LazyUnit};
+
+pub use body::{BodyMaker, RedirectableFunction};
+pub(crate) use table::{BLOCK, Body, FunctionId, FunctionTable};
+pub use tier::{FirstTier, Promoter};
+
+/// The redirectable functions of a JIT.
+pub(crate) struct Redirections {
+    table: Arc<FunctionTable>,
+    first_tier: Option<Arc<dyn FirstTier>>,
+    /// Removes a function whose definition has failed. Lazy ones' don't.
+    trackers: Mutex<HashMap<SymbolName, ResourceTracker>>,
+    versions: Arc<Mutex<Versions>>,
+}
+
+/// Removes what was defined with a tracker.
+struct RemoveOnDrop(WeakTracker);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        if let Some(tracker) = self.0.upgrade() {
+            // An error means that the dylib is gone.
+            _ = tracker.remove();
+        }
+    }
+}
+
+impl Redirections {
+    pub(crate) fn new(table: FunctionTable, first_tier: Option<Arc<dyn FirstTier>>, layer: &ClifLayer) -> Self {
+        let table = Arc::new(table);
+        // An error means that the layer is another JIT's too, which the one made here never is.
+        _ = layer.shared.slots.set(Arc::downgrade(&table));
+        if let Some(first_tier) = &first_tier {
+            first_tier.start(Promoter { table: Arc::downgrade(&table) });
+        }
+        Self { table, first_tier, trackers: Mutex::default(), versions: Arc::default() }
+    }
+
+    /// The newest body of what was found, and its name, if it is redirectable. It is defined from
+    /// now on.
+    pub(crate) fn body_of(&self, found: &FoundSymbol, dylib: &JitDylib) -> Option<(Body, SymbolName)> {
+        let body = self.table.body_at(found.definition.slot?)?;
+        let name = body.source.define(dylib.session(), body.item).ok()?;
+        Some((body, name))
+    }
+
+    /// Makes calls go to a body, if it is still the newest of its function.
+    pub(crate) fn publish(&self, session: &ExecutionSession, body: &Body, found: &FoundSymbol) {
+        if let Some((id, _)) = self.table.find(body.function()) {
+            self.table.publish(session, id, body, found);
+        }
+    }
+
+    /// Defines the exported functions of a module, or gives them new bodies. The tracker removes
+    /// the functions that are new.
+    pub(crate) fn define(
+        &self,
+        layer: &ClifLayer,
+        dylib: &JitDylib,
+        module: ClifModule,
+    ) -> Result<ResourceTracker, Error> {
+        let tracker = dylib.create_tracker()?;
+        let owner = self.owner(dylib, &tracker);
+        let units = layer.add_redirectable(&tracker, module, self.first_tier.clone())?;
+        self.install(dylib, Arc::new(BodySource::Module { owner, units }))
+    }
+
+    /// As [`define`](Self::define), for functions whose bodies the user's units make.
+    pub(crate) fn define_with(
+        &self,
+        dylib: &JitDylib,
+        functions: Vec<RedirectableFunction>,
+    ) -> Result<ResourceTracker, Error> {
+        let owner = self.owner(dylib, &dylib.create_tracker()?);
+        self.install(dylib, Arc::new(BodySource::custom(owner, functions)))
+    }
+
+    fn owner(&self, dylib: &JitDylib, tracker: &ResourceTracker) -> Owner {
+        Owner::new(dylib, tracker, &self.versions)
+    }
+
+    fn install(&self, dylib: &JitDylib, source: Arc<BodySource>) -> Result<ResourceTracker, Error> {
+        let mut new = Vec::new();
+        let mut known = Vec::new();
+        for item in source.items() {
+            let body = Body { source: Arc::clone(&source), item };
+            match self.find_defined(dylib, &body)? {
+                Some(id) => known.push((id, body)),
+                None => new.push(body),
+            }
+        }
+        let tracker = dylib.create_tracker()?;
+        let result = self.enter(dylib, &tracker, &new).and_then(|()| self.compile_replacements(dylib, &known));
+        let found = match result {
+            Ok(found) => found,
+            Err(error) => {
+                // An error means that the dylib is gone.
+                _ = tracker.remove();
+                return Err(error);
+            }
+        };
+        for ((id, body), found) in known.into_iter().zip(found) {
+            // Not with a lock held: the last body of a module removes it.
+            drop(self.table.replace(dylib.session(), id, None, body, found.as_ref()));
+        }
+        Ok(tracker)
+    }
+
+    /// The function that a body is for, if it is defined. One whose definition has failed is
+    /// removed, to be defined anew.
+    fn find_defined(&self, dylib: &JitDylib, body: &Body) -> Result<Option<FunctionId>, Error> {
+        let name = body.function();
+        let Some((id, old)) = self.table.find(name) else { return Ok(None) };
+        match dylib.session().symbol_state(dylib, name) {
+            None => return Ok(None),
+            Some((_, None)) => {}
+            Some((_, Some(_))) => {
+                let tracker = lock(&self.trackers).remove(name);
+                tracker.map_or(Ok(()), |tracker| tracker.remove())?;
+                return Ok(None);
+            }
+        }
+        match (old.source.signature(old.item), body.source.signature(body.item)) {
+            (Some(defined), Some(wanted)) if defined != wanted => Err(Error::Signature {
+                symbol: name.to_string(),
+                defined: defined.to_string(),
+                wanted: wanted.to_string(),
+            }),
+            _ => Ok(Some(id)),
+        }
+    }
+
+    /// Defines new functions.
+    fn enter(&self, dylib: &JitDylib, tracker: &ResourceTracker, bodies: &[Body]) -> Result<(), Error> {
+        if self.table.first_call.is_some() {
+            let units = bodies.chunks(BLOCK as usize).map(|bodies| self.lazy_unit(bodies));
+            return tracker.define(units.collect::<Result<_, _>>()?);
+        }
+        for body in bodies {
+            let own = dylib.create_tracker()?;
+            tracker.hold(Box::new(RemoveOnDrop(own.downgrade())))?;
+            let functions = self.table.enter(std::slice::from_ref(body))?;
+            let function = body.function().clone();
+            let unit = EagerUnit { table: Arc::clone(&self.table), function: function.clone(), functions };
+            own.define(vec![Self::unit(std::slice::from_ref(body), Box::new(unit))])?;
+            lock(&self.trackers).insert(function, own);
+        }
+        Ok(())
+    }
+
+    fn lazy_unit(&self, bodies: &[Body]) -> Result<UnitDefinition, Error> {
+        let functions = self.table.enter(bodies)?;
+        Ok(Self::unit(bodies, Box::new(LazyUnit { table: Arc::clone(&self.table), functions })))
+    }
+
+    fn unit(bodies: &[Body], unit: Box<dyn MaterializationUnit>) -> UnitDefinition {
+        let declare = |body: &Body| SymbolDeclaration {
+            name: body.function().clone(),
+            flags: SymbolFlags::FUNCTION,
+            signature: body.source.signature(body.item).cloned(),
+        };
+        let symbols: SmallVec<_> = bodies.iter().map(declare).collect();
+        UnitDefinition { symbols, unit, name: Arc::from("redirectable functions") }
+    }
+
+    /// Compiles the new bodies of functions whose old ones are in use, and says where they are.
+    /// None if functions are lazy: the next call compiles them.
+    fn compile_replacements(
+        &self,
+        dylib: &JitDylib,
+        bodies: &[(FunctionId, Body)],
+    ) -> Result<Vec<Option<FoundSymbol>>, Error> {
+        if self.table.first_call.is_some() {
+            return Ok(vec![None; bodies.len()]);
+        }
+        let session = dylib.session();
+        let mut names = Vec::new();
+        let mut used = Vec::new();
+        for (_, body) in bodies {
+            let state = session.symbol_state(dylib, body.function());
+            used.push(state.is_some_and(|(state, failure)| state != SymbolState::NeverSearched && failure.is_none()));
+            if used.last() == Some(&true) {
+                names.push(body.source.define(session, body.item)?);
+            }
+        }
+        let mut found = session.lookup(&dylib.link_order(), names)?.into_iter();
+        Ok(used.into_iter().map(|used| if used { found.next() } else { None }).collect())
+    }
+}

@@ -1,0 +1,472 @@
+//! The table of redirectable functions: slots, stubs, and what calls go to.
+//!
+//! A program may have a million of them and call ten, so one that is not called costs a place in a
+//! block (slot, stub, sixteen bytes of [`Record`]) and four bytes in the index by name.
+
+use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+use std::ops::Range;
+
+use hashbrown::HashTable;
+use jit_linker::SymbolName;
+use jit_linker::arch::Architecture;
+use jit_linker::memory::{MemoryManager, SlotBlock};
+use rustc_hash::FxBuildHasher;
+
+use super::body::BodySource;
+use crate::error::Error;
+use crate::first_call::{CallThrough, FirstCall, LazyFunctions};
+use crate::platform::unwind::{self, Frames};
+use crate::session::{ExecutionSession, FoundSymbol, SymbolDef};
+use crate::sync::{Arc, Mutex, lock};
+
+/// A redirectable function: its block, and its place there.
+pub(crate) type FunctionId = u32;
+
+/// Functions in a block.
+pub(crate) const BLOCK: u32 = SlotBlock::LEN as u32;
+
+pub(crate) struct FunctionTable {
+    pub(crate) memory: Arc<dyn MemoryManager>,
+    architecture: Architecture,
+    unwinding: bool,
+    /// `None` where functions are compiled as soon as they are referred to.
+    pub(crate) first_call: Option<Arc<dyn FirstCall>>,
+    /// Where calls go whose function has no body that may be called, if they don't go through.
+    failure: u64,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// `None` where a block went back, or is being made.
+    blocks: Vec<Option<Box<Block>>>,
+    /// Blocks by where their slots begin.
+    places: BTreeMap<u64, u32>,
+    with_room: Vec<u32>,
+    vacant: Vec<u32>,
+    /// The newest function of each name.
+    names: HashTable<FunctionId>,
+}
+
+struct Block {
+    slots: SlotBlock,
+    /// What slots hold before the first call.
+    call_through: Option<CallThrough>,
+    records: Vec<Record>,
+    /// Places that stand for nothing; the last is taken first.
+    free: Vec<u8>,
+}
+
+/// What calls of a function go to.
+#[derive(Default)]
+struct Record {
+    /// `None` if the place is free.
+    body: Option<Arc<BodySource>>,
+    /// Which of the source's bodies.
+    item: u32,
+    /// How much of what is linked refers to the slot or the stub; and [`UNUSABLE`].
+    links: u32,
+}
+
+/// The newest body was removed, or something it depends on: nobody may call it.
+const UNUSABLE: u32 = 1 << 31;
+
+/// A function's newest body.
+#[derive(Clone)]
+pub(crate) struct Body {
+    pub(crate) source: Arc<BodySource>,
+    pub(crate) item: u32,
+}
+
+impl Body {
+    fn is(&self, record: &Record) -> bool {
+        record.item == self.item && record.body.as_ref().is_some_and(|source| Arc::ptr_eq(source, &self.source))
+    }
+
+    /// Whether the two are one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.item == other.item && Arc::ptr_eq(&self.source, &other.source)
+    }
+
+    pub(crate) fn function(&self) -> &SymbolName {
+        self.source.function(self.item)
+    }
+}
+
+/// Functions of a unit. Dropped, they are removed: calls of them fail from now on, and their places
+/// are used again when nothing that is linked refers to them.
+pub(crate) struct FunctionIds {
+    table: Arc<FunctionTable>,
+    /// Those of one block mostly follow one another.
+    ranges: Box<[Range<FunctionId>]>,
+}
+
+impl FunctionIds {
+    /// In the order they were entered in.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = FunctionId> {
+        self.ranges.iter().cloned().flatten()
+    }
+}
+
+/// What keeps the slots that some code is linked to.
+pub(crate) struct SlotLinks {
+    table: Arc<FunctionTable>,
+    ids: Vec<FunctionId>,
+}
+
+/// Where calls go by default whose function has no body that may be called.
+extern "C" fn called_unusable() -> ! {
+    eprintln!("orcane: a function was called that was removed, or depends on something that was removed");
+    std::process::abort()
+}
+
+fn hash(name: &SymbolName) -> u64 {
+    FxBuildHasher.hash_one(name)
+}
+
+impl FunctionTable {
+    pub(crate) fn new(
+        memory: Arc<dyn MemoryManager>,
+        architecture: Architecture,
+        unwinding: bool,
+        first_call: Option<Arc<dyn FirstCall>>,
+        failure: Option<u64>,
+    ) -> Self {
+        let failure = failure.unwrap_or(called_unusable as *const () as u64);
+        Self { memory, architecture, unwinding, first_call, failure, table: Mutex::default() }
+    }
+
+    /// Enters functions, each with its first body. Calls go to what compiles it, if anything does.
+    pub(crate) fn enter(self: &Arc<Self>, bodies: &[Body]) -> Result<FunctionIds, Error> {
+        let mut ranges: Vec<Range<FunctionId>> = Vec::new();
+        let mut result = Ok(());
+        for body in bodies {
+            match self.enter_one(body) {
+                Ok(id) => match ranges.last_mut() {
+                    Some(range) if range.end == id => range.end += 1,
+                    _ => ranges.push(id..id + 1),
+                },
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        // What was entered before an error goes with this.
+        let ids = FunctionIds { table: Arc::clone(self), ranges: ranges.into() };
+        result.map(|()| ids)
+    }
+
+    fn enter_one(self: &Arc<Self>, body: &Body) -> Result<FunctionId, Error> {
+        loop {
+            if let Some(id) = lock(&self.table).take(body) {
+                return Ok(id);
+            }
+            self.add_block()?;
+        }
+    }
+
+    fn add_block(self: &Arc<Self>) -> Result<(), Error> {
+        let number = {
+            let mut table = lock(&self.table);
+            let next = table.blocks.len();
+            table.vacant.pop().unwrap_or_else(|| {
+                table.blocks.push(None);
+                next as u32
+            })
+        };
+        // Not with the lock held: memory managers have locks of their own.
+        let block = self.make_block(number);
+        let mut table = lock(&self.table);
+        match block {
+            Ok(block) => {
+                table.places.insert(block.slots.slots().start, number);
+                table.blocks[number as usize] = Some(block);
+                table.with_room.push(number);
+                Ok(())
+            }
+            Err(error) => {
+                table.vacant.push(number);
+                Err(error)
+            }
+        }
+    }
+
+    fn make_block(self: &Arc<Self>, number: u32) -> Result<Box<Block>, Error> {
+        if number >= u32::MAX / BLOCK {
+            return Err(Error::Target("2³² redirectable functions".to_owned()));
+        }
+        let mut slots = SlotBlock::new(&self.memory, self.architecture)?;
+        if self.unwinding {
+            let frames = Frames::of_stubs(self.architecture, slots.stubs());
+            slots.attach(Box::new(unwind::register(frames)));
+        }
+        let functions = LazyFunctions { table: Arc::downgrade(self), first: number * BLOCK };
+        let call_through =
+            self.first_call.as_ref().map(|first_call| first_call.call_through(&self.memory, functions)).transpose()?;
+        let mut records = Vec::new();
+        records.resize_with(SlotBlock::LEN, Record::default);
+        Ok(Box::new(Block { slots, call_through, records, free: (0..=u8::MAX).rev().collect() }))
+    }
+
+    /// The newest function of a name.
+    pub(crate) fn find(&self, name: &SymbolName) -> Option<(FunctionId, Body)> {
+        let table = lock(&self.table);
+        let id = *table.names.find(hash(name), |id| table.name(*id) == Some(name))?;
+        Some((id, table.record(id)?.body()?))
+    }
+
+    /// The newest body of a function.
+    pub(crate) fn body(&self, id: FunctionId) -> Option<Body> {
+        lock(&self.table).record(id)?.body()
+    }
+
+    /// The newest body of the function whose slot is at an address.
+    pub(crate) fn body_at(&self, slot: u64) -> Option<Body> {
+        let table = lock(&self.table);
+        table.record(table.at(slot)?)?.body()
+    }
+
+    /// The function's stub and slot.
+    pub(crate) fn definition(&self, id: FunctionId) -> Option<SymbolDef> {
+        let table = lock(&self.table);
+        let (block, place) = table.place(id)?;
+        Some(SymbolDef { address: block.slots.stub_address(place), slot: Some(block.slots.slot_address(place)) })
+    }
+
+    /// Where calls go, if that is a body.
+    pub(crate) fn ready(&self, id: FunctionId) -> Option<u64> {
+        let table = lock(&self.table);
+        let (block, place) = table.place(id)?;
+        let target = block.slots.load(place);
+        (Some(target) != block.unresolved(place)).then_some(target)
+    }
+
+    /// Makes calls go to a body that was found, if it is still the newest, as long as it may be
+    /// called.
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        session: &ExecutionSession,
+        id: FunctionId,
+        body: &Body,
+        found: &FoundSymbol,
+    ) -> bool {
+        if !self.watch(session, id, body, found) {
+            return false;
+        }
+        let table = lock(&self.table);
+        let Some((block, place)) = table.place(id) else { return false };
+        let record = &block.records[place];
+        let usable = body.is(record) && record.links & UNUSABLE == 0;
+        if usable {
+            // With the lock held, so that `replace` and `withdraw` come before or after both.
+            block.slots.store(place, found.definition.address);
+        }
+        usable
+    }
+
+    /// Sees to it that nobody is sent to a body any more once it is gone.
+    fn watch(self: &Arc<Self>, session: &ExecutionSession, id: FunctionId, body: &Body, found: &FoundSymbol) -> bool {
+        // The session keeps this as long as the body's symbol, which goes with its source.
+        let (table, source, item) = (Arc::downgrade(self), Arc::downgrade(&body.source), body.item);
+        let withdraw = move || {
+            if let (Some(table), Some(source)) = (table.upgrade(), source.upgrade()) {
+                table.withdraw(id, &Body { source, item });
+            }
+        };
+        session.watch(found.id, Arc::new(withdraw))
+    }
+
+    /// A body must not be called any more.
+    fn withdraw(&self, id: FunctionId, body: &Body) {
+        let mut table = lock(&self.table);
+        let Some((block, place)) = table.place_mut(id) else { return };
+        if body.is(&block.records[place]) {
+            block.records[place].links |= UNUSABLE;
+            block.slots.store(place, block.unresolved(place).unwrap_or(self.failure));
+        }
+    }
+
+    /// Makes `new` the newest body, and calls go to it: to where it was found, or to what compiles
+    /// it. If `old` is given, only if that is the newest. Gives the old one.
+    pub(crate) fn replace(
+        self: &Arc<Self>,
+        session: &ExecutionSession,
+        id: FunctionId,
+        old: Option<&Body>,
+        new: Body,
+        found: Option<&FoundSymbol>,
+    ) -> Option<Body> {
+        let replaced = {
+            let mut table = lock(&self.table);
+            let (block, place) = table.place_mut(id)?;
+            let record = &mut block.records[place];
+            if old.is_some_and(|old| !old.is(record)) {
+                return None;
+            }
+            let source = record.body.replace(Arc::clone(&new.source))?;
+            record.links &= !UNUSABLE;
+            let replaced = Body { source, item: std::mem::replace(&mut record.item, new.item) };
+            let address = found.map(|found| found.definition.address).or_else(|| block.unresolved(place));
+            if let Some(address) = address {
+                block.slots.store(place, address);
+            }
+            replaced
+        };
+        if let Some(found) = found
+            && !self.watch(session, id, &new, found)
+        {
+            self.withdraw(id, &new);
+        }
+        Some(replaced)
+    }
+
+    /// Keeps the functions whose slots are at these addresses.
+    pub(crate) fn link(self: &Arc<Self>, slots: Vec<u64>) -> SlotLinks {
+        let mut table = lock(&self.table);
+        let ids: Vec<_> = slots.into_iter().filter_map(|slot| table.at(slot)).collect();
+        for id in &ids {
+            if let Some((block, place)) = table.place_mut(*id) {
+                block.records[place].links += 1;
+            }
+        }
+        drop(table);
+        SlotLinks { table: Arc::clone(self), ids }
+    }
+}
+
+impl Record {
+    fn body(&self) -> Option<Body> {
+        Some(Body { source: Arc::clone(self.body.as_ref()?), item: self.item })
+    }
+}
+
+impl Block {
+    /// What the slot at `place` holds before the first call.
+    fn unresolved(&self, place: usize) -> Option<u64> {
+        self.call_through.as_ref().map(|call_through| call_through.address(place as u32))
+    }
+}
+
+impl Table {
+    fn place(&self, id: FunctionId) -> Option<(&Block, usize)> {
+        Some((self.blocks.get((id / BLOCK) as usize)?.as_deref()?, (id % BLOCK) as usize))
+    }
+
+    fn place_mut(&mut self, id: FunctionId) -> Option<(&mut Block, usize)> {
+        Some((self.blocks.get_mut((id / BLOCK) as usize)?.as_deref_mut()?, (id % BLOCK) as usize))
+    }
+
+    fn record(&self, id: FunctionId) -> Option<&Record> {
+        self.place(id).map(|(block, place)| &block.records[place])
+    }
+
+    fn name(&self, id: FunctionId) -> Option<&SymbolName> {
+        let record = self.record(id)?;
+        Some(record.body.as_ref()?.function(record.item))
+    }
+
+    /// The function whose slot is at an address.
+    fn at(&self, slot: u64) -> Option<FunctionId> {
+        let (start, number) = self.places.range(..=slot).next_back()?;
+        let place = (slot - start) / size_of::<u64>() as u64;
+        (place < u64::from(BLOCK)).then(|| number * BLOCK + place as u32)
+    }
+
+    /// A free place, for a function with this body. None if there is none.
+    fn take(&mut self, body: &Body) -> Option<FunctionId> {
+        let number = *self.with_room.last()?;
+        let block = self.blocks[number as usize].as_deref_mut()?;
+        let place = block.free.pop()?;
+        if block.free.is_empty() {
+            self.with_room.pop();
+        }
+        let index = usize::from(place);
+        block.records[index] = Record { body: Some(Arc::clone(&body.source)), item: body.item, links: 0 };
+        block.slots.store(index, block.unresolved(index).unwrap_or(0));
+        let id = number * BLOCK + u32::from(place);
+        self.index(body.function(), id);
+        Some(id)
+    }
+
+    /// Makes `id` the newest function of its name.
+    fn index(&mut self, name: &SymbolName, id: FunctionId) {
+        let Self { names, blocks, .. } = self;
+        let name_of = |id: FunctionId| {
+            let record = &blocks.get((id / BLOCK) as usize)?.as_ref()?.records[(id % BLOCK) as usize];
+            Some(record.body.as_ref()?.function(record.item))
+        };
+        let rehash = |id: &FunctionId| name_of(*id).map_or(0, hash);
+        match names.find_mut(hash(name), |other| *other != id && name_of(*other) == Some(name)) {
+            Some(older) => *older = id,
+            None => _ = names.insert_unique(hash(name), id, rehash),
+        }
+    }
+
+    /// Gives a place back. Gives the block out if it is empty and another has room.
+    fn give(&mut self, id: FunctionId) -> Option<Box<Block>> {
+        let number = id / BLOCK;
+        let (block, place) = self.place_mut(id)?;
+        block.records[place] = Record::default();
+        block.free.push(place as u8);
+        let free = block.free.len();
+        if free == 1 {
+            self.with_room.push(number);
+        }
+        if free < SlotBlock::LEN || self.with_room.len() < 2 {
+            return None;
+        }
+        self.with_room.retain(|other| *other != number);
+        self.vacant.push(number);
+        let block = self.blocks[number as usize].take()?;
+        self.places.remove(&block.slots.slots().start);
+        Some(block)
+    }
+}
+
+impl Drop for FunctionIds {
+    fn drop(&mut self) {
+        // Bodies and blocks are dropped with no lock held: with them go trackers and memory.
+        let mut bodies = Vec::new();
+        let mut blocks = Vec::new();
+        let failure = self.table.failure;
+        let mut table = lock(&self.table.table);
+        for id in self.iter() {
+            let Some(body) = table.record(id).and_then(Record::body) else { continue };
+            let name = body.function().clone();
+            if let Ok(entry) = table.names.find_entry(hash(&name), |other| *other == id) {
+                entry.remove();
+            }
+            let Some((block, place)) = table.place_mut(id) else { continue };
+            block.slots.store(place, block.unresolved(place).unwrap_or(failure));
+            let record = &mut block.records[place];
+            (record.body, record.item) = (Some(Arc::new(BodySource::Removed(name))), 0);
+            record.links &= !UNUSABLE;
+            if record.links == 0 {
+                blocks.extend(table.give(id));
+            }
+            bodies.push(body);
+        }
+        drop(table);
+        drop(bodies);
+        drop(blocks);
+    }
+}
+
+impl Drop for SlotLinks {
+    fn drop(&mut self) {
+        let mut blocks = Vec::new();
+        let mut table = lock(&self.table.table);
+        for id in &self.ids {
+            let Some((block, place)) = table.place_mut(*id) else { continue };
+            let record = &mut block.records[place];
+            record.links -= 1;
+            if record.links == 0 && matches!(record.body.as_deref(), Some(BodySource::Removed(_))) {
+                blocks.extend(table.give(*id));
+            }
+        }
+        drop(table);
+        drop(blocks);
+    }
+}

@@ -1,0 +1,67 @@
+//! The hook for tiers: what a body is at first, and how it becomes what it was defined as.
+
+use cranelift_codegen::ir;
+use cranelift_codegen::isa::OwnedTargetIsa;
+use jit_linker::SymbolName;
+
+use super::body::BodySource;
+use super::table::{Body, FunctionTable};
+use crate::error::LookupError;
+use crate::sync::{Arc, Weak};
+
+/// What redirectable functions are compiled as at first: given to
+/// [`JitBuilder::first_tier`](crate::JitBuilder::first_tier).
+pub trait FirstTier: Send + Sync {
+    /// What compiles them: for the same target as the JIT's own.
+    fn isa(&self) -> &OwnedTargetIsa;
+
+    /// Changes a function before it is compiled at the first tier. `body` names this body of
+    /// `function` to [`Promoter::promote`]. What is returned lives as long as the code.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be: the function has failed to compile then.
+    fn transform(
+        &self,
+        function: &SymbolName,
+        body: &SymbolName,
+        func: &mut ir::Function,
+    ) -> Result<Box<dyn Send>, String>;
+
+    /// Is given what promotes functions, before any is compiled.
+    fn start(&self, promoter: Promoter);
+}
+
+/// Replaces bodies of the first tier.
+#[derive(Clone)]
+pub struct Promoter {
+    pub(super) table: Weak<FunctionTable>,
+}
+
+impl Promoter {
+    /// Compiles a function as it was defined, and makes calls go there. Waits for that. False if
+    /// the function has a newer body than `body`, or is gone.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be compiled: calls go to the first tier's body still.
+    pub fn promote(&self, function: &SymbolName, body: &SymbolName) -> Result<bool, LookupError> {
+        let Some((table, id, newest)) =
+            self.table.upgrade().and_then(|table| table.find(function).map(|(id, newest)| (table, id, newest)))
+        else {
+            return Ok(false);
+        };
+        let Some(dylib) = newest.source.owner().and_then(|owner| owner.dylib.upgrade()) else { return Ok(false) };
+        let session = dylib.session();
+        if newest.source.body_name(session, newest.item) != *body {
+            return Ok(false);
+        }
+        // An error means that the function was removed.
+        let Ok(Some(name)) = newest.source.define_promoted(session, newest.item) else { return Ok(false) };
+        let Some(found) = session.lookup(&dylib.link_order(), vec![name])?.pop() else { return Ok(false) };
+        let address = found.definition.address;
+        let promoted = BodySource::Promoted { from: Arc::clone(&newest.source), item: newest.item, address };
+        let promoted = Body { source: Arc::new(promoted), item: 0 };
+        Ok(table.replace(session, id, Some(&newest), promoted, Some(&found)).is_some())
+    }
+}

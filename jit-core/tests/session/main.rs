@@ -1,0 +1,14 @@
+//! The session with units of the test's own.
+
+mod aliases;
+mod definitions;
+mod dispatch;
+mod failures;
+mod generators;
+mod link_orders;
+mod lookups;
+mod readiness;
+mod removal;
+mod responsibility;
+mod stage;
+mod trackers;

@@ -1,0 +1,145 @@
+//! Functions that are called often get a faster body.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Nullary, at, call, constant, redefine};
+use jit_core::{Jit, OptLevel};
+use jit_lazy::{LazyJit, LazyJitBuilder, Tiering};
+
+const FIB: &str = "
+    function %fib(i64) -> i64 system_v {
+        sig0 = (i64) -> i64 system_v
+        fn0 = %fib sig0
+    block0(v0: i64):
+        v1 = iconst.i64 2
+        v2 = icmp slt v0, v1
+        brif v2, block2, block1
+    block1:
+        v3 = iconst.i64 1
+        v4 = isub v0, v3
+        v5 = call fn0(v4)
+        v6 = isub v0, v1
+        v7 = call fn0(v6)
+        v8 = iadd v5, v7
+        return v8
+    block2:
+        return v0
+    }";
+
+/// Counts down from its argument.
+const LOOP: &str = "
+    function %turn(i64) -> i64 system_v {
+    block0(v0: i64):
+        v9 = iconst.i64 0
+        jump block1(v0, v9)
+    block1(v1: i64, v2: i64):
+        v3 = iconst.i64 1
+        v4 = iadd v2, v3
+        v5 = isub v1, v3
+        brif v5, block1(v5, v4), block2(v4)
+    block2(v6: i64):
+        return v6
+    }";
+
+fn tiered(tiering: Tiering) -> LazyJit {
+    let jit = Jit::builder().opt_level(OptLevel::Speed).verifier(true);
+    LazyJitBuilder::new(jit).tiers(tiering).build().unwrap()
+}
+
+fn unary(jit: &LazyJit, name: &str) -> unsafe extern "C" fn(i64) -> i64 {
+    // SAFETY: the address of a function of this type.
+    unsafe { std::mem::transmute::<usize, _>(jit.lookup_address(name).unwrap() as usize) }
+}
+
+/// Waits until this many functions were promoted.
+fn promoted(jit: &LazyJit, count: usize) -> Vec<String> {
+    let start = Instant::now();
+    loop {
+        let names: Vec<_> = jit.tier_statistics().promotions.iter().map(|one| one.function.to_string()).collect();
+        if names.len() >= count {
+            return names;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "only {names:?} were promoted");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_function_that_is_called_often_is_promoted_and_gives_the_same() {
+    let jit = tiered(Tiering::default().threshold(100));
+    redefine(&jit, FIB).unwrap();
+    redefine(&jit, &constant("cold", 1)).unwrap();
+    let fib = unary(&jit, "fib");
+    call(&jit, "cold");
+    // SAFETY: the functions only compute.
+    assert_eq!(unsafe { fib(5) }, 5);
+    assert!(jit.tier_statistics().promotions.is_empty());
+    // SAFETY: as above.
+    assert_eq!(unsafe { fib(20) }, 6765);
+    assert_eq!(promoted(&jit, 1), ["fib"]);
+    // SAFETY: as above.
+    assert_eq!(unsafe { fib(20) }, 6765);
+    let statistics = jit.tier_statistics();
+    assert_eq!((statistics.first_tier, statistics.promotions[0].count), (2, 100));
+    // The first tier's two, and the second's one.
+    assert_eq!(jit.statistics().functions, 3);
+    assert_eq!(jit.lookup_address("fib").unwrap(), fib as usize as u64);
+}
+
+#[test]
+fn a_loop_that_runs_long_counts() {
+    let jit = tiered(Tiering::default().threshold(1000));
+    redefine(&jit, LOOP).unwrap();
+    let turn = unary(&jit, "turn");
+    // SAFETY: the functions only compute.
+    assert_eq!(unsafe { turn(100_000) }, 100_000);
+    assert_eq!(promoted(&jit, 1), ["turn"]);
+    // SAFETY: as above.
+    assert_eq!(unsafe { turn(77) }, 77);
+}
+
+#[test]
+fn a_new_body_begins_at_the_first_tier() {
+    let jit = tiered(Tiering::default().threshold(10));
+    redefine(&jit, &constant("f", 1)).unwrap();
+    let f = at(jit.lookup_address("f").unwrap());
+    // SAFETY: the functions only compute.
+    (0..20).for_each(|_| assert_eq!(unsafe { f() }, 1));
+    promoted(&jit, 1);
+    redefine(&jit, &constant("f", 2)).unwrap();
+    // SAFETY: as above.
+    (0..20).for_each(|_| assert_eq!(unsafe { f() }, 2));
+    promoted(&jit, 2);
+    // SAFETY: as above.
+    assert_eq!(unsafe { f() }, 2);
+    assert_eq!(call(&jit, "f"), 2);
+    // SAFETY: as above.
+    assert_eq!(unsafe { jit.lookup::<Nullary>("f").unwrap().call() }, 2);
+}
+
+#[test]
+fn the_transform_is_the_users_and_its_error_is_the_functions() {
+    let jit = Jit::builder().verifier(true);
+    let tiering = Tiering::default().transform(|_, _| Err("not countable".to_owned()));
+    let jit = LazyJitBuilder::new(jit).tiers(tiering).build().unwrap();
+    redefine(&jit, &constant("f", 1)).unwrap();
+    let error = jit.lookup::<Nullary>("f").unwrap_err().to_string();
+    assert!(error.ends_with("not countable"), "{error}");
+}
+
+#[test]
+fn threads_that_run_a_function_while_it_is_promoted_notice_nothing() {
+    let jit = tiered(Tiering::default().threshold(200));
+    redefine(&jit, FIB).unwrap();
+    let fib = unary(&jit, "fib");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            // SAFETY: the functions only compute.
+            scope.spawn(|| (0..50).for_each(|_| assert_eq!(unsafe { fib(12) }, 144)));
+        }
+    });
+    promoted(&jit, 1);
+    assert_eq!(jit.statistics().functions, 2);
+}

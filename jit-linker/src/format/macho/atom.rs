@@ -1,0 +1,128 @@
+//! Atoms: the parts of a section that are linked or left out on their own, each a block.
+
+use super::Reader;
+use super::literal;
+use super::section::Place;
+use crate::format::{ParseError, eh_frame};
+use crate::graph::{BlockId, Content, Definition, SectionId, Symbol, SymbolId};
+
+/// The atoms of one section, which cover it.
+#[derive(Debug)]
+pub(super) struct Atoms {
+    /// The section's address in the object.
+    pub(super) address: u64,
+    pub(super) size: u64,
+    /// Where its content starts in the object, unless it is zeros.
+    pub(super) start: Option<u32>,
+    /// In ascending order of offset; the first is at 0.
+    list: Vec<Atom>,
+}
+
+#[derive(Debug)]
+struct Atom {
+    offset: u32,
+    block: BlockId,
+    /// A symbol at the block's start that nobody else sees.
+    anchor: Option<SymbolId>,
+}
+
+impl Atoms {
+    /// The atom that a byte of the section is in. An offset beyond the end belongs to the last.
+    fn at(&self, offset: u64) -> usize {
+        self.list.partition_point(|atom| u64::from(atom.offset) <= offset).saturating_sub(1)
+    }
+
+    pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> {
+        self.list.iter().map(|atom| atom.block)
+    }
+
+    /// The block that a byte of the section is in, and the byte's offset there.
+    pub(super) fn find(&self, offset: u64) -> (BlockId, u64) {
+        let atom = &self.list[self.at(offset)];
+        (atom.block, offset.saturating_sub(atom.offset.into()))
+    }
+}
+
+impl<'data> Reader<'data> {
+    /// Takes a section apart at `cuts`, which are in ascending order, within it, and begin with 0.
+    pub(super) fn add_atoms(&mut self, place: &Place, section: SectionId, cuts: &[u32]) -> Result<Atoms, ParseError> {
+        let mut merger = literal::Merger::default();
+        let mut list = Vec::with_capacity(cuts.len());
+        let ends = cuts.iter().skip(1).copied().chain([place.size]);
+        for (offset, end) in cuts.iter().copied().zip(ends) {
+            let size = end - offset;
+            let bytes = self.bytes(place, offset, size);
+            let known =
+                if place.is_literal { merger.find(&mut self.graph, bytes, place.align_at(offset)) } else { None };
+            let block = match known {
+                Some(block) => block,
+                None => self.add_atom(place, section, offset, size)?,
+            };
+            if place.is_literal {
+                merger.add(bytes, block);
+            }
+            list.push(Atom { offset, block, anchor: None });
+        }
+        Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list })
+    }
+
+    /// Takes `.eh_frame` apart: a block a record, so that those of functions that are left out are
+    /// left out too, and the others follow each other without gaps.
+    pub(super) fn add_records(&mut self, place: &Place, section: SectionId) -> Result<Atoms, ParseError> {
+        let bytes = self.bytes(place, 0, place.size);
+        let records = eh_frame::records(bytes).map_err(|what| self.malformed(what))?;
+        let place = &Place { align: 1, ..*place };
+        let mut list = Vec::with_capacity(records.len());
+        for record in records {
+            // A record is within its section, whose size fits.
+            let (offset, size) = (record.start as u32, record.size as u32);
+            let block = self.add_atom(place, section, offset, size)?;
+            list.push(Atom { offset, block, anchor: None });
+        }
+        if list.is_empty() {
+            list.push(Atom { offset: 0, block: self.add_atom(place, section, 0, 0)?, anchor: None });
+        }
+        Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list })
+    }
+
+    fn add_atom(&mut self, place: &Place, section: SectionId, offset: u32, size: u32) -> Result<BlockId, ParseError> {
+        let content = match place.start {
+            // The section's content is within the object, whose size fits 32 bits.
+            Some(start) => Content::Object { start: start + offset },
+            None => Content::Zero,
+        };
+        let align = if place.is_literal { place.align_at(offset) } else { place.align };
+        let block = self.graph.add_section_block(section, content, size.into(), align);
+        let block = block.map_err(|source| self.graph_error(source))?;
+        if !place.is_literal {
+            self.graph.blocks[block.index()].align_offset = offset & (align - 1) as u32;
+        }
+        Ok(block)
+    }
+
+    fn bytes(&self, place: &Place, offset: u32, size: u32) -> &'data [u8] {
+        let Some(start) = place.start else { return &[] };
+        let start = start as usize + offset as usize;
+        self.data.get(start..start + size as usize).unwrap_or_default()
+    }
+
+    /// A symbol for what is at an offset of a section, and what has to be added to its address.
+    pub(super) fn anonymous(&mut self, section: usize, offset: i64) -> Result<(SymbolId, i64), ParseError> {
+        let Some(Some(atoms)) = self.atoms.get_mut(section) else {
+            return Err(
+                self.malformed(format!("a relocation refers to section {}, which is not in memory", section + 1))
+            );
+        };
+        let index = atoms.at(offset.max(0).cast_unsigned());
+        let Atom { offset: start, block, anchor } = atoms.list[index];
+        let symbol = match anchor {
+            Some(symbol) => symbol,
+            None => {
+                let symbol = self.graph.add_symbol(Symbol::new(None, Definition::Block { block, offset: 0 }, 0));
+                atoms.list[index].anchor = Some(symbol);
+                symbol
+            }
+        };
+        Ok((symbol, offset.wrapping_sub(start.into())))
+    }
+}

@@ -1,0 +1,33 @@
+//! Literals: content that has no identity, so that one of several that are equal is enough.
+
+use rustc_hash::FxHashMap;
+
+use crate::graph::{BlockId, LinkGraph};
+
+/// The literals of one section that were added to the graph.
+#[derive(Default)]
+pub(super) struct Merger<'data> {
+    blocks: FxHashMap<&'data [u8], BlockId>,
+}
+
+impl<'data> Merger<'data> {
+    /// The block of an equal literal, which from now on has at least the given alignment.
+    pub(super) fn find(&self, graph: &mut LinkGraph, bytes: &[u8], align: u64) -> Option<BlockId> {
+        let block = *self.blocks.get(bytes)?;
+        let align_log2 = &mut graph.blocks[block.index()].align_log2;
+        *align_log2 = (*align_log2).max(align.trailing_zeros() as u8);
+        Some(block)
+    }
+
+    pub(super) fn add(&mut self, bytes: &'data [u8], block: BlockId) {
+        self.blocks.entry(bytes).or_insert(block);
+    }
+}
+
+/// Where the strings of a section begin: after each NUL.
+pub(super) fn string_starts(bytes: &[u8]) -> Vec<u32> {
+    let mut starts = vec![0];
+    let after = bytes.iter().enumerate().filter(|(_, byte)| **byte == 0).map(|(index, _)| index as u32 + 1);
+    starts.extend(after.filter(|start| (*start as usize) < bytes.len()));
+    starts
+}

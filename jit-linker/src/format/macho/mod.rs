@@ -1,0 +1,184 @@
+//! Mach-O relocatable objects for x86-64 and arm64.
+//!
+//! Symbols go by their names in the source, as ELF's do and as `dlsym` takes them: the Mach-O
+//! symbol `_main` is `main` in the graph. One without the underscore gets the prefix `\u{1}`
+//! instead, by which LLVM too says that a name is to be taken literally.
+
+mod aarch64;
+mod atom;
+mod compact_unwind;
+mod literal;
+mod relocation;
+mod section;
+mod symbol;
+mod thread_local;
+mod universal;
+mod unwind;
+mod x86_64;
+
+use std::borrow::Cow;
+
+use object::LittleEndian;
+use object::macho::{CPU_TYPE_ARM64, CPU_TYPE_X86_64, MH_MAGIC_64, MH_OBJECT, MH_SUBSECTIONS_VIA_SYMBOLS};
+use object::macho::{MachHeader64, Section64};
+use object::read::macho::{MachHeader, Segment, SymbolTable};
+use object::{SymbolIndex, U32};
+
+use self::atom::Atoms;
+use super::ParseError;
+use crate::SymbolName;
+use crate::arch::Architecture;
+use crate::graph::{GraphError, LinkGraph, ObjectBytes, SymbolId, Text};
+use crate::name::SymbolStringPool;
+
+pub use self::universal::{is_universal, slice};
+
+/// What we read: 64 bits, little-endian.
+type Header = MachHeader64<LittleEndian>;
+
+/// The most sections that a symbol can name: it has a byte for their number.
+const MAX_SECTIONS: usize = 255;
+
+/// Whether bytes begin as a Mach-O file for one architecture does, or a universal one.
+#[must_use]
+pub fn is_macho(object: &[u8]) -> bool {
+    const KNOWN: [[u8; 4]; 4] =
+        [[0xcf, 0xfa, 0xed, 0xfe], [0xce, 0xfa, 0xed, 0xfe], [0xfe, 0xed, 0xfa, 0xcf], [0xfe, 0xed, 0xfa, 0xce]];
+    KNOWN.iter().any(|magic| object.starts_with(magic)) || is_universal(object)
+}
+
+/// The name that the source code has for a Mach-O symbol.
+///
+/// ```
+/// use jit_linker::format::macho::source_name;
+///
+/// assert_eq!(source_name("_main"), "main");
+/// assert_eq!(source_name("l_switch.table"), "\u{1}l_switch.table");
+/// ```
+#[must_use]
+pub fn source_name(symbol: &str) -> Cow<'_, str> {
+    match symbol.strip_prefix('_') {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(format!("\u{1}{symbol}")),
+    }
+}
+
+/// Reads a Mach-O relocatable object into a graph. `name` appears in errors. Of a universal
+/// object, the part for this process's architecture is read; [`slice()`] takes another's.
+///
+/// # Errors
+///
+/// When it is not a relocatable object for an architecture of ours, is malformed, or has a
+/// relocation that is not supported; the error says where.
+pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
+    if is_universal(&object) {
+        let what = || ParseError::NotLinkable { object: name.to_owned(), what: "the host has no architecture".into() };
+        return parse(name, slice(name, &object, Architecture::host().ok_or_else(what)?)?, names);
+    }
+    let data: &[u8] = &object;
+    if u32::try_from(data.len()).is_err() {
+        let source = GraphError::TooLarge { size: data.len() as u64 };
+        return Err(ParseError::Graph { object: name.to_owned(), source });
+    }
+    let (header, architecture) = recognize(name, data)?;
+    let mut reader = Reader {
+        graph: LinkGraph::from_object(name, architecture, object.clone()),
+        data,
+        names,
+        has_subsections: header.flags(LittleEndian) & MH_SUBSECTIONS_VIA_SYMBOLS != 0,
+        sections: Vec::new(),
+        symbols: SymbolTable::default(),
+        indirect: &[],
+        atoms: Vec::new(),
+        symbol_ids: Vec::new(),
+        thunk: None,
+    };
+    reader.read_commands(header)?;
+    reader.add_sections()?;
+    reader.add_symbols()?;
+    reader.add_relocations()?;
+    Ok(reader.graph)
+}
+
+fn recognize<'data>(name: &str, data: &'data [u8]) -> Result<(&'data Header, Architecture), ParseError> {
+    let refuse = |what: &str| Err(ParseError::NotLinkable { object: name.to_owned(), what: what.to_owned() });
+    if !data.starts_with(&MH_MAGIC_64.to_le_bytes()) {
+        return refuse("it is of 32 bits or big-endian");
+    }
+    let header = Header::parse(data, 0)
+        .map_err(|error| ParseError::Malformed { object: name.to_owned(), what: error.to_string() })?;
+    if header.filetype(LittleEndian) != MH_OBJECT {
+        return refuse("it is an executable or a shared library");
+    }
+    match header.cputype(LittleEndian) {
+        CPU_TYPE_X86_64 => Ok((header, Architecture::X86_64)),
+        CPU_TYPE_ARM64 => Ok((header, Architecture::Aarch64)),
+        cpu => refuse(&format!("its CPU type is {cpu:#x}")),
+    }
+}
+
+/// An object on its way into a graph.
+struct Reader<'data> {
+    graph: LinkGraph,
+    data: &'data [u8],
+    names: &'data SymbolStringPool,
+    /// Whether a section can be taken apart at its symbols.
+    has_subsections: bool,
+    sections: Vec<&'data Section64<LittleEndian>>,
+    symbols: SymbolTable<'data, Header>,
+    /// The symbols that pointers of the sections for indirect symbols stand for.
+    indirect: &'data [U32<LittleEndian>],
+    /// By section index: where its content is, if it is in memory.
+    atoms: Vec<Option<Atoms>>,
+    /// By symbol index: the graph's symbol. Undefined symbols are added when they are referred to.
+    symbol_ids: Vec<Option<SymbolId>>,
+    /// The code that thread-local variables are found with.
+    thunk: Option<SymbolId>,
+}
+
+impl<'data> Reader<'data> {
+    fn read_commands(&mut self, header: &'data Header) -> Result<(), ParseError> {
+        let mut commands = header.load_commands(LittleEndian, self.data, 0).map_err(|error| self.broken(error))?;
+        while let Some(command) = commands.next().map_err(|error| self.broken(error))? {
+            if let Some((segment, sections)) = command.segment_64().map_err(|error| self.broken(error))? {
+                let sections = segment.sections(LittleEndian, sections).map_err(|error| self.broken(error))?;
+                self.sections.extend(sections);
+            } else if let Some(table) = command.symtab().map_err(|error| self.broken(error))? {
+                self.symbols = table.symbols(LittleEndian, self.data).map_err(|error| self.broken(error))?;
+            } else if let Some(table) = command.dysymtab().map_err(|error| self.broken(error))? {
+                self.indirect = table.indirect_symbols(LittleEndian, self.data).map_err(|error| self.broken(error))?;
+            }
+        }
+        match self.sections.len() {
+            0..=MAX_SECTIONS => Ok(()),
+            count => Err(self.malformed(format!("it has {count} sections, and symbols can name {MAX_SECTIONS}"))),
+        }
+    }
+
+    fn malformed(&self, what: impl Into<String>) -> ParseError {
+        ParseError::Malformed { object: self.graph.name().to_owned(), what: what.into() }
+    }
+
+    /// As [`malformed`](Self::malformed), for an error of the `object` crate.
+    fn broken(&self, error: object::read::Error) -> ParseError {
+        self.malformed(error.to_string())
+    }
+
+    fn graph_error(&self, source: GraphError) -> ParseError {
+        ParseError::Graph { object: self.graph.name().to_owned(), source }
+    }
+
+    /// The position in the object of a slice of it.
+    fn text(&self, slice: &[u8]) -> Text {
+        Text::of(self.data, slice)
+    }
+
+    /// A name that other graphs know a symbol by.
+    fn intern(&self, name: &[u8], index: SymbolIndex) -> Result<SymbolName, ParseError> {
+        match std::str::from_utf8(name) {
+            Ok("") => Err(self.malformed(format!("symbol {} is visible and has no name", index.0))),
+            Ok(name) => Ok(self.names.intern(&source_name(name))),
+            Err(_) => Err(self.malformed(format!("the name of symbol {} is not UTF-8", index.0))),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Sections: which are in memory, with what protection, and what for.
+
+use object::LittleEndian;
+use object::macho::*;
+use object::read::macho::{Nlist, Section as _};
+use rustc_hash::FxHashMap;
+
+use super::atom::Atoms;
+use super::{Reader, literal};
+use crate::format::ParseError;
+use crate::graph::{Section, SectionId, SectionRole};
+use crate::memory::SegmentKind;
+
+/// What makes sections of an object one section of the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key<'data> {
+    /// They have one segment and name.
+    Name(&'data [u8], &'data [u8], SegmentKind),
+    /// They have one role that at most one section has.
+    Role(SectionRole),
+}
+
+/// Where a section's content is, and how it is aligned.
+pub(super) struct Place {
+    /// Its address in the object.
+    pub(super) address: u64,
+    pub(super) size: u32,
+    /// Where it starts in the object, unless it is zeros.
+    pub(super) start: Option<u32>,
+    pub(super) align: u64,
+    /// Whether it holds literals, which have no identity.
+    pub(super) is_literal: bool,
+}
+
+impl Place {
+    /// The alignment of a literal: what the place that the compiler gave it has.
+    pub(super) fn align_at(&self, offset: u32) -> u64 {
+        if offset == 0 { self.align } else { self.align.min(1 << offset.trailing_zeros()) }
+    }
+}
+
+impl<'data> Reader<'data> {
+    pub(super) fn add_sections(&mut self) -> Result<(), ParseError> {
+        let cuts = self.symbol_cuts()?;
+        let mut known = FxHashMap::default();
+        for (index, cuts) in cuts.into_iter().enumerate() {
+            let header = self.sections[index];
+            let atoms = if is_loaded(header) { Some(self.add_section(header, cuts, &mut known)?) } else { None };
+            self.atoms.push(atoms);
+        }
+        Ok(())
+    }
+
+    fn add_section(
+        &mut self,
+        header: &'data Section64<LittleEndian>,
+        cuts: Vec<u32>,
+        known: &mut FxHashMap<Key<'data>, SectionId>,
+    ) -> Result<Atoms, ParseError> {
+        let kind = self.segment_kind(header)?;
+        let role = role(header);
+        let place = self.place(header)?;
+        let key = match role {
+            SectionRole::ThreadLocal | SectionRole::EhFrame => Key::Role(role),
+            _ => Key::Name(header.segment_name(), header.name(), kind),
+        };
+        let label = self.text(header.name());
+        let section = *known
+            .entry(key)
+            .or_insert_with(|| self.graph.add_section(Section { role, kind, align_log2: 0, label, start: 0, end: 0 }));
+        if role == SectionRole::EhFrame {
+            return self.add_records(&place, section);
+        }
+        let cuts = self.cuts(header, &place, cuts)?;
+        let atoms = self.add_atoms(&place, section, &cuts)?;
+        if header.flags(LittleEndian) & S_ATTR_NO_DEAD_STRIP != 0 {
+            atoms.blocks().for_each(|block| self.graph.keep(block));
+        }
+        Ok(atoms)
+    }
+
+    fn segment_kind(&self, header: &'data Section64<LittleEndian>) -> Result<SegmentKind, ParseError> {
+        let flags = header.flags(LittleEndian);
+        Ok(match header.section_type(LittleEndian) {
+            // Threads have copies of it.
+            S_THREAD_LOCAL_REGULAR | S_THREAD_LOCAL_ZEROFILL => SegmentKind::ReadOnly,
+            S_SYMBOL_STUBS => return Err(self.unsupported(header, "holds stubs, which are a linker's")),
+            S_THREAD_LOCAL_INIT_FUNCTION_POINTERS => {
+                return Err(self.unsupported(header, "holds initializers of thread-local variables"));
+            }
+            _ if flags & S_ATTR_SELF_MODIFYING_CODE != 0 => {
+                return Err(self.unsupported(header, "is both writable and executable"));
+            }
+            _ if flags & (S_ATTR_PURE_INSTRUCTIONS | S_ATTR_SOME_INSTRUCTIONS) != 0 => SegmentKind::Code,
+            _ if header.segment_name() == b"__TEXT" && header.name() == b"__text" => SegmentKind::Code,
+            _ if matches!(header.segment_name(), b"__TEXT" | b"__DATA_CONST") => SegmentKind::ReadOnly,
+            _ => SegmentKind::Data,
+        })
+    }
+
+    pub(super) fn unsupported(&self, header: &Section64<LittleEndian>, what: &str) -> ParseError {
+        ParseError::UnsupportedSection {
+            object: self.graph.name().to_owned(),
+            section: full_name(header),
+            what: what.to_owned(),
+        }
+    }
+
+    fn place(&self, header: &Section64<LittleEndian>) -> Result<Place, ParseError> {
+        let address = header.addr(LittleEndian);
+        let bad = |what: &str| self.malformed(format!("section {} {what}", full_name(header)));
+        let size = header.size(LittleEndian);
+        let size = u32::try_from(size).map_err(|_| bad("is larger than 4 GiB"))?;
+        if address.checked_add(size.into()).is_none() {
+            return Err(bad("ends beyond the last address"));
+        }
+        let start = match header.file_range(LittleEndian) {
+            None => None,
+            // An empty section need not be anywhere.
+            Some((start, 0)) => Some(u32::try_from(start).unwrap_or_default()),
+            Some((start, size)) if start.checked_add(size).is_some_and(|end| end <= self.data.len() as u64) => {
+                Some(start as u32)
+            }
+            Some(_) => return Err(bad("ends beyond the file")),
+        };
+        let align = 1u64.checked_shl(header.align(LittleEndian)).ok_or_else(|| bad("has an alignment beyond 2^63"))?;
+        let is_literal = start.is_some() && header.nreloc(LittleEndian) == 0 && literal_size(header).is_some();
+        Ok(Place { address, size, start, align, is_literal })
+    }
+
+    /// Where a section is taken apart.
+    fn cuts(
+        &self,
+        header: &'data Section64<LittleEndian>,
+        place: &Place,
+        at_symbols: Vec<u32>,
+    ) -> Result<Vec<u32>, ParseError> {
+        if place.is_literal {
+            let bytes = header.data(LittleEndian, self.data).unwrap_or_default();
+            return Ok(match literal_size(header) {
+                Some(size) if size > 0 && place.size > 0 => (0..place.size).step_by(size as usize).collect(),
+                Some(_) => literal::string_starts(bytes),
+                None => vec![0],
+            });
+        }
+        // What the process takes as a whole stays whole.
+        if !self.has_subsections || is_whole(header) {
+            return Ok(vec![0]);
+        }
+        let mut cuts = at_symbols;
+        cuts.push(0);
+        cuts.sort_unstable();
+        cuts.dedup();
+        // A symbol at the end is one more of the last atom.
+        cuts.retain(|cut| *cut == 0 || *cut < place.size);
+        Ok(cuts)
+    }
+
+    /// The section in memory that has an address in the object, and the offset there.
+    pub(super) fn section_at(&self, address: u64) -> Option<(usize, i64)> {
+        self.atoms.iter().enumerate().find_map(|(index, atoms)| {
+            let atoms = atoms.as_ref()?;
+            let offset = address.checked_sub(atoms.address).filter(|offset| *offset < atoms.size)?;
+            Some((index, offset.cast_signed()))
+        })
+    }
+
+    /// By section, the offsets of the symbols that begin atoms.
+    fn symbol_cuts(&self) -> Result<Vec<Vec<u32>>, ParseError> {
+        let mut cuts = vec![Vec::new(); self.sections.len()];
+        for symbol in self.symbols.iter().filter(|symbol| symbol.is_definition()) {
+            if symbol.n_desc(LittleEndian) & N_ALT_ENTRY != 0 {
+                continue;
+            }
+            let name = symbol.name(LittleEndian, self.symbols.strings()).map_err(|error| self.broken(error))?;
+            // An assembler's label.
+            if name.starts_with(b"L") {
+                continue;
+            }
+            if let Some((section, offset)) = self.offset_in_section(symbol) {
+                cuts[section].push(offset);
+            }
+        }
+        Ok(cuts)
+    }
+
+    /// A defined symbol's section, as an index, and its offset there; none if it is outside.
+    pub(super) fn offset_in_section(&self, symbol: &Nlist64<LittleEndian>) -> Option<(usize, u32)> {
+        let section = usize::from(symbol.n_sect()).checked_sub(1)?;
+        let header = self.sections.get(section)?;
+        let offset = symbol.n_value(LittleEndian).checked_sub(header.addr(LittleEndian))?;
+        let offset = u32::try_from(offset).ok()?;
+        (u64::from(offset) <= header.size(LittleEndian)).then_some((section, offset))
+    }
+
+    /// The section that a symbol like `section$start$__DATA$__name` is a bound of, and whether of
+    /// its end.
+    pub(super) fn bound(&self, symbol: &[u8]) -> Option<(SectionId, bool)> {
+        let (name, end) = match symbol.strip_prefix(b"section$start$") {
+            Some(name) => (name, false),
+            None => (symbol.strip_prefix(b"section$end$")?, true),
+        };
+        let dollar = name.iter().position(|byte| *byte == b'$')?;
+        let (segment, name) = (&name[..dollar], &name[dollar + 1..]);
+        let is_it = |header: &&&Section64<LittleEndian>| header.segment_name() == segment && header.name() == name;
+        let index = self.sections.iter().position(|header| is_it(&header))?;
+        let (block, _) = self.atoms[index].as_ref()?.find(0);
+        Some((self.graph.block(block).section?, end))
+    }
+}
+
+/// A section's segment and name, which together identify it.
+pub(super) fn full_name(header: &Section64<LittleEndian>) -> String {
+    let text = String::from_utf8_lossy;
+    format!("{},{}", text(header.segment_name()), text(header.name()))
+}
+
+/// Whether a section is in memory when the program runs. Some are for the linker or debuggers.
+fn is_loaded(header: &Section64<LittleEndian>) -> bool {
+    header.flags(LittleEndian) & S_ATTR_DEBUG == 0
+        && !matches!(header.segment_name(), b"__LD" | b"__DWARF" | b"__LLVM")
+        && header.section_type(LittleEndian) != S_DTRACE_DOF
+}
+
+pub(super) fn is_eh_frame(header: &Section64<LittleEndian>) -> bool {
+    header.segment_name() == b"__TEXT" && header.name() == b"__eh_frame"
+}
+
+fn role(header: &Section64<LittleEndian>) -> SectionRole {
+    let priority = SectionRole::DEFAULT_PRIORITY;
+    match header.section_type(LittleEndian) {
+        S_MOD_INIT_FUNC_POINTERS => SectionRole::Initializers { priority, reversed: false },
+        S_MOD_TERM_FUNC_POINTERS => SectionRole::Finalizers { priority, reversed: true },
+        S_THREAD_LOCAL_REGULAR | S_THREAD_LOCAL_ZEROFILL => SectionRole::ThreadLocal,
+        _ if is_eh_frame(header) => SectionRole::EhFrame,
+        _ => SectionRole::Plain,
+    }
+}
+
+fn is_whole(header: &Section64<LittleEndian>) -> bool {
+    let kind = header.section_type(LittleEndian);
+    role(header) != SectionRole::Plain
+        || matches!(kind, S_NON_LAZY_SYMBOL_POINTERS | S_LAZY_SYMBOL_POINTERS | S_INIT_FUNC_OFFSETS)
+}
+
+/// The size of the literals that a section holds; 0 for strings.
+fn literal_size(header: &Section64<LittleEndian>) -> Option<u32> {
+    match header.section_type(LittleEndian) {
+        S_CSTRING_LITERALS => Some(0),
+        S_4BYTE_LITERALS => Some(4),
+        S_8BYTE_LITERALS => Some(8),
+        S_16BYTE_LITERALS => Some(16),
+        _ => None,
+    }
+}

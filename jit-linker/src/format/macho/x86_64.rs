@@ -1,0 +1,36 @@
+//! The relocations of x86-64, after `<mach-o/x86_64/reloc.h>`.
+
+use object::macho::*;
+
+use super::relocation::DifferenceKinds;
+use crate::arch::x86_64::EdgeKind;
+
+/// What a relocation means, and how many bytes of the instruction are behind the field.
+pub(super) fn meaning(relocation: &RelocationInfo) -> Option<(EdgeKind, i64)> {
+    let shape = (relocation.r_type, relocation.r_length, relocation.r_pcrel, relocation.r_extern);
+    Some(match shape {
+        (X86_64_RELOC_UNSIGNED, 3, false, _) => (EdgeKind::Pointer64, 0),
+        (X86_64_RELOC_UNSIGNED, 2, false, _) => (EdgeKind::Pointer32, 0),
+        (X86_64_RELOC_SIGNED, 2, true, _) => (EdgeKind::Delta32, 0),
+        (X86_64_RELOC_SIGNED_1, 2, true, _) => (EdgeKind::Delta32, 1),
+        (X86_64_RELOC_SIGNED_2, 2, true, _) => (EdgeKind::Delta32, 2),
+        (X86_64_RELOC_SIGNED_4, 2, true, _) => (EdgeKind::Delta32, 4),
+        (X86_64_RELOC_BRANCH, 2, true, _) => (EdgeKind::Plt32, 0),
+        (X86_64_RELOC_BRANCH, 0, true, _) => (EdgeKind::Delta8, 0),
+        (X86_64_RELOC_GOT, 2, true, true) => (EdgeKind::GotDelta32, 0),
+        // The symbol of a thread-local variable is its descriptor, whose address is taken.
+        (X86_64_RELOC_GOT_LOAD | X86_64_RELOC_TLV, 2, true, true) => (EdgeKind::GotLoad32, 0),
+        _ => return None,
+    })
+}
+
+/// The kinds for the difference of two addresses, in a field of a power of two of bytes.
+pub(super) fn difference(length: u8) -> Option<DifferenceKinds> {
+    let (delta, negative, subtract) = match length {
+        2 => (EdgeKind::Delta32, EdgeKind::NegDelta32, EdgeKind::Subtract32),
+        3 => (EdgeKind::Delta64, EdgeKind::NegDelta64, EdgeKind::Subtract64),
+        _ => return None,
+    };
+    let [delta, negative, subtract] = [delta, negative, subtract].map(crate::graph::EdgeKind::X86_64);
+    Some(DifferenceKinds { delta, negative, subtract })
+}

@@ -1,0 +1,194 @@
+//! Sections and symbols: what they become.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use jit_linker::graph::{Definition, Linkage, Scope, SectionRole, SymbolKind};
+use jit_linker::memory::SegmentKind;
+
+use crate::detached::{AARCH64, BASES, Image, X86_64, allocate, assemble, image, roles, symbol};
+
+#[test]
+fn elf_02_a_relocation_of_the_got_leaves_no_entries() {
+    let linked = image(assemble(X86_64, "leaq _GLOBAL_OFFSET_TABLE_(%rip), %rax"), &|_| None).expect("it is near");
+    assert_eq!(linked.displaced(3), BASES[2]);
+    assert_eq!(linked.data, [0; 8]);
+}
+
+#[test]
+fn elf_03_none_changes_nothing() {
+    for (target, relocation) in [(X86_64, "R_X86_64_NONE"), (AARCH64, "R_AARCH64_NONE")] {
+        let source = format!(".reloc ., {relocation}, f\n.quad 0x1122334455667788\n");
+        let linked = image(assemble(target, &source), &|_| None).expect("nothing is looked up");
+        assert_eq!(linked.code, 0x1122_3344_5566_7788u64.to_le_bytes());
+    }
+}
+
+#[test]
+fn elf_07_a_common_is_zero_and_has_its_size_and_alignment() {
+    let graph = assemble(X86_64, ".comm c, 24, 64\n.globl d\n.data\n.byte 1\nd: .quad c");
+    let common = graph.symbol(symbol(&graph, "c"));
+    assert_eq!((common.linkage, common.size), (Linkage::Common, 24));
+    let linked = image(graph, &|_| None).expect("nothing is undefined");
+    assert_eq!(Image::quad(&linked.data, 1), BASES[2] + 64);
+    assert_eq!(linked.data[64..88], [0; 24]);
+}
+
+#[test]
+fn elf_08_and_37_debug_sections_take_no_memory_and_their_relocations_no_part() {
+    let source = "f: ret\n.section .debug_info, \"\", @progbits\n.reloc ., R_X86_64_DTPOFF64, f\n.quad f, nowhere\n\
+                  .reloc ., R_X86_64_COPY, f\n.section .comment, \"MS\", @progbits, 1\n.asciz \"x\"\n";
+    let graph = assemble(X86_64, source);
+    assert_eq!(graph.blocks().map(|(_, block)| block.size).sum::<u32>(), 1);
+    assert!(graph.symbols().all(|(_, symbol)| symbol.definition != Definition::External));
+}
+
+#[test]
+fn elf_11_an_empty_section_is_nothing_and_can_be_pointed_to() {
+    let linked = image(assemble(X86_64, ".section .empty, \"a\"\ne:\n.data\n.quad e"), &|_| None).expect("it links");
+    assert_eq!(linked.constants.len(), 0);
+    assert_eq!(linked.data.len(), 8);
+}
+
+#[test]
+fn elf_06_and_35_comdat_groups_are_whole() {
+    let source = ".section .text.f, \"axG\", @progbits, sig, comdat\n.weak f\nf: .cfi_startproc\nleaq table(%rip), %rax\nret\n.cfi_endproc\n\
+                  .section .rodata.f, \"aG\", @progbits, sig, comdat\n.globl table\ntable: .quad 5\n\
+                  .section .text.f, \"axG\", @progbits, other, comdat\n.globl g\ng: ret\n.text\ncall f\n";
+    let mut graph = assemble(X86_64, source);
+    let shape: Vec<_> = graph
+        .comdats()
+        .iter()
+        .map(|group| {
+            let symbols: Vec<_> = group.symbols.iter().map(|id| graph.symbol_label(*id).into_owned()).collect();
+            (group.signature.to_string(), group.blocks.len(), symbols)
+        })
+        .collect();
+    assert_eq!(shape, [("sig".into(), 2, vec!["f".into(), "table".into()]), ("other".into(), 1, vec!["g".into()])]);
+    graph.retain_comdats(|group| &*group.signature != "sig");
+    for name in ["f", "table"] {
+        assert_eq!(graph.symbol(symbol(&graph, name)).definition, Definition::External);
+    }
+    let linked = image(graph, &|name| Some(if name == "f" { BASES[0] + 0x100 } else { 0 })).expect("f is near");
+    assert_eq!(linked.displaced(1), BASES[0] + 0x100);
+    assert_eq!(linked.constants.len(), 24 + 4, "the table went with it, and the unwinding record; its CIE is left");
+}
+
+#[test]
+fn elf_24_and_33_start_and_stop_are_a_sections_bounds() {
+    let source = ".data\n.quad __start_set, __stop_set, __start_none\n.weak __start_none\n\
+                  .section set, \"aw\"\n.long 1, 2, 3\n.section other, \"aw\"\n.long 9\n.section set, \"aw\"\n.long 4\n";
+    let linked = image(assemble(AARCH64, source), &|_| None).expect("the third is weak");
+    let [start, stop, none] = [0, 8, 16].map(|at| Image::quad(&linked.data, at));
+    assert_eq!((stop - start, none), (16, 0));
+    let at = (start - BASES[2]) as usize;
+    let members: Vec<_> = (0..4).map(|index| Image::word(&linked.data, at + 4 * index)).collect();
+    assert_eq!(members, [1, 2, 3, 4]);
+}
+
+#[test]
+fn elf_32_initializers_and_finalizers_come_in_the_order_they_run() {
+    let source = ".section .init_array, \"aw\", @init_array\n.quad 3\n.section .init_array.00200, \"aw\", @init_array\n.quad 2\n\
+                  .section .init_array.00101, \"aw\", @init_array\n.quad 1\n.section .ctors.65434, \"aw\"\n.quad 11\n\
+                  .section .ctors, \"aw\"\n.quad 13\n.section .fini_array.00101, \"aw\", @fini_array\n.quad 4\n\
+                  .section .fini_array, \"aw\", @fini_array\n.quad 5\n.section .preinit_array, \"aw\", @preinit_array\n.quad 0\n";
+    let graph = assemble(X86_64, source);
+    let names = |ids| roles(&graph, ids).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(
+        names(graph.initializers()),
+        [".preinit_array", ".init_array.00101", ".ctors.65434", ".init_array.00200", ".init_array", ".ctors"]
+    );
+    assert_eq!(names(graph.finalizers()), [".fini_array", ".fini_array.00101"]);
+    let reversed = |name: &str| {
+        let (_, role) =
+            roles(&graph, graph.initializers()).into_iter().find(|(found, _)| found == name).expect("it is there");
+        matches!(role, SectionRole::Initializers { reversed: true, .. })
+    };
+    assert!(reversed(".ctors") && !reversed(".init_array"));
+}
+
+#[test]
+fn elf_34_symbols_of_every_kind() {
+    let source = ".globl abs\nabs = 0x123456789abc\n.internal i\n.globl i\ni: ret\n.hidden h\n.globl h\nh: ret\n\
+                  .protected p\n.globl p\np: ret\n.type u, @gnu_unique_object\nu: ret\n.data\n.quad abs\n";
+    let graph = assemble(X86_64, source);
+    let of = |name: &str| graph.symbol(symbol(&graph, name));
+    assert_eq!((of("abs").definition, of("abs").address()), (Definition::Absolute, 0x1234_5678_9abc));
+    assert_eq!([of("i").scope, of("h").scope, of("p").scope], [Scope::Hidden, Scope::Hidden, Scope::Protected]);
+    assert_eq!(of("u").linkage, Linkage::Weak);
+    let linked = image(graph, &|_| None).expect("nothing is undefined");
+    assert_eq!(linked.data, 0x1234_5678_9abcu64.to_le_bytes());
+}
+
+#[test]
+fn elf_34_a_resolvers_symbol_leads_through_a_stub() {
+    let source =
+        ".type f, @gnu_indirect_function\n.globl f\nf: ret\ncall f\nmovq f@GOTPCREL(%rip), %rax\n.data\n.quad f\n";
+    let graph = assemble(X86_64, source);
+    assert_eq!(graph.symbol(symbol(&graph, "f")).kind, SymbolKind::Resolver);
+    let mut allocated = allocate(graph).expect("it is small");
+    crate::support::resolve(&mut allocated, &|_| None);
+    let stub = allocated.address(symbol(allocated.graph(), "f"));
+    let resolvers = allocated.resolvers();
+    assert_eq!(resolvers.len(), 1);
+    assert_eq!(resolvers[0].function, BASES[0]);
+    let mut fixed = allocated.fix_up().expect("all is near");
+    assert_eq!(Image::quad(fixed.content(SegmentKind::Data), 0), stub);
+    let code = fixed.content(SegmentKind::Code).to_vec();
+    let linked = Image { code, constants: vec![], data: vec![] };
+    assert_eq!((linked.displaced(2), linked.displaced(9)), (stub, stub));
+    assert_eq!(linked.displaced((stub - BASES[0]) as usize + 6), resolvers[0].slot);
+}
+
+#[test]
+fn elf_34_an_alignment_beyond_a_page_is_kept() {
+    let graph =
+        assemble(X86_64, ".data\n.balign 8192\n.globl d\nd: .quad 1\n.section .rodata\n.balign 65536\nr: .quad 2\n");
+    let linked = crate::support::link(graph, &|_| None).expect("there is memory");
+    assert!(linked.address("d").is_multiple_of(8192));
+}
+
+#[test]
+fn elf_36_thread_local_variables_are_one_template() {
+    let source = ".section .tdata, \"awT\", @progbits\n.balign 16\na: .quad 7\n.section .tbss, \"awT\", @nobits\n.globl b\nb: .skip 24\n\
+                  .text\nmovq %fs:0, %rax\nleaq a@TPOFF(%rax), %rcx\nleaq b@TPOFF(%rax), %rcx\nmovq b@GOTTPOFF(%rip), %rax\n";
+    let graph = assemble(X86_64, source);
+    assert_eq!(graph.symbol(symbol(&graph, "b")).kind, SymbolKind::ThreadLocal);
+    let mut allocated = allocate(graph).expect("it is small");
+    let template = allocated.graph().section_with(SectionRole::ThreadLocal).expect("there are variables");
+    let range = allocated.section_range(template);
+    assert_eq!((range.start, range.end - range.start), (BASES[1], 32));
+    allocated.set_thread_local_storage(jit_linker::link::TlsLocation {
+        module: 3,
+        offset: 0,
+        thread_pointer_offset: Some(-32),
+        descriptor: None,
+    });
+    let mut fixed = allocated.fix_up().expect("the offsets are small");
+    assert_eq!(Image::quad(fixed.content(SegmentKind::ReadOnly), 0), 7);
+    assert_eq!(Image::quad(fixed.content(SegmentKind::Data), 0).cast_signed(), -24);
+    let code = fixed.content(SegmentKind::Code);
+    assert_eq!([12, 19].map(|at| Image::word(code, at).cast_signed()), [-32, -24]);
+}
+
+#[test]
+fn elf_16_seventy_thousand_sections_are_linked_in_no_time() {
+    let mut source = String::new();
+    for index in 0..70_000 {
+        writeln!(
+            source,
+            ".section .text.f{index},\"ax\",@progbits\n.globl f{index}\nf{index}: jmp f{}",
+            (index + 1) % 70_000
+        )
+        .expect("a string takes all");
+    }
+    let object = crate::compiler::build(&["clang-22", "-target", X86_64, "-c"], "s", &source);
+    let start = Instant::now();
+    let graph = crate::support::parse(object);
+    assert_eq!(graph.sections().count(), 70_001);
+    let linked = image(graph, &|_| None).expect("all is near");
+    // The work is that of a few milliseconds; a square of it would be minutes.
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_eq!(linked.code.len(), 350_000);
+    assert_eq!(linked.displaced(350_000 - 4), BASES[0]);
+}

@@ -1,0 +1,166 @@
+//! Code that was compiled for macOS, running on Linux: their C ABIs agree but for variadic functions.
+
+use std::sync::Arc;
+
+use jit_linker::link::{self, TlsLocation};
+use jit_linker::memory::{MemoryManager, SlabManager};
+
+use crate::compiler::build;
+use crate::support::{CC, link, parse};
+use crate::{HOST, compile};
+
+const PROGRAM: &str = r#"
+extern int outside(int);
+extern int shared;
+extern int missing(int) __attribute__((weak_import));
+static int own = 5;
+int common[4];
+__attribute__((weak)) int weak(int n) { return n * 2; }
+static const char *text(int n) { return n ? "hello" : "Orcane"; }
+static int table(int n) {
+    switch (n) {
+    case 0: return 10;
+    case 1: return own;
+    case 2: return outside(1);
+    case 3: return shared;
+    case 4: return common[3];
+    case 5: return text(n)[1];
+    case 6: return missing ? missing(n) : weak(n);
+    default: return (int)(n * 1.5);
+    }
+}
+int (*volatile pointer)(int) = table;
+int main(int n) { return pointer(n) + (own += 1); }
+"#;
+
+extern "C" fn outside(argument: i32) -> i32 {
+    argument + 100
+}
+
+static SHARED: i32 = 1234;
+
+fn externals(name: &str) -> Option<u64> {
+    match name {
+        "outside" => Some(outside as *const () as u64),
+        "shared" => Some(&raw const SHARED as u64),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_compiled_object_runs_and_goes_by_its_names_in_the_source() {
+    for level in ["-O0", "-O2", "-Oz"] {
+        let linked = link(parse(compile(HOST, level, PROGRAM)), &externals).expect("it links");
+        let results: Vec<_> = (0..8).map(|n| linked.call("main", n)).collect();
+        assert_eq!(results, [16, 13, 109, 1243, 10, 112, 24, 23], "{level}");
+    }
+}
+
+#[test]
+fn a_mach_o_and_an_elf_object_call_each_other() {
+    const DOWN: &str = "
+        extern int up(int);
+        int down(int n) { return n <= 0 ? 1 : n + up(n - 1); }";
+    const UP: &str = "
+        extern int down(int);
+        int up(int n) { return n <= 0 ? 2 : n * 10 + down(n - 1); }";
+    let objects = [compile(HOST, "-O1", DOWN), build(&[CC, "-c", "-fPIC", "-O1"], "c", UP)];
+    let memory: Arc<dyn MemoryManager> = Arc::new(SlabManager::new().expect("there is address space"));
+    let mut linked: Vec<_> = objects
+        .into_iter()
+        .map(|object| link::prepare(parse(object)).expect("it fits").allocate(&memory).expect("there is memory"))
+        .collect();
+    let address = |this: &link::Allocated, name: &str| {
+        let symbol = this.graph().symbols().find(|(_, symbol)| symbol.name.as_deref() == Some(name));
+        symbol.map(|(id, _)| (id, this.address(id))).expect("both know both")
+    };
+    let (down, up) = (address(&linked[0], "down").1, address(&linked[1], "up").1);
+    let (up_here, down_here) = (address(&linked[0], "up").0, address(&linked[1], "down").0);
+    linked[0].resolve(up_here, up, None);
+    linked[1].resolve(down_here, down, None);
+    let code: Vec<_> =
+        linked.into_iter().map(|this| this.fix_up().expect("near").finalize().expect("it is mapped")).collect();
+    let function = std::ptr::with_exposed_provenance::<()>(down as usize);
+    // SAFETY: `down` has this type, and its code and `up`'s live until the end.
+    let function = unsafe { std::mem::transmute::<*const (), extern "C" fn(i32) -> i32>(function) };
+    assert_eq!(function(3), 3 + 20 + 1 + 2);
+    drop(code);
+}
+
+/// What `__tls_get_addr` takes.
+#[repr(C)]
+struct Index {
+    module: u64,
+    offset: u64,
+}
+
+/// Where a thread has its copies, and what they are made of.
+mod storage {
+    use std::cell::RefCell;
+    use std::sync::OnceLock;
+
+    pub(super) static TEMPLATE: OnceLock<Vec<u8>> = OnceLock::new();
+    pub(super) const MODULE: u64 = 0x1234;
+    pub(super) const START: u64 = 0x40;
+
+    thread_local! {
+        static COPY: RefCell<Box<[u64]>> = RefCell::new(copy());
+    }
+
+    fn copy() -> Box<[u64]> {
+        let template = TEMPLATE.get().expect("it is known before code runs");
+        let words = template.chunks(8).map(|chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_ne_bytes(word)
+        });
+        words.collect()
+    }
+
+    pub(super) extern "C" fn get(index: &super::Index) -> *mut u8 {
+        assert_eq!(index.module, MODULE);
+        COPY.with_borrow_mut(|copy| copy.as_mut_ptr().cast::<u8>().wrapping_add((index.offset - START) as usize))
+    }
+}
+
+#[test]
+fn macho_51_thread_locals_are_found_through_the_thunk() {
+    const SOURCE: &str = "
+        __thread int counter = 7;
+        static __thread long zero;
+        static __thread char text[12] = \"thread\";
+        int bump(int n) { zero += n; text[1] = 'H'; return counter += n; }
+        int look(int n) { return (int)zero * 1000 + counter + text[1]; }";
+    let memory: Arc<dyn MemoryManager> = Arc::new(SlabManager::new().expect("there is address space"));
+    let graph = parse(compile(HOST, "-O2", SOURCE));
+    let mut allocated = link::prepare(graph).expect("it fits").allocate(&memory).expect("there is memory");
+    crate::support::resolve(&mut allocated, &|name| {
+        (name == "__tls_get_addr").then_some(storage::get as *const () as u64)
+    });
+    allocated.set_thread_local_storage(TlsLocation {
+        module: storage::MODULE,
+        offset: storage::START,
+        thread_pointer_offset: None,
+        descriptor: None,
+    });
+    let section = allocated.graph().section_with(jit_linker::graph::SectionRole::ThreadLocal).expect("there is one");
+    let range = allocated.section_range(section);
+    let function = |name: &str| {
+        let symbol = allocated.graph().symbols().find(|(_, symbol)| symbol.name.as_deref() == Some(name));
+        let code = std::ptr::with_exposed_provenance::<()>(allocated.address(symbol.expect("it is there").0) as usize);
+        // SAFETY: the functions have this type, and run while the code is there.
+        unsafe { std::mem::transmute::<*const (), extern "C" fn(i32) -> i32>(code) }
+    };
+    let (bump, look) = (function("bump"), function("look"));
+    let _code = allocated.fix_up().expect("everything is near").finalize().expect("it is mapped");
+    // SAFETY: the template is in memory that is final.
+    let template = unsafe {
+        let start = std::ptr::with_exposed_provenance::<u8>(range.start as usize);
+        std::slice::from_raw_parts(start, (range.end - range.start) as usize)
+    };
+    storage::TEMPLATE.set(template.to_vec()).expect("nobody else sets it");
+    assert_eq!((bump(3), bump(4), look(0)), (10, 14, 7000 + 14 + 72));
+    let other = std::thread::spawn(move || (look(0), bump(1), look(0))).join().expect("it does not panic");
+    assert_eq!(other, (7 + 104, 8, 1000 + 8 + 72));
+    assert_eq!(look(0), 7000 + 14 + 72);
+}

@@ -1,0 +1,174 @@
+//! `orcane inspect` and `orcane link`: objects that are looked at, or linked without being run.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use orcane::linker::arch::Architecture;
+use orcane::linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionRole};
+use orcane::linker::link::{self, Allocated, TlsLocation};
+use orcane::linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
+use orcane::linker::{SymbolStringPool, format};
+
+use crate::Result;
+
+/// What `orcane link` is told.
+#[derive(Args)]
+pub(crate) struct LinkOptions {
+    /// Only links; nothing is loaded into this process and nothing is run
+    #[arg(long, required = true)]
+    no_exec: bool,
+    /// The target the objects have to be for, as in `aarch64-unknown-linux-gnu`; that of the first if not given
+    #[arg(long)]
+    triple: Option<String>,
+    /// The address of the first segment
+    #[arg(long, default_value = "0x400000", value_parser = number)]
+    base: u64,
+    /// The address of a symbol that no file defines
+    #[arg(long, value_name = "SYMBOL=ADDRESS", value_parser = definition)]
+    define: Vec<(String, u64)>,
+    /// Where to write, as JSON, the addresses of sections, symbols, stubs and GOT entries
+    #[arg(long)]
+    map: Option<PathBuf>,
+    /// A folder to write the linked bytes of each section to
+    #[arg(long)]
+    dump: Option<PathBuf>,
+    /// The objects
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+}
+
+fn number(text: &str) -> std::result::Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| error.to_string())
+}
+
+fn definition(text: &str) -> std::result::Result<(String, u64), String> {
+    let (name, address) = text.split_once('=').ok_or("there is no '='")?;
+    Ok((name.to_owned(), number(address)?))
+}
+
+fn parse(file: &Path, names: &SymbolStringPool) -> Result<LinkGraph> {
+    let bytes = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(format::parse(&file.display().to_string(), ObjectBytes::from(bytes), names)?)
+}
+
+/// Prints the link graph of each file.
+pub(crate) fn inspect(files: &[PathBuf]) -> Result<ExitCode> {
+    let names = SymbolStringPool::new();
+    for file in files {
+        print!("{}", parse(file, &names)?);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Links the files one behind the other, each to what any of them defines.
+pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
+    let names = SymbolStringPool::new();
+    let memory: Arc<dyn MemoryManager> = Arc::new(DetachedMemory::at(options.base));
+    let mut comdats = HashSet::new();
+    let mut allocated = Vec::new();
+    for file in &options.files {
+        let mut graph = parse(file, &names)?;
+        check_target(options, &graph)?;
+        graph.retain_comdats(|comdat| comdats.insert(comdat.signature.clone()));
+        allocated.push(link::prepare(graph)?.allocate(&memory)?);
+    }
+    let defined = definitions(options, &allocated)?;
+    let mut maps = Vec::new();
+    for (index, mut allocated) in allocated.into_iter().enumerate() {
+        resolve(&mut allocated, &defined)?;
+        maps.push(allocated.map().to_json());
+        let sections: Vec<_> = allocated
+            .graph()
+            .sections()
+            .map(|(id, section)| {
+                let name = allocated.graph().section_name(id).into_owned();
+                (name, section.kind, allocated.section_range(id))
+            })
+            .collect();
+        let base = SegmentKind::ALL.map(|kind| allocated.segment(kind).start);
+        let mut fixed = allocated.fix_up()?;
+        let Some(folder) = &options.dump else { continue };
+        std::fs::create_dir_all(folder)?;
+        for (number, (name, kind, range)) in sections.into_iter().enumerate() {
+            let start = (range.start - base[kind as usize]) as usize;
+            let bytes = &fixed.content(kind)[start..start + (range.end - range.start) as usize];
+            let name: String = name.chars().map(|char| if char == '/' { '_' } else { char }).collect();
+            std::fs::write(folder.join(format!("{index}.{number}{name}")), bytes)?;
+        }
+    }
+    if let Some(path) = &options.map {
+        std::fs::write(path, format!("[{}]\n", maps.join(",\n")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_target(options: &LinkOptions, graph: &LinkGraph) -> Result<()> {
+    let wanted = match options.triple.as_deref().map(|triple| triple.split('-').next().unwrap_or_default()) {
+        None => return Ok(()),
+        Some("x86_64") => Architecture::X86_64,
+        Some("aarch64" | "arm64") => Architecture::Aarch64,
+        Some(other) => return Err(format!("there is no linker for {other}").into()),
+    };
+    if graph.architecture() != wanted {
+        return Err(format!("{} is for {}, not {wanted}", graph.name(), graph.architecture()).into());
+    }
+    Ok(())
+}
+
+/// Where each visible symbol is: strong definitions before commons and weak ones, earlier before later.
+fn definitions(options: &LinkOptions, graphs: &[Allocated]) -> Result<HashMap<String, u64>> {
+    let mut defined: HashMap<String, (Linkage, u64)> = HashMap::new();
+    for allocated in graphs {
+        for (id, symbol) in allocated.graph().symbols() {
+            let is_here = symbol.is_defined_here() || symbol.definition == Definition::Absolute;
+            let Some(name) = symbol.name.as_ref().filter(|_| is_here && symbol.scope != Scope::Local) else { continue };
+            match defined.get(name.as_str()) {
+                Some((Linkage::Strong, _)) if symbol.linkage == Linkage::Strong => {
+                    return Err(
+                        format!("{name} is defined twice, the second time in {}", allocated.graph().name()).into()
+                    );
+                }
+                Some(_) if symbol.linkage != Linkage::Strong => {}
+                _ => _ = defined.insert(name.to_string(), (symbol.linkage, allocated.address(id))),
+            }
+        }
+    }
+    let given = options.define.iter().map(|(name, address)| (name.clone(), *address));
+    Ok(defined.into_iter().map(|(name, (_, address))| (name, address)).chain(given).collect())
+}
+
+fn resolve(allocated: &mut Allocated, defined: &HashMap<String, u64>) -> Result<()> {
+    for id in allocated.externals() {
+        let symbol = allocated.graph().symbol(id);
+        let name = symbol.name.as_ref().map_or_else(String::new, ToString::to_string);
+        let address = match defined.get(&name) {
+            Some(address) => *address,
+            None if symbol.linkage == Linkage::Weak => 0,
+            None => return Err(format!("in {}: {name} is undefined", allocated.graph().name()).into()),
+        };
+        allocated.resolve(id, address, None);
+    }
+    // As in a program of this one object: behind the thread pointer and its two words, or before it.
+    if let Some(template) = allocated.graph().section_with(SectionRole::ThreadLocal) {
+        let range = allocated.section_range(template);
+        let align = 1 << allocated.graph().section(template).align_log2;
+        let offset = match allocated.graph().architecture() {
+            Architecture::Aarch64 => 16u64.next_multiple_of(align).cast_signed(),
+            _ => -(range.end - range.start).next_multiple_of(align).cast_signed(),
+        };
+        allocated.set_thread_local_storage(TlsLocation {
+            module: 1,
+            offset: 0,
+            thread_pointer_offset: Some(offset),
+            descriptor: None,
+        });
+    }
+    Ok(())
+}
