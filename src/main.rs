@@ -11,7 +11,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clif_test::Outcome;
-use orcane::linker::{SymbolStringPool, format};
 
 /// What a shell says when a program can't be run.
 const NOT_RUN: u8 = 127;
@@ -27,12 +26,6 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Run),
-    /// Prints the link graphs of object files
-    Inspect {
-        /// The files
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-    },
     /// Prints the link graphs of object files
     Inspect {
         /// The objects
@@ -64,22 +57,12 @@ fn main() -> ExitCode {
         Command::Run(options) => (Err(run::run(&options, subcommand)), ExitCode::from(NOT_RUN)),
         Command::Inspect { files } => (link_command::inspect(&files), ExitCode::FAILURE),
         Command::Link(options) => (link_command::link(&options), ExitCode::from(NOT_RUN)),
-        Command::Inspect { files } => (inspect(&files), ExitCode::FAILURE),
         Command::ClifTest { files } => (clif_test(&files), ExitCode::FAILURE),
     };
     result.unwrap_or_else(|error| {
         eprintln!("orcane: {error}");
         failure
     })
-}
-
-fn inspect(files: &[PathBuf]) -> Result<ExitCode> {
-    let names = SymbolStringPool::new();
-    for file in files {
-        let graph = format::parse(&file.display().to_string(), format::open(file)?, &names)?;
-        println!("{graph}");
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs all files, also after one has failed.
