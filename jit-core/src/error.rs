@@ -107,6 +107,9 @@ pub enum Error {
     /// The system refused a thread.
     #[error("cannot start a compile thread: {0}")]
     Thread(Arc<std::io::Error>),
+    /// A file for the profiler can't be written.
+    #[error("cannot write for the profiler: {0}")]
+    Profiler(Arc<std::io::Error>),
     /// The system refused handlers for signals.
     #[error("cannot handle signals: {0}")]
     Signals(Arc<std::io::Error>),

@@ -9,7 +9,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
 use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
-use jit_linker::memory::{MemoryManager, MemoryStatistics};
+use jit_linker::memory::{MemoryManager, MemoryStatistics, PageManager};
 use target_lexicon::Triple;
 
 use crate::clif::{
@@ -20,12 +20,13 @@ use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
 use crate::object::ObjectLinkingLayer;
 use crate::platform::debug::Debugger;
+use crate::platform::perf::Profiler;
 use crate::platform::{Services, trap};
 use crate::redirect::{FirstTier, FunctionTable, RedirectableFunction, Redirections};
 use crate::session::{
     AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
-    ProcessSymbols, ResourceTracker, SearchOrder, SymbolDef, SymbolFilter, SymbolFlags, TaskDispatcher,
-    ThreadPoolDispatcher,
+    ProcessSymbols, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
+    TaskDispatcher, ThreadPoolDispatcher,
 };
 use crate::sync::Arc;
 
@@ -70,6 +71,7 @@ pub struct JitBuilder {
     transforms: Vec<Arc<dyn ClifTransform>>,
     failure_address: Option<u64>,
     services: Services,
+    profiler: Profiler,
 }
 
 impl JitBuilder {
@@ -149,9 +151,16 @@ impl JitBuilder {
     }
 
     /// Whether debuggers are told of compiled code: its functions, and their lines where modules
-    /// have a [source](ClifModule::source).
+    /// have a [source](ClifModule::source). Each batch of functions has pages of its own then,
+    /// unless another memory manager is set: only in private memory can breakpoints be set.
     pub fn debugger(mut self, debugger: Debugger) -> Self {
         self.services.debugger = debugger.is_wanted();
+        self
+    }
+
+    /// What is written for Linux's `perf`; by default what the environment asks for.
+    pub fn profiler(mut self, profiler: Profiler) -> Self {
+        self.profiler = profiler;
         self
     }
 
@@ -198,14 +207,17 @@ impl JitBuilder {
     ///
     /// When the target is not supported or not the host's, or the system refuses threads or
     /// address space.
-    pub fn build(self) -> Result<Jit, Error> {
+    pub fn build(mut self) -> Result<Jit, Error> {
         let isa = self.isa(self.opt_level)?;
         let architecture = architecture(&isa)?;
+        self.services.profiler = self.profiler.open().map_err(|error| Error::Profiler(Arc::new(error)))?;
         if self.services.traps {
             trap::enable().map_err(|error| Error::Signals(Arc::new(error)))?;
         }
         let memory = match self.memory {
             Some(memory) => memory,
+            // A debugger can't set breakpoints in memory that is mapped twice.
+            None if self.services.debugger => Arc::new(PageManager::new()),
             None => default_memory()?,
         };
         let dispatcher: Box<dyn TaskDispatcher> = match self.compile_threads {
@@ -547,10 +559,57 @@ impl Jit {
         self.memory.statistics()
     }
 
+    /// All of what is counted.
+    #[must_use]
+    pub fn stats(&self) -> JitStatistics {
+        JitStatistics {
+            compile: self.statistics(),
+            memory: self.memory_statistics(),
+            session: self.session.statistics(),
+        }
+    }
+
     /// Where `main` looks for names.
     #[must_use]
     pub fn search_order(&self) -> SearchOrder {
         self.main.link_order()
+    }
+}
+
+/// What a [`Jit`] has done and holds. It prints as a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JitStatistics {
+    /// What was compiled.
+    pub compile: CompileStatistics,
+    /// What memory is held.
+    pub memory: MemoryStatistics,
+    /// What the session holds.
+    pub session: SessionStatistics,
+}
+
+impl fmt::Display for JitStatistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { compile, memory, session } = self;
+        let counts = [
+            ("functions compiled", compile.functions),
+            ("bytes of their code", compile.code_bytes),
+            ("bytes of data and tables", compile.data_bytes),
+            ("allocations", memory.allocations as u64),
+            ("bytes of memory", memory.bytes.iter().sum::<usize>() as u64),
+            ("dylibs", session.dylibs as u64),
+            ("symbols", session.symbols as u64),
+            ("units", session.units as u64),
+            ("lookups that wait", session.lookups as u64),
+        ];
+        for (what, count) in counts {
+            writeln!(f, "{what:<25} {count:>12}")?;
+        }
+        for (what, time) in [("time in the compiler", compile.compile_time), ("time in the linker", compile.link_time)]
+        {
+            writeln!(f, "{what:<25} {:>12.3} ms", time.as_secs_f64() * 1e3)?;
+        }
+        Ok(())
     }
 }
 

@@ -29,18 +29,18 @@ mod jit;
 mod redirect;
 
 pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, Use};
-pub use jit_linker::{SymbolName, SymbolStringPool};
+pub use jit_linker::{NonOwningSymbolName, SymbolName, SymbolStringPool};
 pub use object::{Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer};
 #[cfg(target_os = "linux")]
 pub use program::Program;
 pub use session::{
-    AbsoluteSymbol, Alias, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, ErrorReporter, ExecutionScope,
-    ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher, InProcess, JitDylib,
-    LibraryHandle, LookupFuture, LookupHandle, LookupKind, LookupSet, LookupState, Mangling,
+    AbsoluteSymbol, Alias, DefinitionGenerator, DylibDump, DylibLookup, DynamicLibrarySymbols, ErrorReporter,
+    ExecutionScope, ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher,
+    InProcess, JitDylib, LibraryHandle, LookupFuture, LookupHandle, LookupKind, LookupSet, LookupState, Mangling,
     MaterializationResponsibility, MaterializationUnit, OwnSymbol, Platform, PlatformError, Priority, ProcessSymbols,
-    ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionStatistics,
-    SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolFilter, SymbolFlags, SymbolLookup, SymbolState, Task,
-    TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
+    ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionDump,
+    SessionStatistics, SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolDump, SymbolFilter, SymbolFlags,
+    SymbolLookup, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
 };
 
 #[cfg(feature = "cranelift")]
@@ -53,11 +53,15 @@ pub use first_call::{CallThrough, FirstCall, LazyBody, LazyFunctions};
 #[cfg(feature = "cranelift")]
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
-pub use jit::{Jit, JitBuilder, OptLevel, ProcessAccess};
+pub use jit::{Jit, JitBuilder, JitStatistics, OptLevel, ProcessAccess};
 #[cfg(feature = "cranelift")]
-pub use platform::code::SourceText;
+pub use platform::code::{SourceText, VariableKind};
 #[cfg(feature = "cranelift")]
 pub use platform::debug::Debugger;
+#[cfg(feature = "cranelift")]
+pub use platform::exception;
+#[cfg(feature = "cranelift")]
+pub use platform::perf::Profiler;
 #[cfg(feature = "cranelift")]
 pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};
 #[cfg(feature = "cranelift")]

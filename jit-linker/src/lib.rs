@@ -19,4 +19,4 @@ pub mod plugin;
 
 pub use graph::LinkGraph;
 pub use link::LinkError;
-pub use name::{SymbolName, SymbolStringPool};
+pub use name::{NonOwningSymbolName, SymbolName, SymbolStringPool};

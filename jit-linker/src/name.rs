@@ -38,6 +38,120 @@ impl SymbolName {
     }
 }
 
+impl SymbolName {
+    /// A handle that keeps nothing.
+    #[must_use]
+    pub fn non_owning(&self) -> NonOwningSymbolName {
+        NonOwningSymbolName(self.0.as_ptr().cast())
+    }
+
+    /// Takes the handle apart, without giving it up: what is left is one count of the name.
+    #[must_use]
+    pub fn into_raw(self) -> *const () {
+        ThinArc::into_raw(self.0).cast()
+    }
+
+    /// Puts a handle together again.
+    ///
+    /// # Safety
+    ///
+    /// `raw` comes from [`into_raw`](Self::into_raw), and one count of the name is the caller's to
+    /// give.
+    #[must_use]
+    pub unsafe fn from_raw(raw: *const ()) -> Self {
+        // SAFETY: as the caller says.
+        Self(unsafe { ThinArc::from_raw(raw.cast()) })
+    }
+
+    /// Adds one count of a name: another handle may be put together from `raw`.
+    ///
+    /// # Safety
+    ///
+    /// `raw` comes from [`into_raw`](Self::into_raw), and a count of the name is left.
+    pub unsafe fn retain(raw: *const ()) {
+        // SAFETY: as the caller says; the count that was there stays there.
+        let name = std::mem::ManuallyDrop::new(unsafe { Self::from_raw(raw) });
+        std::mem::forget(SymbolName::clone(&name));
+    }
+
+    /// Takes one count of a name back.
+    ///
+    /// # Safety
+    ///
+    /// As [`from_raw`](Self::from_raw).
+    pub unsafe fn release(raw: *const ()) {
+        // SAFETY: as the caller says.
+        drop(unsafe { Self::from_raw(raw) });
+    }
+}
+
+/// A name that is only compared: it does not keep its text.
+///
+/// Equal to the handles of the name it was made from as long as that is in its pool, and hashed as
+/// they are. When it is gone, another name may take its place.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NonOwningSymbolName(*const ());
+
+// SAFETY: the pointer is only compared, except by `unsafe` functions, whose callers vouch for the
+// name, which can be used from any thread.
+unsafe impl Send for NonOwningSymbolName {}
+// SAFETY: as above.
+unsafe impl Sync for NonOwningSymbolName {}
+
+impl NonOwningSymbolName {
+    /// The name's text.
+    ///
+    /// # Safety
+    ///
+    /// A handle of the name lives as long as the text is used.
+    #[must_use]
+    pub unsafe fn as_str<'a>(self) -> &'a str {
+        // SAFETY: the name lives; the count is not ours, and stays as it is.
+        let name = std::mem::ManuallyDrop::new(unsafe { SymbolName::from_raw(self.0) });
+        let text = std::ptr::from_ref(name.as_str());
+        // SAFETY: the text lies in the name, which lives as the caller says.
+        unsafe { &*text }
+    }
+
+    /// A handle of the name.
+    ///
+    /// # Safety
+    ///
+    /// A handle of the name lives.
+    #[must_use]
+    pub unsafe fn upgrade(self) -> SymbolName {
+        // SAFETY: a count is left, as the caller says, and one more is there to be given.
+        unsafe {
+            SymbolName::retain(self.0);
+            SymbolName::from_raw(self.0)
+        }
+    }
+}
+
+impl Hash for NonOwningSymbolName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_usize(self.0 as usize);
+    }
+}
+
+impl PartialEq<SymbolName> for NonOwningSymbolName {
+    fn eq(&self, other: &SymbolName) -> bool {
+        *self == other.non_owning()
+    }
+}
+
+impl PartialEq<NonOwningSymbolName> for SymbolName {
+    fn eq(&self, other: &NonOwningSymbolName) -> bool {
+        self.non_owning() == *other
+    }
+}
+
+impl fmt::Debug for NonOwningSymbolName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NonOwningSymbolName({:p})", self.0)
+    }
+}
+
 impl Deref for SymbolName {
     type Target = str;
 
@@ -189,5 +303,55 @@ mod tests {
         let name = pool.intern("name");
         let _again = name.clone();
         assert_eq!(format!("{pool:?}"), r#"{"name": 2}"#);
+    }
+
+    #[test]
+    fn pool_05_a_non_owning_handle_compares_converts_and_probes() {
+        let pool = SymbolStringPool::new();
+        let (name, other) = (pool.intern("name"), pool.intern("other"));
+        let copy = name.non_owning();
+        let mut assigned = other.non_owning();
+        assert_eq!(assigned, other);
+        assert_eq!(other, assigned);
+        assert_ne!(assigned, copy);
+        assigned = copy;
+        assert!(assigned == name && name == copy);
+        // SAFETY: `name` lives.
+        assert_eq!(unsafe { (copy.as_str(), copy.upgrade()) }, ("name", name.clone()));
+        let map = std::collections::HashMap::from([(copy, 1), (other.non_owning(), 2)]);
+        assert_eq!(map.get(&name.non_owning()), Some(&1));
+    }
+
+    #[test]
+    fn pool_06_non_owning_handles_never_change_the_count() {
+        let pool = SymbolStringPool::new();
+        let name = pool.intern("name");
+        let copies = [name.non_owning(); 3];
+        let moved = copies;
+        assert_eq!(format!("{pool:?}"), r#"{"name": 1}"#);
+        drop(name);
+        assert_eq!(moved.len(), 3);
+        pool.clear_dead_entries();
+        assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn pool_07_raw_references_balance() {
+        let pool = SymbolStringPool::new();
+        let counts = |count: usize| assert_eq!(format!("{pool:?}"), format!("{{\"name\": {count}}}"));
+        let raw = pool.intern("name").into_raw();
+        counts(1);
+        // SAFETY: `raw` holds one count; each step says which are there.
+        unsafe {
+            SymbolName::retain(raw);
+            counts(2);
+            let taken = SymbolName::from_raw(raw);
+            counts(2);
+            assert_eq!(&*taken, "name");
+            drop(taken);
+            counts(1);
+            SymbolName::release(raw);
+        }
+        counts(0);
     }
 }

@@ -104,6 +104,7 @@ fn execute(options: &Options) -> Result<(), CommandError> {
             _ => Compile::Eagerly,
         },
         threads: usize::from(options.threads),
+        debug: options.debug,
     })?;
     let result = if options.files.is_empty() && options.expressions.is_empty() {
         converse(&mut session)
@@ -131,6 +132,7 @@ fn execute_sources(session: &mut Session, sources: &[Source]) -> Result<(), Comm
         programs.push((source, session.read(source).map_err(|diagnostics| show(source, &diagnostics))?));
     }
     for (source, items) in programs {
+        session.set_source(source);
         let fail = |failure| match failure {
             Failure::Program(diagnostics) => show(source, &diagnostics),
             Failure::Engine(error) => error.into(),

@@ -11,13 +11,14 @@ use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{Linkage, Module};
 use orcane::lazy::{LazyJitBuilder, Tiering};
 use orcane::{
-    AbsoluteSymbol, ClifModule, DylibLookup, FnPointer, Jit, LookupError, OptLevel, SymbolDef, SymbolFlags, SymbolName,
+    AbsoluteSymbol, ClifModule, Debugger, DylibLookup, FnPointer, Jit, LookupError, OptLevel, SourceText, SymbolDef,
+    SymbolFlags, SymbolName, VariableKind,
 };
 
 use crate::ast::{Expr, Function, Parameter};
 use crate::body::Workshop;
 use crate::listing;
-use crate::lower::{LowerError, Symbols, lower, signature};
+use crate::lower::{LowerError, Symbols, lower, signature, variables};
 use crate::runtime;
 
 /// Why a function can't be compiled or run.
@@ -53,6 +54,8 @@ pub struct EngineOptions {
     pub compile: Compile,
     /// On how many threads; with zero, on the one that runs the program.
     pub threads: usize,
+    /// Whether debuggers are told of functions, lines and variables.
+    pub debug: bool,
 }
 
 /// What has been done so far, and how long it took.
@@ -107,6 +110,7 @@ pub struct Engine {
     scratch: FunctionBuilderContext,
     context: Context,
     symbols: Symbols,
+    debug: bool,
     /// How many modules there have been: what makes their names and those of expressions unique.
     modules: usize,
     lower: Duration,
@@ -128,7 +132,8 @@ impl Engine {
     /// # Errors
     /// The host can't be compiled for, or the system refuses memory or threads.
     pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
-        let builder = Jit::builder().opt_level(options.opt_level).compile_threads(options.threads);
+        let debugger = if options.debug { Debugger::On } else { Debugger::Off };
+        let builder = Jit::builder().opt_level(options.opt_level).compile_threads(options.threads).debugger(debugger);
         let jit = match options.compile {
             Compile::Eagerly => builder.build()?,
             Compile::Lazily => LazyJitBuilder::new(builder).failure_handler(give_up).build()?.into(),
@@ -154,6 +159,7 @@ impl Engine {
             scratch: FunctionBuilderContext::new(),
             context: Context::new(),
             symbols: Symbols::default(),
+            debug: options.debug,
             modules: 0,
             lower: Duration::ZERO,
             run: Duration::ZERO,
@@ -166,18 +172,18 @@ impl Engine {
         self.jit.lookup_address(name).is_ok()
     }
 
-    /// Gives functions a body, their first or a new one. What they call must be defined, be it here, or a symbol.
+    /// Gives functions a body, their first or a new one, all from one source if it is told. What they call must be defined, be it here, or a symbol.
     ///
     /// # Errors
     /// A function can't be compiled: then nothing has changed.
-    pub fn define(&mut self, functions: &[Arc<Function>]) -> Result<(), EngineError> {
+    pub fn define(&mut self, functions: &[Arc<Function>], source: Option<&Arc<SourceText>>) -> Result<(), EngineError> {
         if self.compile == Compile::Lazily {
             let name = |function: &Function| self.jit.session().intern(&function.prototype.name);
             let functions = functions.iter().map(|function| self.workshop.function(name(function), function));
             self.jit.redefine_with(functions.collect())?;
             return Ok(());
         }
-        let mut module = self.new_module().redirectable();
+        let mut module = self.new_module(source).redirectable();
         for function in functions {
             let prototype = &function.prototype;
             self.add(&mut module, &prototype.name, &prototype.parameters, &function.body)?;
@@ -195,8 +201,8 @@ impl Engine {
     ///
     /// # Errors
     /// It can't be compiled.
-    pub fn evaluate(&mut self, expression: &Expr) -> Result<f64, EngineError> {
-        let mut module = self.new_module();
+    pub fn evaluate(&mut self, expression: &Expr, source: Option<&Arc<SourceText>>) -> Result<f64, EngineError> {
+        let mut module = self.new_module(source);
         // No function of the language has a point in its name.
         let name = format!("expression.{}", self.modules);
         self.add(&mut module, &name, &[], expression)?;
@@ -247,9 +253,13 @@ impl Engine {
         }
     }
 
-    fn new_module(&mut self) -> ClifModule {
+    fn new_module(&mut self, source: Option<&Arc<SourceText>>) -> ClifModule {
         self.modules += 1;
-        self.jit.module(&format!("module {}", self.modules))
+        let module = self.jit.module(&format!("module {}", self.modules));
+        match source {
+            Some(source) if self.debug => module.source(Arc::clone(source)),
+            _ => module,
+        }
     }
 
     fn add(
@@ -263,6 +273,12 @@ impl Engine {
         let signature = signature(module, parameters.len());
         let id = module.declare_function(name, Linkage::Export, &signature)?;
         module.clear_context(&mut self.context);
+        if self.debug {
+            self.context.func.collect_debug_info();
+            let names =
+                variables(parameters, body).iter().map(|name| (name.to_string(), VariableKind::Float(8))).collect();
+            module.name_variables(id, names);
+        }
         lower(module, &self.symbols, &mut self.scratch, &mut self.context, parameters, body)?;
         module.define_function(id, &mut self.context)?;
         self.lower += start.elapsed();

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::FloatCC;
 use cranelift_codegen::ir::{
-    AbiParam, BlockArg, FuncRef, GlobalValue, InstBuilder, MemFlagsData, SigRef, Signature, Value, types,
+    AbiParam, BlockArg, FuncRef, GlobalValue, InstBuilder, MemFlagsData, SigRef, Signature, SourceLoc, Value,
+    ValueLabel, types,
 };
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use cranelift_module::{DataId, Linkage, Module, ModuleError};
@@ -56,7 +57,45 @@ pub fn signature<M: Module>(module: &M, arity: usize) -> Signature {
     signature
 }
 
-/// Fills `context` with a function of `parameters` that gives `body`, calling functions of `module`.
+/// The names of a function's variables, in the order in which [`lower`] labels their values.
+pub fn variables(parameters: &[Parameter], body: &Expr) -> Vec<Name> {
+    let mut names: Vec<_> = parameters.iter().map(|parameter| parameter.name.clone()).collect();
+    collect(body, &mut names);
+    names
+}
+
+fn collect(expression: &Expr, names: &mut Vec<Name>) {
+    match &expression.kind {
+        ExprKind::Number(_) | ExprKind::Variable(_) => {}
+        ExprKind::Assign { value, .. } => collect(value, names),
+        ExprKind::Chain { first, rest } => {
+            collect(first, names);
+            rest.iter().for_each(|link| collect(&link.operand, names));
+        }
+        ExprKind::Unary { operand, .. } => collect(operand, names),
+        ExprKind::Call { arguments, .. } => arguments.iter().for_each(|argument| collect(argument, names)),
+        ExprKind::If { condition, consequent, alternative } => {
+            [condition, consequent, alternative].into_iter().for_each(|part| collect(part, names));
+        }
+        ExprKind::For(parts) => {
+            collect(&parts.start, names);
+            names.push(parts.variable.clone());
+            collect(&parts.body, names);
+            parts.step.iter().for_each(|step| collect(step, names));
+            collect(&parts.end, names);
+        }
+        ExprKind::Var { bindings, body } => {
+            for binding in bindings {
+                binding.initialiser.iter().for_each(|initialiser| collect(initialiser, names));
+                names.push(binding.name.clone());
+            }
+            collect(body, names);
+        }
+    }
+}
+
+/// Fills `context` with a function of `parameters` that gives `body`, calling functions of `module`. If it collects
+/// debug information, the code's places in the source are noted as offsets, and the variables' values labelled.
 ///
 /// # Errors
 /// The module has a function that `body` calls with another signature, or the tree wasn't checked.
@@ -70,7 +109,9 @@ pub fn lower<M: Module>(
 ) -> Result<(), LowerError> {
     context.func.signature = signature(module, parameters.len());
     let builder = FunctionBuilder::new(&mut context.func, scratch);
-    let mut lowering = Lowering { builder, module, symbols, scope: HashMap::new(), callees: HashMap::new() };
+    let has_places = builder.func.dfg.values_labels.is_some();
+    let mut lowering =
+        Lowering { builder, module, symbols, scope: HashMap::new(), callees: HashMap::new(), has_places };
     let result = lowering.function(parameters, body);
     let config = lowering.module.target_config();
     // Also after an error, since it is what makes the scratch space reusable.
@@ -96,6 +137,8 @@ struct Lowering<'a, 'f, M> {
     /// The bindings of each name, innermost last.
     scope: HashMap<&'a Name, Vec<Variable>>,
     callees: HashMap<&'a Name, Callee>,
+    /// Whether places in the source are noted, for debuggers.
+    has_places: bool,
 }
 
 type Lowered<T> = Result<T, LowerError>;
@@ -111,14 +154,33 @@ impl<'a, M: Module> Lowering<'a, '_, M> {
             self.bind(&parameter.name, value);
         }
         let value = self.expression(body)?;
+        if self.has_places {
+            self.builder.set_srcloc(SourceLoc::new(body.span.end.saturating_sub(1) as u32));
+        }
         self.builder.ins().return_(&[value]);
         Ok(())
     }
 
     fn bind(&mut self, name: &'a Name, value: Value) {
         let variable = self.builder.declare_var(types::F64);
-        self.builder.def_var(variable, value);
+        self.define(variable, value);
         self.scope.entry(name).or_default().push(variable);
+    }
+
+    fn define(&mut self, variable: Variable, value: Value) {
+        self.builder.def_var(variable, value);
+        self.label(variable, value);
+    }
+
+    fn read(&mut self, variable: Variable) -> Value {
+        let value = self.builder.use_var(variable);
+        self.label(variable, value);
+        value
+    }
+
+    /// Says whose value it is from here on, if debug information is collected.
+    fn label(&mut self, variable: Variable, value: Value) {
+        self.builder.set_val_label(value, ValueLabel::from_u32(variable.as_u32()));
     }
 
     fn unbind(&mut self, name: &Name) {
@@ -131,16 +193,27 @@ impl<'a, M: Module> Lowering<'a, '_, M> {
     }
 
     fn expression(&mut self, expression: &'a Expr) -> Lowered<Value> {
+        if !self.has_places {
+            return self.expression_here(expression);
+        }
+        let around = self.builder.srcloc();
+        self.builder.set_srcloc(SourceLoc::new(expression.span.start as u32));
+        let value = self.expression_here(expression);
+        self.builder.set_srcloc(around);
+        value
+    }
+
+    fn expression_here(&mut self, expression: &'a Expr) -> Lowered<Value> {
         match &expression.kind {
             ExprKind::Number(number) => Ok(self.builder.ins().f64const(*number)),
             ExprKind::Variable(name) => {
                 let variable = self.variable(name)?;
-                Ok(self.builder.use_var(variable))
+                Ok(self.read(variable))
             }
             ExprKind::Assign { name, value, .. } => {
                 let value = self.expression(value)?;
                 let variable = self.variable(name)?;
-                self.builder.def_var(variable, value);
+                self.define(variable, value);
                 Ok(value)
             }
             ExprKind::Chain { first, rest } => self.chain(first, rest),
@@ -223,9 +296,9 @@ impl<'a, M: Module> Lowering<'a, '_, M> {
             None => self.builder.ins().f64const(1.0),
         };
         let again = self.condition(&parts.end)?;
-        let current = self.builder.use_var(variable);
+        let current = self.read(variable);
         let next = self.builder.ins().fadd(current, step);
-        self.builder.def_var(variable, next);
+        self.define(variable, next);
         self.builder.ins().brif(again, repeat, &[], after, &[]);
         self.builder.seal_block(repeat);
         self.builder.seal_block(after);

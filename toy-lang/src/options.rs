@@ -43,6 +43,10 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1024))]
     pub threads: u16,
 
+    /// Tell debuggers of functions, lines and variables. Best with `-O none`.
+    #[arg(short = 'g', long)]
+    pub debug: bool,
+
     /// Say on standard error what was compiled, and how long it took.
     #[arg(long)]
     pub stats: bool,

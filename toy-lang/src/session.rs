@@ -8,6 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use orcane::SourceText;
+
 use crate::ast::{Expr, Function, Item, Name};
 use crate::check::{Environment, callees};
 use crate::diagnostic::{Diagnostic, Problem, Source, Span};
@@ -42,6 +44,8 @@ pub struct Session {
     definitions: HashMap<Name, Definition>,
     /// The definitions that the engine hasn't got, oldest first. Names may be there twice.
     waiting: Vec<Name>,
+    /// What is being executed.
+    source: Option<Arc<SourceText>>,
     /// Symbols of the process that the program has been found to use.
     symbols: HashSet<Name>,
     parse: Duration,
@@ -52,6 +56,7 @@ pub struct Session {
 struct Definition {
     function: Arc<Function>,
     callees: Vec<Name>,
+    source: Option<Arc<SourceText>>,
     /// Whether this body, not an earlier one, is what the engine runs.
     is_current: bool,
 }
@@ -68,6 +73,7 @@ impl Session {
             operators: Operators::default(),
             definitions: HashMap::new(),
             waiting: Vec::new(),
+            source: None,
             symbols: HashSet::new(),
             parse: Duration::ZERO,
             check: Duration::ZERO,
@@ -89,6 +95,12 @@ impl Session {
         checked.map(|()| items)
     }
 
+    /// Says where the items come from that are executed from now on.
+    pub fn set_source(&mut self, source: &Source) {
+        let path = std::path::absolute(&source.name).unwrap_or_else(|_| source.name.clone().into());
+        self.source = Some(Arc::new(SourceText::new(path, &source.text)));
+    }
+
     /// Executes an item that has been checked: the value, if it is an expression.
     ///
     /// # Errors
@@ -100,7 +112,7 @@ impl Session {
             Item::Expression(expression) => {
                 self.settle()?;
                 self.require(expression)?;
-                return Ok(Some(self.engine.evaluate(expression)?));
+                return Ok(Some(self.engine.evaluate(expression, self.source.as_ref())?));
             }
         }
         Ok(None)
@@ -128,7 +140,11 @@ impl Session {
             .filter_map(|name| self.definitions.get(name))
             .map(|found| Arc::clone(&found.function))
             .collect();
-        let result = self.engine.define(&functions);
+        // Lines are told of functions that have one source: a module has no more.
+        let mut sources = ready.iter().filter_map(|name| self.definitions.get(name)).map(|found| found.source.as_ref());
+        let first = sources.next().flatten();
+        let source = first.filter(|first| sources.all(|other| other.is_some_and(|other| Arc::ptr_eq(first, other))));
+        let result = self.engine.define(&functions, source);
         for name in ready {
             match &result {
                 Ok(()) => {
@@ -169,7 +185,8 @@ impl Session {
                 }
             }
         }
-        let definition = Definition { function: Arc::clone(function), callees, is_current: false };
+        let definition =
+            Definition { function: Arc::clone(function), callees, source: self.source.clone(), is_current: false };
         self.definitions.insert(name.clone(), definition);
         self.waiting.push(name.clone());
     }

@@ -18,14 +18,14 @@ use smallvec::SmallVec;
 
 use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
-use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, module_reloc};
+use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, module_reloc};
 use super::reloc::edge_kind;
 use super::{cache, cfi};
 use crate::error::{Cause, SymbolFailure};
 use crate::object::{Watched, dependency};
 use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
-use crate::platform::unwind::{self, Frames};
+use crate::platform::unwind::{self, Frames, Handler};
 use crate::redirect::FirstTier;
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
 use crate::sync::{Arc, Weak, lock};
@@ -144,6 +144,7 @@ impl Batch {
         for (item, responsibility) in items.into_iter().rev() {
             // Gone already: its tracker was removed.
             let Some(symbol) = responsibility.symbols().first().map(|symbol| symbol.id) else { continue };
+            let _span = tracing::debug_span!("compile", name = self.module.name_of(item).as_str()).entered();
             let added = match item {
                 Item::Function(index) => self.add_function(&mut context, index, &responsibility),
                 Item::Promoted(index) => self.add_final(&mut context, index),
@@ -205,8 +206,9 @@ impl Batch {
             Some(TakenBody::Clif(func)) => self.add_clif(context, index, func, &*module.layer.isa)?,
             Some(TakenBody::Compiled(mut code)) => {
                 let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
-                let details = std::mem::take(&mut code.details);
-                (block, self.tell(code.bytes(), code.frame(), || details))
+                let details = code.details.take().map(|details| *details).unwrap_or_default();
+                let handlers = details.handlers.clone();
+                (block, self.tell(code.bytes(), code.frame(), &handlers, || details))
             }
             None => return Err(refused("the function was materialized before")),
         };
@@ -215,11 +217,18 @@ impl Batch {
     }
 
     /// Notes what is to be told of a function.
-    fn tell(&mut self, code: &[u8], instructions: &[u8], details: impl FnOnce() -> Details) -> Told {
+    fn tell(
+        &mut self,
+        code: &[u8],
+        instructions: &[u8],
+        handlers: &[Handler],
+        details: impl FnOnce() -> Details,
+    ) -> Told {
         let frames = self.frames.as_mut().filter(|_| !instructions.is_empty());
         let wanted = self.module.layer.services.want_code();
+        let size = code.len() as u64;
         Told {
-            frame: frames.map(|frames| frames.add_unplaced(code.len() as u64, instructions)),
+            frame: frames.map(|frames| frames.add_unplaced(size, instructions, handlers)),
             code: wanted.then(|| Box::new((code.len() as u32, details()))),
         }
     }
@@ -256,7 +265,9 @@ impl Batch {
             Some(_) => cfi::instructions(isa, &code.buffer.unwind_info),
             None => SmallVec::new(),
         };
-        Ok((block, self.tell(code.code_buffer(), &instructions, || details(code))))
+        let module = Arc::clone(&self.module);
+        let names = module.variables.get(&index);
+        Ok((block, self.tell(code.code_buffer(), &instructions, &handlers(code), || details(isa, code, names))))
     }
 
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {
@@ -398,6 +409,8 @@ impl Batch {
         let mut watched = module.layer.hooks.begin(dylib, &graph);
         let passes = watched.as_mut().map(Watched::take_passes);
         let mut linking = Linking { session, module, own, frames, watched };
+        let module = Arc::clone(&linking.module);
+        let _span = tracing::debug_span!("link", module = &*module.name, symbols = linking.own.len()).entered();
         let prepared = match passes {
             None => link::prepare(graph),
             Some(passes) => link::load(graph, passes).and_then(Loaded::prepare),
@@ -574,7 +587,7 @@ impl Linking {
                 range: code.range(SegmentKind::Code),
                 functions,
                 source: self.module.source.clone(),
-                eh_frame: frames.as_ref().map(Frames::to_section).unwrap_or_default(),
+                frames: frames.clone(),
             }));
         }
         if let Some(frames) = frames.filter(|_| services.unwinding) {
@@ -584,6 +597,8 @@ impl Linking {
 
     /// `slots` are those of what was found.
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Vec<u64>) {
+        let module = Arc::clone(&self.module);
+        let _span = tracing::debug_span!("finalize", module = &*module.name).entered();
         if self.own.iter().all(|own| own.responsibility.is_none()) {
             if let Some(watched) = self.watched {
                 watched.failed(&Cause::Abandoned { unit: self.module.name.to_string() });

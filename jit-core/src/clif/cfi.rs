@@ -1,5 +1,6 @@
 //! What Cranelift says of a function's frame, as DWARF call frame instructions.
 
+use cranelift_codegen::Reg;
 use cranelift_codegen::binemit::CodeOffset;
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::isa::unwind::UnwindInst;
@@ -92,6 +93,12 @@ fn saved(out: &mut Instructions, how: u8, register: u8, below: u32) {
         other => out.extend_from_slice(&[other, register]),
     }
     uleb128(out, below / WORD);
+}
+
+/// DWARF's number of a register.
+pub(crate) fn register(isa: &dyn TargetIsa, register: Reg) -> Option<u16> {
+    let register = register.to_real_reg()?;
+    Some(u16::from(Machine::of(isa).number(register.class(), register.hw_enc())))
 }
 
 /// DWARF's numbers of an architecture's registers.

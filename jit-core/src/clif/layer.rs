@@ -16,7 +16,7 @@ use smallvec::smallvec;
 use super::batch;
 use super::cache::{CacheCounters, ObjectCache};
 use super::machine_code::{MachineCode, TakenCode};
-use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION};
+use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, Variables};
 use super::signature::describe;
 use super::transform::{ClifTransform, FunctionTransform};
 use crate::error::Error;
@@ -265,7 +265,8 @@ impl ClifLayer {
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(session, &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, machine_code, source, transforms, .. } = module;
+        let ClifModule { name, functions, mut data, declarations, machine_code, source, transforms, variables, .. } =
+            module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
@@ -284,6 +285,7 @@ impl ClifLayer {
             data: names.data,
             source,
             transforms,
+            variables,
             bodies: Mutex::new(bodies),
             first_tier,
         }))
@@ -416,6 +418,7 @@ pub(crate) struct ModuleUnits {
     pub(crate) source: Option<Arc<SourceText>>,
     /// What is done to a function before it is compiled, in turn.
     pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
+    pub(crate) variables: Variables,
     pub(crate) bodies: Mutex<Bodies>,
     /// What the bodies of redirectable functions begin as.
     pub(crate) first_tier: Option<Arc<dyn FirstTier>>,
@@ -495,6 +498,10 @@ impl ModuleUnits {
     /// Whether references to an item go by another name than its definition.
     pub(crate) fn is_redirectable(&self, namespace: u32, index: u32) -> bool {
         namespace == FUNCTION && self.functions[index as usize].redirectable
+    }
+
+    pub(crate) fn name_of(&self, item: Item) -> &SymbolName {
+        &self.entry(item).name
     }
 
     fn entry(&self, item: Item) -> &Entry {

@@ -59,7 +59,7 @@ pub(crate) struct TakenCode {
     body: CompiledBody,
     pub(crate) relocs: SmallVec<[ModuleReloc; 4]>,
     /// What the compiler said of it.
-    pub(crate) details: Details,
+    pub(crate) details: Option<Box<Details>>,
 }
 
 /// A relocation in a run: offset, addend, index, kind, and what the index means.
@@ -152,7 +152,7 @@ impl MachineCode {
         let chunk = self.chunks.get_mut(body.chunk as usize)?;
         chunk.left = chunk.left.saturating_sub(1);
         let bytes = if chunk.left == 0 { std::mem::take(&mut chunk.bytes) } else { Arc::clone(&chunk.bytes) };
-        let details = self.details.remove(&index).unwrap_or_default();
+        let details = self.details.remove(&index).map(Box::new);
         Some(TakenCode { bytes, body, relocs, details })
     }
 }

@@ -6,17 +6,23 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
 use cranelift_codegen::ir::{self, InstructionData, Opcode, UserExternalName};
 use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
-use cranelift_codegen::{CodegenError, CompiledCode, Context, FinalizedMachReloc, FinalizedRelocTarget};
+use cranelift_codegen::{
+    CodegenError, CompiledCode, Context, FinalizedMachExceptionHandler, FinalizedMachReloc, FinalizedRelocTarget,
+    LabelValueLoc,
+};
 use cranelift_module::{
     DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc, ModuleResult,
 };
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
 use super::transform::{ClifTransform, FunctionTransform};
-use crate::platform::code::{Details, SourceText};
+use crate::platform::code::{Details, LocatedVariable, Place, SourceText, VariableKind};
+use crate::platform::exception;
+use crate::platform::unwind::Handler;
 
 /// Namespaces of user external names: those of `cranelift_module`, and one of ours for an address
 /// that is taken. Cranelift relocates a call and an address alike, and a redirectable function is
@@ -51,12 +57,16 @@ pub struct ClifModule {
     pub(crate) data: Vec<Option<DataDescription>>,
     pub(crate) machine_code: MachineCode,
     pub(crate) source: Option<Arc<SourceText>>,
+    pub(crate) variables: Variables,
     pub(crate) redirectable: bool,
     compile_at: CompileAt,
     /// What is done to a function before it is compiled, in turn.
     pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
     cache: Option<Arc<dyn ObjectCache>>,
 }
+
+/// The names of functions' value labels.
+pub(crate) type Variables = FxHashMap<u32, Vec<(String, VariableKind)>>;
 
 /// What a function was defined with.
 pub(crate) enum Body {
@@ -79,6 +89,7 @@ impl ClifModule {
             data: Vec::new(),
             machine_code: MachineCode::default(),
             source: None,
+            variables: Variables::default(),
             redirectable: false,
             compile_at,
             transforms: Vec::new(),
@@ -96,8 +107,8 @@ impl ClifModule {
 
     /// Says what the source locations of its functions are offsets into, for traps and debuggers.
     #[must_use]
-    pub fn source(mut self, text: SourceText) -> Self {
-        self.source = Some(Arc::new(text));
+    pub fn source(mut self, text: impl Into<Arc<SourceText>>) -> Self {
+        self.source = Some(text.into());
         self
     }
 
@@ -122,6 +133,13 @@ impl ClifModule {
     pub(crate) fn begin(&mut self, transform: &dyn ClifTransform) {
         let begun = transform.begin(self);
         self.transforms.push(begun);
+    }
+
+    /// Names the value labels of a function, from 0 on, for debuggers. To be called before it is
+    /// defined; the function must collect debug information
+    /// ([`collect_debug_info`](ir::Function::collect_debug_info)).
+    pub fn name_variables(&mut self, function: FuncId, names: Vec<(String, VariableKind)>) {
+        self.variables.insert(function.as_u32(), names);
     }
 
     /// Whether a function is called directly: its definition here is final.
@@ -254,7 +272,7 @@ impl Module for ClifModule {
                 let align = alignment(&*self.isa, code.buffer.alignment);
                 let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
                 let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
-                let details = details(code);
+                let details = details(&*self.isa, code, self.variables.get(&id.as_u32()));
                 if !details.is_empty() {
                     self.machine_code.details.insert(id.as_u32(), details);
                 }
@@ -309,11 +327,44 @@ pub(crate) fn alignment(isa: &dyn TargetIsa, code: u32) -> u64 {
     u64::from(code.max(isa.function_alignment().minimum)).max(isa.symbol_alignment())
 }
 
+/// The calls of a function whose exceptions are handled, with the handlers in order.
+pub(crate) fn handlers(code: &CompiledCode) -> Vec<Handler> {
+    let mut handlers = Vec::new();
+    for call in code.buffer.call_sites() {
+        for handler in call.exception_handlers {
+            let (kind, tag, target) = match handler {
+                FinalizedMachExceptionHandler::Tag(tag, target) => (exception::TAGGED, tag.as_u32(), *target),
+                FinalizedMachExceptionHandler::Default(target) => (exception::DEFAULT, 0, *target),
+                // Tags mean the same whatever the context.
+                FinalizedMachExceptionHandler::Context(_) => continue,
+            };
+            handlers.push([call.ret_addr, kind, tag, target]);
+        }
+    }
+    handlers
+}
+
 /// What is to be told of the places in a function's code.
-pub(crate) fn details(code: &CompiledCode) -> Details {
+pub(crate) fn details(
+    isa: &dyn TargetIsa,
+    code: &CompiledCode,
+    names: Option<&Vec<(String, VariableKind)>>,
+) -> Details {
     let traps = code.buffer.traps().iter().map(|trap| (trap.offset, trap.code.as_raw().get())).collect();
     let known = code.buffer.get_srclocs_sorted().iter().filter(|line| !line.loc.is_default());
-    Details { traps, lines: known.map(|line| (line.start, line.end, line.loc.bits())).collect() }
+    let lines = known.map(|line| (line.start, line.end, line.loc.bits())).collect();
+    let variables = names.into_iter().flatten().zip(0..).filter_map(|((name, kind), label)| {
+        let ranges = code.value_labels_ranges.get(&ir::ValueLabel::from_u32(label))?;
+        let places = ranges.iter().filter_map(|range| {
+            let place = match range.loc {
+                LabelValueLoc::Reg(register) => Place::Register(cfi::register(isa, register)?),
+                LabelValueLoc::CFAOffset(offset) => Place::Frame(offset),
+            };
+            Some((range.start, range.end, place))
+        });
+        Some(LocatedVariable { name: name.clone(), kind: *kind, places: places.collect() })
+    });
+    Details { traps, lines, handlers: handlers(code), variables: variables.collect() }
 }
 
 /// A relocation in terms of the module's declarations.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
 
+use super::unwind::{Frames, Handler};
 use crate::sync::Arc;
 
 /// The functions of one allocation.
@@ -18,8 +19,8 @@ pub(crate) struct LinkedCode {
     /// Ordered by address.
     pub(crate) functions: Vec<LinkedFunction>,
     pub(crate) source: Option<Arc<SourceText>>,
-    /// Unwind information, as in an `.eh_frame` section with absolute pointers.
-    pub(crate) eh_frame: Vec<u8>,
+    /// Unwind information.
+    pub(crate) frames: Option<Frames>,
 }
 
 #[derive(Debug)]
@@ -37,11 +38,43 @@ pub(crate) struct Details {
     pub(crate) traps: Vec<(u32, u8)>,
     /// Where code comes from: offsets of beginning and end, and the location's bits.
     pub(crate) lines: Vec<(u32, u32, u32)>,
+    /// Calls whose exceptions are handled.
+    pub(crate) handlers: Vec<Handler>,
+    /// Variables that have a name.
+    pub(crate) variables: Vec<LocatedVariable>,
+}
+
+/// A variable of a function, and where its value is.
+#[derive(Clone, Debug)]
+pub(crate) struct LocatedVariable {
+    pub(crate) name: String,
+    pub(crate) kind: VariableKind,
+    /// In which part of the code it is where: offsets of beginning and end.
+    pub(crate) places: Vec<(u32, u32, Place)>,
+}
+
+/// Where a value is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place {
+    /// In a register, by DWARF's number.
+    Register(u16),
+    /// In the frame, as far from its beginning.
+    Frame(i64),
+}
+
+/// What a variable holds, as a debugger is to show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VariableKind {
+    /// A signed integer of so many bytes.
+    Integer(u8),
+    /// A floating-point number of so many bytes.
+    Float(u8),
 }
 
 impl Details {
     pub(crate) fn is_empty(&self) -> bool {
-        self.traps.is_empty() && self.lines.is_empty()
+        self.traps.is_empty() && self.lines.is_empty() && self.handlers.is_empty() && self.variables.is_empty()
     }
 }
 

@@ -71,8 +71,11 @@ pub(crate) struct Initializers {
     ended: Condvar,
 }
 
+/// A component of a program, by name.
+type Named = (Weak<Initializers>, String);
+
 /// Which component a handle is of.
-static HANDLES: LazyLock<Mutex<FxHashMap<u64, (Weak<Initializers>, String)>>> = LazyLock::new(Mutex::default);
+static HANDLES: LazyLock<Mutex<FxHashMap<u64, Named>>> = LazyLock::new(Mutex::default);
 
 impl Initializers {
     /// The arguments that initializers are called with, as those of `main`.

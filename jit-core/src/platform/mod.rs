@@ -5,7 +5,11 @@
 pub mod code;
 #[cfg(feature = "cranelift")]
 pub mod debug;
+#[cfg(feature = "cranelift")]
+pub mod exception;
 pub(crate) mod initializers;
+#[cfg(feature = "cranelift")]
+pub mod perf;
 #[cfg(target_os = "linux")]
 pub mod thread_local;
 #[cfg(feature = "cranelift")]
@@ -27,12 +31,14 @@ pub(crate) struct Services {
     pub(crate) traps: bool,
     /// Debuggers.
     pub(crate) debugger: bool,
+    /// Profilers.
+    pub(crate) profiler: Option<Arc<perf::Output>>,
 }
 
 #[cfg(feature = "cranelift")]
 impl Default for Services {
     fn default() -> Self {
-        Self { unwinding: true, traps: false, debugger: false }
+        Self { unwinding: true, traps: false, debugger: false, profiler: None }
     }
 }
 
@@ -40,16 +46,19 @@ impl Default for Services {
 impl Services {
     /// Whether anyone wants to know how frames are unwound.
     pub(crate) fn want_frames(&self) -> bool {
-        self.unwinding || self.debugger
+        self.unwinding || self.debugger || self.profiler.is_some()
     }
 
     /// Whether anyone wants to know more than that.
     pub(crate) fn want_code(&self) -> bool {
-        self.traps || self.debugger
+        self.traps || self.debugger || self.profiler.is_some()
     }
 
     /// Tells of code. What is given is to be dropped before the code's memory is used again.
     pub(crate) fn register(&self, code: code::LinkedCode) -> Box<dyn Send + Sync> {
+        if let Some(profiler) = &self.profiler {
+            profiler.tell(&code);
+        }
         let code = Arc::new(code);
         // The last that were told are undone first.
         let debugger = self.debugger.then(|| debug::register(&code));

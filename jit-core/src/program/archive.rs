@@ -7,7 +7,7 @@ use jit_linker::format::archive::{Archive, MemberId};
 use jit_linker::format::open;
 use rustc_hash::FxHashSet;
 
-use super::program::Shared;
+use super::components::Shared;
 use crate::error::Error;
 use crate::session::{DefinitionGenerator, DylibLookup, JitDylib};
 use crate::sync::{Arc, Mutex, lock};

@@ -8,7 +8,7 @@ use jit_linker::link::{self, Allocated, Fixed};
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use rustc_hash::FxHashMap;
 
-use super::program::Shared;
+use super::components::Shared;
 use super::unit::ObjectUnit;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::initializers::Functions;

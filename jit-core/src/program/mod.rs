@@ -1,8 +1,8 @@
 //! Objects that compilers have written: whole programs of them, linked when they are needed.
 
 mod archive;
+mod components;
 mod linking;
-mod program;
 mod unit;
 
-pub use program::Program;
+pub use components::Program;

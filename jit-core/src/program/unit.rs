@@ -4,8 +4,8 @@ use jit_linker::SymbolName;
 use jit_linker::graph::{Definition, LinkGraph, Linkage, Scope, SymbolId, SymbolKind};
 use rustc_hash::FxHashMap;
 
+use super::components::Shared;
 use super::linking::Linking;
-use super::program::Shared;
 use crate::session::{
     MaterializationResponsibility, MaterializationUnit, SymbolDeclaration, SymbolFlags, UnitDefinition,
 };

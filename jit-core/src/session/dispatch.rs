@@ -4,12 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::ExecutionSession;
 use super::arena::Id;
 use super::query::Query;
 use super::search::Search;
 use super::state::{Effects, Unit};
 use super::unit::{MaterializationResponsibility, catching_panics};
-use super::{ExecutionSession, Shared as Session};
 use crate::error::{Cause, Error};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{self, Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
@@ -48,9 +48,9 @@ impl TaskKind {
 
 sync::thread_local! {
     /// The priority of the task that this thread runs.
-    static PRIORITY: Cell<Priority> = Cell::new(Priority::Ahead);
+    static PRIORITY: Cell<Priority> = const { Cell::new(Priority::Ahead) };
     /// The unit that this thread materializes, and its session, by address.
-    static CURRENT: Cell<Option<(usize, Id<Unit>)>> = Cell::new(None);
+    static CURRENT: Cell<Option<(usize, Id<Unit>)>> = const { Cell::new(None) };
 }
 
 /// The priority of what this thread asks for: that of what it runs.
@@ -65,7 +65,7 @@ pub(crate) fn current_unit(session: &ExecutionSession) -> Option<Id<Unit>> {
 }
 
 fn address_of(session: &ExecutionSession) -> usize {
-    Arc::as_ptr(&session.shared) as *const Session as usize
+    Arc::as_ptr(&session.shared) as usize
 }
 
 /// Runs a unit's code on this thread.
@@ -101,6 +101,7 @@ impl Task {
             TaskKind::Materialize(session, id) => {
                 let begun = session.state().begin(id, priority);
                 if let Some((name, unit)) = begun {
+                    let _span = tracing::debug_span!("materialize", unit = &*name).entered();
                     let responsibility = MaterializationResponsibility::new(session.clone(), id, name);
                     as_unit(&session, id, || unit.materialize(responsibility));
                 }
@@ -189,7 +190,7 @@ struct Shared {
 
 sync::thread_local! {
     /// The dispatchers whose tasks this thread is running, by address.
-    static RUNNING: RefCell<Vec<usize>> = RefCell::new(Vec::new());
+    static RUNNING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Shared {

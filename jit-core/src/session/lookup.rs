@@ -335,6 +335,7 @@ impl ExecutionSession {
 
     /// Looks names up for a linker: `complete` is called once each has an address or has failed,
     /// in their order.
+    #[cfg(any(target_os = "linux", feature = "cranelift"))]
     pub(crate) fn lookup_resolved(
         &self,
         order: &SearchOrder,
@@ -363,6 +364,7 @@ impl ExecutionSession {
     }
 
     fn start(&self, order: &SearchOrder, request: Request, completion: Completion) -> Arc<Control> {
+        let _span = tracing::debug_span!("lookup", names = ?request.names).entered();
         let control = Control::new(request, completion);
         Search::new(self.clone(), order.clone(), Arc::clone(&control)).go_on();
         control

@@ -5,6 +5,7 @@ mod arena;
 mod claim;
 mod definition;
 mod dispatch;
+mod dump;
 mod dylib;
 mod edges;
 mod executor;
@@ -42,6 +43,7 @@ pub(crate) use symbol::SymbolId;
 
 pub use alias::{Alias, ReExports};
 pub use dispatch::{InPlaceDispatcher, Priority, Task, TaskDispatcher, ThreadPoolDispatcher};
+pub use dump::{DylibDump, SessionDump, SymbolDump};
 pub use dylib::{AbsoluteSymbol, JitDylib};
 pub use executor::{ExecutorProcessControl, InProcess, LibraryHandle};
 pub use generator::{

@@ -63,6 +63,7 @@ impl ResourceTracker {
     }
 
     /// As [`define`](Self::define), with units that are made one at a time.
+    #[cfg(feature = "cranelift")]
     pub(crate) fn define_each(&self, units: impl UnitSource) -> Result<(), Error> {
         if self.session().platform().is_some() {
             return self.define(units.into_definitions().collect());

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{self, AtomicUsize, Mutex, Ordering, lock};
 
 /// The threads that are inside the session's code, and what waits for them to leave.
 #[derive(Default)]
@@ -53,7 +53,7 @@ impl ExecutionScopes {
             let mut retired = lock(&self.retired);
             let mut epoch = self.epoch.load(Ordering::SeqCst);
             while retired.front().is_some_and(|(removed, _)| epoch.wrapping_sub(*removed) < 2)
-                && self.inside[epoch.wrapping_add(1) % 2].load(Ordering::SeqCst) == 0
+                && (self.inside[epoch.wrapping_add(1) % 2].load(Ordering::SeqCst) == 0 || sync::is_broken())
             {
                 epoch = epoch.wrapping_add(1);
                 self.epoch.store(epoch, Ordering::SeqCst);

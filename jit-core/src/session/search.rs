@@ -104,7 +104,7 @@ struct Step {
 
 sync::thread_local! {
     /// The generators that this thread is inside of, by address.
-    static INSIDE: RefCell<Vec<*const GeneratorSlot>> = RefCell::new(Vec::new());
+    static INSIDE: RefCell<Vec<*const GeneratorSlot>> = const { RefCell::new(Vec::new()) };
 }
 
 fn is_inside(slot: &Arc<GeneratorSlot>) -> bool {
@@ -293,7 +293,7 @@ enum Turn {
     /// It kept the search and returned.
     Suspended,
     /// It has answered before it returned.
-    Continued(Search, Result<(), Cause>),
+    Continued(Box<Search>, Result<(), Cause>),
 }
 
 struct Suspended {
@@ -307,7 +307,7 @@ impl Suspended {
         let Self { turn, search, slot } = self;
         let mut turn = lock(&turn);
         if matches!(*turn, Turn::Asked) {
-            *turn = Turn::Continued(search, result);
+            *turn = Turn::Continued(Box::new(search), result);
             return;
         }
         drop(turn);

@@ -395,7 +395,7 @@ type AbandonedUnit = (ExecutionSession, Id<Unit>, Arc<str>);
 sync::thread_local! {
     /// Responsibilities dropped by a panic that `catching_panics` is about to see. `None` outside
     /// of it.
-    static ABANDONED: RefCell<Option<Vec<AbandonedUnit>>> = RefCell::new(None);
+    static ABANDONED: RefCell<Option<Vec<AbandonedUnit>>> = const { RefCell::new(None) };
 }
 
 fn abandon(session: &ExecutionSession, unit: Id<Unit>, name: &Arc<str>) -> bool {

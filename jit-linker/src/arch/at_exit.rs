@@ -4,6 +4,9 @@ use super::{Architecture, aarch64, x86_64};
 use crate::graph::{BlockId, Edge, EdgeKind, GraphError, LinkGraph, SymbolId};
 use crate::memory::SegmentKind;
 
+/// Offset in the code, kind, target and addend.
+type Reference = (u32, EdgeKind, SymbolId, i64);
+
 /// Adds code to a graph that, called as `atexit(f)`, goes on to `register(f, null, handle)`, which
 /// is `__cxa_atexit` of the C++ ABI.
 ///
@@ -11,7 +14,7 @@ use crate::memory::SegmentKind;
 ///
 /// When the graph is full.
 pub fn add_at_exit(graph: &mut LinkGraph, handle: SymbolId, register: SymbolId) -> Result<BlockId, GraphError> {
-    let (code, edges): (&[u8], &[(u32, EdgeKind, SymbolId, i64)]) = match graph.architecture() {
+    let (code, edges): (&[u8], &[Reference]) = match graph.architecture() {
         Architecture::X86_64 => (
             // endbr64; xor esi, esi; lea rdx, [rip + handle]; jmp register
             &[0xf3, 0x0f, 0x1e, 0xfa, 0x31, 0xf6, 0x48, 0x8d, 0x15, 0, 0, 0, 0, 0xe9, 0, 0, 0, 0],

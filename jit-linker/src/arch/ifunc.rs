@@ -20,13 +20,13 @@ impl Resolver {
     }
 }
 
-#[cfg(not(target_arch = "aarch64"))]
+#[cfg(not(all(target_arch = "aarch64", target_os = "linux")))]
 unsafe fn call(function: *const ()) -> u64 {
     // SAFETY: the caller's.
     unsafe { std::mem::transmute::<*const (), extern "C" fn() -> u64>(function)() }
 }
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 unsafe fn call(function: *const ()) -> u64 {
     /// `__ifunc_arg_t`.
     #[repr(C)]

@@ -12,7 +12,7 @@ pub(crate) fn build(command: &[&str], extension: &str, source: &str) -> Vec<u8> 
 }
 
 /// Runs a command that has to succeed.
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?} can't be run: {error}"));
     assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,10 +1,12 @@
 //! Sections and symbols: what they become.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jit_linker::graph::{Definition, Linkage, Scope, SectionRole, SymbolKind};
-use jit_linker::memory::SegmentKind;
+use jit_linker::link;
+use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
 
 use crate::detached::{AARCH64, BASES, Image, X86_64, allocate, assemble, image, roles, symbol};
 
@@ -22,6 +24,31 @@ fn elf_03_none_changes_nothing() {
         let linked = image(assemble(target, &source), &|_| None).expect("nothing is looked up");
         assert_eq!(linked.code, 0x1122_3344_5566_7788u64.to_le_bytes());
     }
+}
+
+#[test]
+fn elf_04_a_distance_of_a_byte_links() {
+    let linked =
+        image(assemble(X86_64, ".byte 0\n.reloc ., R_X86_64_PC8, near\n.byte 0\n.skip 9\nnear: ret\n"), &|_| None);
+    assert_eq!(linked.expect("it is near").code[1], 10);
+}
+
+#[test]
+fn elf_05_absolute_symbols_low_and_high_and_code_below_4_gib() {
+    let graph = assemble(X86_64, "movq $low, %rax\nmovq $high, %rax\nmovl $own, %eax\nown: ret\n");
+    let memory: Arc<dyn MemoryManager> = Arc::new(DetachedMemory::at(0xfff0_0000));
+    let mut allocated = link::prepare(graph).expect("it is small").allocate(&memory).expect("there is memory");
+    let externals = |name: &str| Some(if name == "low" { 0x7fff_ffff } else { 0xffff_ffff_8000_0000 });
+    crate::support::resolve(&mut allocated, &externals);
+    let mut fixed = allocated.fix_up().expect("all fits");
+    let code = fixed.content(SegmentKind::Code);
+    assert_eq!([3, 10, 15].map(|at| Image::word(code, at)), [0x7fff_ffff, 0x8000_0000, 0xfff0_0013]);
+}
+
+#[test]
+fn elf_22_the_smallest_program_links() {
+    let linked = image(assemble(AARCH64, ".globl main\nmain: ret\n"), &|_| None).expect("there is nothing to do");
+    assert_eq!(linked.code, 0xd65f_03c0u32.to_le_bytes());
 }
 
 #[test]

@@ -82,3 +82,48 @@ fn elf_30_dead_records_leave_no_gap_and_the_others_find_function_and_cie() {
         assert_eq!(described, functions, "{target}");
     }
 }
+
+#[test]
+fn elf_09_and_21_functions_keep_their_records_alive() {
+    for target in ["x86_64-linux-gnu", "aarch64-linux-gnu"] {
+        let source = ".globl f\nf: .cfi_startproc\nret\n.cfi_endproc\n.section .text.g, \"ax\", %progbits\n\
+                      .globl g\ng: .cfi_startproc\nnop\nret\n.cfi_endproc\n";
+        let graph = parse(build(&["clang-22", "-target", target, "-c"], "s", source));
+        let block_of = |name: &str| {
+            let symbol =
+                graph.symbols().find(|(_, symbol)| symbol.name.as_deref() == Some(name)).expect("it is defined").1;
+            let Definition::Block { block, .. } = symbol.definition else { panic!("{name} is in memory") };
+            block
+        };
+        let hosts: Vec<_> = graph.attached().iter().map(|(host, _)| *host).collect();
+        assert_eq!(hosts, [block_of("f"), block_of("g")], "{target}");
+        for (_, record) in graph.attached() {
+            let section = graph.block(*record).section.map(|section| graph.section(section).role);
+            assert_eq!(section, Some(SectionRole::EhFrame));
+        }
+    }
+}
+
+#[test]
+fn elf_10_personalities_are_found_in_each_encoding() {
+    // Absolute, and an indirect distance of 8 bytes, as the large code model has them.
+    for (encoding, expected) in [(0x00, "far"), (0x9c, "slot")] {
+        let source = format!(
+            "f: .cfi_startproc\n.cfi_personality {encoding}, {expected}\nret\n.cfi_endproc\n\
+             .data\n.quad 0\nslot: .quad far\n"
+        );
+        let graph = parse(build(&["clang-22", "-target", "x86_64-linux-gnu", "-c"], "s", &source));
+        let memory: Arc<dyn MemoryManager> = Arc::new(DetachedMemory::apart([0x10_0000, 0x20_0000, 0x30_0000]));
+        let mut allocated = link::prepare(graph).expect("it is small").allocate(&memory).expect("there is memory");
+        resolve(&mut allocated, &|_| Some(0x7777_1234_5678));
+        let mut fixed = allocated.fix_up().expect("64 bits take all");
+        let content = fixed.content(SegmentKind::ReadOnly).to_vec();
+        let table = EhFrame::new(&content, LittleEndian);
+        let bases = BaseAddresses::default().set_eh_frame(0x20_0000);
+        let cie = table.cie_from_offset(&bases, 0.into()).expect("the first record is one");
+        let found = cie.personality().expect("it has one");
+        let wanted =
+            if encoding == 0 { gimli::Pointer::Direct(0x7777_1234_5678) } else { gimli::Pointer::Indirect(0x30_0008) };
+        assert_eq!(found, wanted);
+    }
+}

@@ -10,6 +10,7 @@ mod object;
 mod relocation;
 mod run;
 #[path = "../elf/support.rs"]
+#[allow(dead_code, reason = "the tests of ELF need more of it")]
 mod support;
 mod unwind;
 mod x86_64;

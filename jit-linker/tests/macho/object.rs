@@ -4,6 +4,7 @@ use jit_linker::SymbolStringPool;
 use jit_linker::arch::Architecture;
 use jit_linker::format::{self, ParseError};
 use jit_linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionId, SectionRole, Symbol, SymbolId};
+use jit_linker::plugin::Passes;
 
 use crate::support::parse;
 use crate::{ARM64, X86_64, assemble, compile};
@@ -295,4 +296,68 @@ fn each_architecture_finds_its_part_of_a_universal_file() {
     let bytes = ObjectBytes::from(std::fs::read(&single).expect("it is there"));
     let error = format::macho::slice("single.o", &bytes, Architecture::X86_64).expect_err("it has no such part");
     assert!(matches!(error, ParseError::NotLinkable { .. }), "{error}");
+}
+
+#[test]
+fn offsets_of_initializers_become_pointers_to_them() {
+    for target in [X86_64, ARM64] {
+        let source = ".text\n_i1: nop\n_i2: nop\n.section __TEXT,__init_offsets\n.long _i1\n.long _i2\n.subsections_via_symbols\n";
+        let mut object = assemble(target, source);
+        // Assemblers have no name for the section's type, which is in its flags.
+        let at = object.windows(15).position(|name| name == b"__init_offsets\0").expect("it is there");
+        object[at + 64] = 0x16;
+        let graph = parse(object);
+        let [section] = graph.initializers()[..] else { panic!("{graph}") };
+        let edges = graph.edges().iter().filter(|edge| graph.block(edge.block).section == Some(section));
+        let targets: Vec<_> = edges.map(|edge| (edge.offset, graph.symbol_label(edge.target).into_owned())).collect();
+        assert_eq!(targets, [(0, "_i1".to_owned()), (8, "_i2".to_owned())], "{target}");
+    }
+}
+
+#[test]
+fn pointers_to_indirect_symbols_are_their_addresses() {
+    let source = "
+        .section __DATA,__pointers,non_lazy_symbol_pointers\n.p2align 3
+        .globl _a, _b\n_a: .indirect_symbol _outside\n.quad 0\n_b: .indirect_symbol _here\n.quad 0
+        .data\n.globl _here\n_here: .quad 1\n.subsections_via_symbols\n";
+    for target in [X86_64, ARM64] {
+        let graph = parse(assemble(target, source));
+        let (block, _) = place(&graph, "a");
+        let edges = graph.edges().iter().filter(|edge| edge.block.index() == block);
+        let targets: Vec<_> = edges.map(|edge| (edge.offset, graph.symbol_label(edge.target).into_owned())).collect();
+        assert_eq!(targets, [(0, "outside".to_owned()), (8, "here".to_owned())], "{target}: {graph}");
+    }
+}
+
+#[test]
+fn macho_18_an_address_at_the_end_of_a_section_is_in_it() {
+    // The label is behind the last byte, where the next section begins.
+    let source = ".data\n.globl _first\n_first: .quad 1\n_last: .quad 2\nL_end:\n.section __DATA,__next\n_next: .quad L_end, L_end+8\n.subsections_via_symbols\n";
+    for target in [X86_64, ARM64] {
+        let object = assemble(target, source);
+        let (_, data) = crate::relocation::link_at(&object, 0, [0x1000, 0x2000, 0x3000]).expect("it links");
+        let words: Vec<_> =
+            data.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect();
+        assert_eq!(words, [1, 2, 0x3010, 0x3018], "{target}");
+    }
+}
+
+#[test]
+fn dead_code_is_left_out_but_for_what_is_not_to_be() {
+    let source = "
+        .text\n.globl _main, _dead\n_main: nop\n_dead: nop\n_used: nop\n.no_dead_strip _used\n
+        .section __DATA,__kept,regular,no_dead_strip\n_kept: .quad 1\n.data\n_lost: .quad 2\n.subsections_via_symbols\n";
+    for target in [X86_64, ARM64] {
+        let graph = parse(assemble(target, source));
+        let main = find(&graph, "main").0;
+        let mut link = jit_linker::link::load(graph, Passes::default()).expect("there are no passes");
+        link.prune(&[main]);
+        let graph = link.graph();
+        let is_live = |name: &str| match find(graph, name).1.definition {
+            Definition::Block { block, .. } => graph.block(block).live,
+            definition => panic!("{definition:?}"),
+        };
+        let live = ["main", "dead", "_used", "_kept", "_lost"].map(is_live);
+        assert_eq!(live, [true, false, true, true, false], "{target}");
+    }
 }

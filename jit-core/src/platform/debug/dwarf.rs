@@ -1,9 +1,14 @@
 //! DWARF for functions whose source is known: names, lines, and where they are.
 
-use gimli::write::{Address, AttributeValue, DwarfUnit, EndianVec, Expression, LineProgram, LineString, Sections};
+use gimli::write::{
+    Address, AttributeValue, DwarfUnit, EndianVec, Expression, FileId, LineProgram, LineString, Location, LocationList,
+    Sections, UnitEntryId,
+};
 use gimli::{Encoding, Format, LineEncoding, LittleEndian, SectionId};
 
-use super::super::code::{LinkedCode, LinkedFunction, SourceText};
+use rustc_hash::FxHashMap;
+
+use super::super::code::{LinkedCode, LinkedFunction, Place, SourceText, VariableKind};
 
 const ENCODING: Encoding = Encoding { address_size: 8, format: Format::Dwarf32, version: 4 };
 
@@ -54,13 +59,14 @@ fn unit(code: &LinkedCode, source: &SourceText) -> DwarfUnit {
     entry.set(gimli::DW_AT_comp_dir, AttributeValue::String(folder.to_vec()));
     entry.set(gimli::DW_AT_low_pc, AttributeValue::Address(Address::Constant(code.range.start)));
     entry.set(gimli::DW_AT_high_pc, AttributeValue::Udata(code.range.end - code.range.start));
+    let (mut types, start) = (Types::default(), code.range.start);
     for function in &code.functions {
-        add_function(&mut unit, file, function, source);
+        add_function(&mut unit, &mut types, start, file, function, source);
     }
     unit
 }
 
-fn add_lines(lines: &mut LineProgram, file: gimli::write::FileId, function: &LinkedFunction, source: &SourceText) {
+fn add_lines(lines: &mut LineProgram, file: FileId, function: &LinkedFunction, source: &SourceText) {
     if function.details.lines.is_empty() {
         return;
     }
@@ -87,7 +93,14 @@ fn add_lines(lines: &mut LineProgram, file: gimli::write::FileId, function: &Lin
     lines.end_sequence(u64::from(function.size));
 }
 
-fn add_function(unit: &mut DwarfUnit, file: gimli::write::FileId, function: &LinkedFunction, source: &SourceText) {
+fn add_function(
+    unit: &mut DwarfUnit,
+    types: &mut Types,
+    start: u64,
+    file: FileId,
+    function: &LinkedFunction,
+    source: &SourceText,
+) {
     let root = unit.unit.root();
     let id = unit.unit.add(root, gimli::DW_TAG_subprogram);
     let entry = unit.unit.get_mut(id);
@@ -102,4 +115,50 @@ fn add_function(unit: &mut DwarfUnit, file: gimli::write::FileId, function: &Lin
     let mut frame = Expression::new();
     frame.op(gimli::DW_OP_call_frame_cfa);
     entry.set(gimli::DW_AT_frame_base, AttributeValue::Exprloc(frame));
+    for variable in &function.details.variables {
+        let offset = function.start - start;
+        let list = LocationList(variable.places.iter().map(|place| location(offset, place)).collect());
+        let list = unit.unit.locations.add(list);
+        let variable_type = types.of(unit, variable.kind);
+        let id = unit.unit.add(id, gimli::DW_TAG_variable);
+        let entry = unit.unit.get_mut(id);
+        entry.set(gimli::DW_AT_name, AttributeValue::String(variable.name.as_bytes().to_vec()));
+        entry.set(gimli::DW_AT_type, AttributeValue::UnitRef(variable_type));
+        entry.set(gimli::DW_AT_location, AttributeValue::LocationListRef(list));
+    }
+}
+
+/// `offset` is the function's from where the unit begins.
+fn location(offset: u64, (start, end, place): &(u32, u32, Place)) -> Location {
+    let mut data = Expression::new();
+    match place {
+        Place::Register(number) => data.op_reg(gimli::Register(*number)),
+        Place::Frame(offset) => data.op_fbreg(*offset),
+    }
+    Location::OffsetPair { begin: offset + u64::from(*start), end: offset + u64::from(*end), data }
+}
+
+/// The types of a unit's variables, each written once.
+#[derive(Default)]
+struct Types(FxHashMap<VariableKind, UnitEntryId>);
+
+impl Types {
+    fn of(&mut self, unit: &mut DwarfUnit, kind: VariableKind) -> UnitEntryId {
+        *self.0.entry(kind).or_insert_with(|| {
+            let (name, encoding, bytes) = match kind {
+                VariableKind::Float(bytes) => (if bytes == 4 { "float" } else { "double" }, gimli::DW_ATE_float, bytes),
+                VariableKind::Integer(bytes) => {
+                    let name = ["char", "short", "int", "long"].into_iter().zip([1, 2, 4, 8]).find(|of| of.1 == bytes);
+                    (name.map_or("integer", |of| of.0), gimli::DW_ATE_signed, bytes)
+                }
+            };
+            let root = unit.unit.root();
+            let id = unit.unit.add(root, gimli::DW_TAG_base_type);
+            let entry = unit.unit.get_mut(id);
+            entry.set(gimli::DW_AT_name, AttributeValue::String(name.as_bytes().to_vec()));
+            entry.set(gimli::DW_AT_encoding, AttributeValue::Encoding(encoding));
+            entry.set(gimli::DW_AT_byte_size, AttributeValue::Udata(u64::from(bytes)));
+            id
+        })
+    }
 }

@@ -51,8 +51,8 @@ pub(crate) fn describe(code: &LinkedCode) -> Vec<u8> {
     let mut symtab = Section::new(".symtab", SHT_SYMTAB, symbols);
     (symtab.link, symtab.info, symtab.entry_size) = (3, 2, SYMBOL as u64);
     let mut sections = vec![text, symtab, Section::new(".strtab", SHT_STRTAB, strings)];
-    if !code.eh_frame.is_empty() {
-        sections.push(Section::new(".debug_frame", SHT_PROGBITS, debug_frame(&code.eh_frame)));
+    if let Some(frames) = &code.frames {
+        sections.push(Section::new(".debug_frame", SHT_PROGBITS, debug_frame(frames.to_section())));
     }
     for (name, contents) in dwarf::sections(code) {
         sections.push(Section::new(name, SHT_PROGBITS, contents));
@@ -83,8 +83,7 @@ fn symbols(code: &LinkedCode) -> (Vec<u8>, Vec<u8>) {
 
 /// `.eh_frame` as `.debug_frame` (DWARF 4, 6.4.1): the id of a common entry is all ones, and what
 /// refers to one gives its offset in the section.
-fn debug_frame(eh_frame: &[u8]) -> Vec<u8> {
-    let mut section = eh_frame.to_vec();
+fn debug_frame(mut section: Vec<u8>) -> Vec<u8> {
     let mut at = 0;
     while let Some(length) = section.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes) {
         let field = at + 4;
@@ -142,7 +141,8 @@ fn write(architecture: Architecture, mut sections: Vec<Section>) -> Vec<u8> {
 }
 
 fn header(architecture: Architecture, section_headers: u64, sections: u16) -> [u8; HEADER] {
-    const ET_REL: u16 = 1;
+    /// Addresses are where things are.
+    const ET_EXEC: u16 = 2;
     let machine: u16 = match architecture {
         Architecture::X86_64 => 62,
         _ => 183,
@@ -150,7 +150,7 @@ fn header(architecture: Architecture, section_headers: u64, sections: u16) -> [u
     let mut header = [0; HEADER];
     // 64 bits, little-endian, version 1.
     header[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
-    header[16..18].copy_from_slice(&ET_REL.to_le_bytes());
+    header[16..18].copy_from_slice(&ET_EXEC.to_le_bytes());
     header[18..20].copy_from_slice(&machine.to_le_bytes());
     header[20..24].copy_from_slice(&1u32.to_le_bytes());
     header[40..48].copy_from_slice(&section_headers.to_le_bytes());

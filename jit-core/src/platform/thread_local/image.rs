@@ -182,7 +182,7 @@ mod tests {
             assert_eq!(tls.p_vaddr(Endianness::Little) % 64, 0);
             let load = file.segments().next().unwrap();
             assert_eq!(load.size(), object.bytes.len() as u64);
-            assert!(object.answers % 8 == 0 && object.answers + 24 <= object.bytes.len());
+            assert!(object.answers.is_multiple_of(8) && object.answers + 24 <= object.bytes.len());
         }
     }
 }

@@ -37,9 +37,35 @@ impl Cie {
         Self::with_augmentation(architecture, b"zR\0", &[ABSOLUTE], false)
     }
 
+    /// The bytes of the same with another encoding of addresses.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn of_calls_with(architecture: Architecture, encoding: u8) -> SmallVec<[u8; 32]> {
+        Self::with_augmentation(architecture, b"zR\0", &[encoding], false).bytes
+    }
+
     /// An entry as it stands in an object, with absolute pointers.
     fn of_object(bytes: &[u8], has_data: bool, has_lsda: bool) -> Self {
         Self { bytes: SmallVec::from_slice(bytes), has_data, has_lsda }
+    }
+
+    /// The same for functions with handlers: beginning and end are the same around what is said of
+    /// their language.
+    #[cfg(feature = "cranelift")]
+    fn with_handlers(&self) -> Self {
+        let mut data: SmallVec<[u8; 16]> = SmallVec::new();
+        data.push(ABSOLUTE);
+        data.extend_from_slice(&super::exception::personality().to_le_bytes());
+        data.extend_from_slice(&[ABSOLUTE, ABSOLUTE]);
+        // Version, letters, two alignments, the column, length and encoding.
+        let (alignments, instructions) = (&self.bytes[4..7], &self.bytes[9..]);
+        let mut bytes = SmallVec::new();
+        bytes.push(self.bytes[0]);
+        bytes.extend_from_slice(b"zPLR\0");
+        bytes.extend_from_slice(alignments);
+        bytes.push(data.len() as u8);
+        bytes.extend_from_slice(&data);
+        bytes.extend_from_slice(instructions);
+        Self { bytes, has_data: true, has_lsda: true }
     }
 
     fn with_augmentation(architecture: Architecture, letters: &[u8], data: &[u8], has_lsda: bool) -> Self {
@@ -64,6 +90,15 @@ impl Cie {
     }
 }
 
+/// The words of a [`Handler`].
+#[cfg(feature = "cranelift")]
+pub(crate) const HANDLER_WORDS: usize = 4;
+
+/// A handler of exceptions: the offset that the call returns to, kind and tag of what it handles,
+/// and the handler's offset.
+#[cfg(feature = "cranelift")]
+pub(crate) type Handler = [u32; HANDLER_WORDS];
+
 /// A function's frame description entry.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
@@ -82,6 +117,10 @@ pub struct Frames {
     cies: SmallVec<[Cie; 1]>,
     frames: Vec<Frame>,
     instructions: Vec<u8>,
+    /// The tables of functions with handlers: how many, and then each.
+    tables: Vec<u32>,
+    /// Which functions have one, and where it begins.
+    handled: Vec<(u32, u32)>,
 }
 
 impl Frames {
@@ -137,8 +176,15 @@ impl Frames {
     /// Adds a function whose address will be known later: without it, it is not registered. Gives
     /// its index.
     #[cfg(feature = "cranelift")]
-    pub(crate) fn add_unplaced(&mut self, size: u64, instructions: &[u8]) -> usize {
-        self.add(0, 0, size, 0, instructions);
+    pub(crate) fn add_unplaced(&mut self, size: u64, instructions: &[u8], handlers: &[Handler]) -> usize {
+        let mut cie = 0;
+        if !handlers.is_empty() {
+            cie = self.add_cie(self.cies[0].with_handlers());
+            self.handled.push((self.frames.len() as u32, self.tables.len() as u32));
+            self.tables.push(handlers.len() as u32);
+            self.tables.extend_from_slice(handlers.as_flattened());
+        }
+        self.add(cie, 0, size, 0, instructions);
         self.frames.len() - 1
     }
 
@@ -159,6 +205,13 @@ impl Frames {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
+    }
+
+    /// The instructions of the function at an address.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn instructions_at(&self, start: u64) -> Option<&[u8]> {
+        let (from, to) = self.frames.iter().find(|frame| frame.start == start)?.instructions;
+        self.instructions.get(from as usize..to as usize)
     }
 
     /// The contents of an `.eh_frame` section for functions that have a place.
@@ -246,7 +299,11 @@ impl Encoder {
 /// before the memory of the code is used again.
 #[derive(Debug)]
 #[must_use = "dropped, it is withdrawn"]
-pub struct Registration(Option<Kind>);
+pub struct Registration {
+    kind: Option<Kind>,
+    /// The tables that functions with handlers refer to.
+    _tables: Box<[u32]>,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -258,7 +315,7 @@ enum Kind {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let Some(Kind::Parts(parts)) = &self.0 {
+        if let Some(Kind::Parts(parts)) = &self.kind {
             region::withdraw(parts);
         }
     }
@@ -270,25 +327,30 @@ pub fn register(frames: Frames) -> Registration {
 }
 
 fn register_with(mut frames: Frames, tables: Tables) -> Registration {
+    let handlers = std::mem::take(&mut frames.tables).into_boxed_slice();
+    for (frame, table) in &frames.handled {
+        frames.frames[*frame as usize].lsda = handlers[*table as usize..].as_ptr().expose_provenance() as u64;
+    }
     frames.frames.retain(|frame| frame.start != 0);
     if frames.is_empty() {
-        return Registration(None);
+        return Registration { kind: None, _tables: handlers };
     }
-    match tables {
+    let kind = match tables {
         Tables::Disjoint => {
             let bytes = frames.encode(&frames.frames);
-            Registration(Some(Kind::Table(Table::register(bytes, Unwinder::host()))))
+            Kind::Table(Table::register(bytes, Unwinder::host()))
         }
-        Tables::Listed => Registration(Some(Kind::Parts(region::register(&mut frames)))),
-    }
+        Tables::Listed => Kind::Parts(region::register(&mut frames)),
+    };
+    Registration { kind: Some(kind), _tables: handlers }
 }
 
 /// Appends an unsigned LEB128 number.
 #[cfg(feature = "cranelift")]
-pub(crate) fn uleb128(to: &mut impl Extend<u8>, mut value: u32) {
+pub(crate) fn uleb128(to: &mut SmallVec<[u8; 32]>, mut value: u32) {
     while value >= 0x80 {
-        to.extend([value as u8 | 0x80]);
+        to.push(value as u8 | 0x80);
         value >>= 7;
     }
-    to.extend([value as u8]);
+    to.push(value as u8);
 }

@@ -1,5 +1,7 @@
 //! Atoms: the parts of a section that are linked or left out on their own, each a block.
 
+use std::cell::Cell;
+
 use super::Reader;
 use super::literal;
 use super::section::Place;
@@ -14,8 +16,10 @@ pub(super) struct Atoms {
     pub(super) size: u64,
     /// Where its content starts in the object, unless it is zeros.
     pub(super) start: Option<u32>,
-    /// In ascending order of offset; the first is at 0.
+    /// In ascending order of offset.
     list: Vec<Atom>,
+    /// The atom that was found last: relocations are in order, if not in ascending one.
+    last: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -29,7 +33,14 @@ struct Atom {
 impl Atoms {
     /// The atom that a byte of the section is in. An offset beyond the end belongs to the last.
     fn at(&self, offset: u64) -> usize {
-        self.list.partition_point(|atom| u64::from(atom.offset) <= offset).saturating_sub(1)
+        let start = |index: usize| self.list.get(index).map_or(u64::MAX, |atom| atom.offset.into());
+        let last = self.last.get();
+        let near = [last, last.wrapping_sub(1), last.wrapping_add(1)];
+        let found = near.into_iter().find(|index| start(*index) <= offset && offset < start(index.wrapping_add(1)));
+        let index = found
+            .unwrap_or_else(|| self.list.partition_point(|atom| u64::from(atom.offset) <= offset).saturating_sub(1));
+        self.last.set(index);
+        index
     }
 
     pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> {
@@ -63,7 +74,7 @@ impl<'data> Reader<'data> {
             }
             list.push(Atom { offset, block, anchor: None });
         }
-        Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list })
+        Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list, last: Cell::new(0) })
     }
 
     /// Takes `.eh_frame` apart: a block a record, so that those of functions that are left out are
@@ -82,7 +93,7 @@ impl<'data> Reader<'data> {
         if list.is_empty() {
             list.push(Atom { offset: 0, block: self.add_atom(place, section, 0, 0)?, anchor: None });
         }
-        Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list })
+        Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list, last: Cell::new(0) })
     }
 
     fn add_atom(&mut self, place: &Place, section: SectionId, offset: u32, size: u32) -> Result<BlockId, ParseError> {

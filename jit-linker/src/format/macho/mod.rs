@@ -7,6 +7,7 @@
 mod aarch64;
 mod atom;
 mod compact_unwind;
+mod initializer;
 mod literal;
 mod relocation;
 mod section;

@@ -31,16 +31,16 @@ pub(super) struct Field<'data> {
 impl Field<'_> {
     /// The addend that is stored there, sign-extended.
     pub(super) fn signed(&self) -> i64 {
-        let mut wide = [if self.bytes.last().is_some_and(|last| *last >= 0x80) { 0xff } else { 0 }; 8];
-        wide[..self.bytes.len()].copy_from_slice(self.bytes);
-        i64::from_le_bytes(wide)
+        let unused = 64 - 8 * self.bytes.len() as u32;
+        (self.unsigned() << unused).cast_signed() >> unused
     }
 
     /// The address that is stored there, zero-extended.
     pub(super) fn unsigned(&self) -> u64 {
-        let mut wide = [0; 8];
-        wide[..self.bytes.len()].copy_from_slice(self.bytes);
-        u64::from_le_bytes(wide)
+        match *self.bytes {
+            [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+            _ => self.bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)),
+        }
     }
 
     pub(super) fn edge(&self, kind: EdgeKind, target: SymbolId, addend: i64) -> Edge {
@@ -66,7 +66,12 @@ impl<'data> Reader<'data> {
                 continue;
             }
             self.add_indirect_pointers(section, &mut edges)?;
+            let first = edges.len();
             self.add_section_relocations(section, &mut edges)?;
+            if self.sections[section].section_type(LittleEndian) == S_INIT_FUNC_OFFSETS {
+                let offsets = edges.split_off(first);
+                self.replace_initializer_offsets(section, offsets, &mut edges)?;
+            }
         }
         let described = self.add_unwind_edges(&mut edges)?;
         self.add_compact_unwind(&described, &mut edges)?;

@@ -36,9 +36,12 @@ pub struct Program {
 pub(super) struct Shared {
     pub(super) initializers: Arc<Initializers>,
     /// Thread-local variables by the addresses that the session knows.
-    variables: Mutex<FxHashMap<u64, (Box<[u64; 2]>, TlsLocation)>>,
+    variables: Mutex<FxHashMap<u64, Variable>>,
     components: Mutex<FxHashMap<String, Component>>,
 }
+
+/// The words that a variable's address leads to, and where it is in a thread.
+type Variable = (Box<[u64; 2]>, TlsLocation);
 
 #[derive(Debug, Default)]
 struct Component {

@@ -1,0 +1,163 @@
+//! What a session holds, for people: as text, and as a graph for Graphviz.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use super::symbol::SymbolState;
+use super::{ExecutionSession, edges};
+
+/// A session's dylibs and symbols at one moment. It prints as text, a line a symbol.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SessionDump {
+    /// In the order of their creation.
+    pub dylibs: Vec<DylibDump>,
+}
+
+/// A dylib of a [`SessionDump`].
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct DylibDump {
+    /// Its name.
+    pub name: String,
+    /// The names of those that it searches, in order.
+    pub link_order: Vec<String>,
+    /// By name.
+    pub symbols: Vec<SymbolDump>,
+}
+
+/// A symbol of a [`DylibDump`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SymbolDump {
+    /// Its name.
+    pub name: String,
+    /// How far it has come.
+    pub state: SymbolState,
+    /// What the unit that defines it is called.
+    pub unit: String,
+    /// Where it is, once that is known.
+    pub address: Option<u64>,
+    /// Why it can't be had.
+    pub failure: Option<String>,
+    /// What it needs: dylib, name, and whether that is ready.
+    pub needs: Vec<(String, String, bool)>,
+}
+
+impl ExecutionSession {
+    /// What the session holds now. It is locked meanwhile.
+    #[must_use]
+    pub fn dump(&self) -> SessionDump {
+        let state = self.state();
+        let dylib_name = |index: u32| state.dylibs.at(index).map(|(_, dylib)| dylib.name.clone()).unwrap_or_default();
+        let mut dylibs: BTreeMap<u32, DylibDump> = BTreeMap::new();
+        for (id, dylib) in state.dylibs.iter() {
+            let order = dylib.link_order.iter().map(|(id, _)| dylib_name(id.index() as u32)).collect();
+            let dump = DylibDump { name: dylib.name.clone(), link_order: order, symbols: Vec::new() };
+            dylibs.insert(id.index() as u32, dump);
+        }
+        for (_, symbol) in state.symbols.iter() {
+            let mut needs = Vec::new();
+            let mut edge = symbol.needs;
+            while edge != edges::NONE {
+                let (index, next) = state.edges.need(edge);
+                if let Some((_, needed)) = state.symbols.at(index) {
+                    let is_ready = needed.state == SymbolState::Ready;
+                    needs.push((dylib_name(needed.dylib), needed.name.to_string(), is_ready));
+                }
+                edge = next;
+            }
+            needs.sort();
+            let dump = SymbolDump {
+                name: symbol.name.to_string(),
+                state: symbol.state,
+                unit: state.units.get(symbol.unit).map(|unit| unit.name.to_string()).unwrap_or_default(),
+                address: (symbol.address != 0).then_some(symbol.address),
+                failure: symbol.failure().map(ToString::to_string),
+                needs,
+            };
+            if let Some(dylib) = dylibs.get_mut(&symbol.dylib) {
+                dylib.symbols.push(dump);
+            }
+        }
+        drop(state);
+        let mut dylibs: Vec<_> = dylibs.into_values().collect();
+        dylibs.iter_mut().for_each(|dylib| dylib.symbols.sort_by(|a, b| a.name.cmp(&b.name)));
+        SessionDump { dylibs }
+    }
+}
+
+impl fmt::Display for SessionDump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for dylib in &self.dylibs {
+            writeln!(f, "dylib '{}', searches {}", dylib.name, dylib.link_order.join(", "))?;
+            for symbol in &dylib.symbols {
+                write!(f, "  {}: {}", symbol.name, symbol.state)?;
+                if let Some(address) = symbol.address {
+                    write!(f, " at {address:#x}")?;
+                }
+                write!(f, ", from {}", symbol.unit)?;
+                if let Some(failure) = &symbol.failure {
+                    write!(f, ", failed: {failure}")?;
+                }
+                for (position, (dylib, name, is_ready)) in symbol.needs.iter().enumerate() {
+                    let lead = if position == 0 { ", needs " } else { ", " };
+                    write!(f, "{lead}{dylib}/{name}{}", if *is_ready { "" } else { " (waits)" })?;
+                }
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SessionDump {
+    /// The same as a graph, for `dot`: an arrow leads to what is needed, and is bold where that is
+    /// waited for.
+    #[must_use]
+    pub fn graphviz(&self) -> String {
+        let mut out = String::from("digraph session {\n  node [shape=box, style=filled];\n");
+        for (number, dylib) in self.dylibs.iter().enumerate() {
+            // Writing to a string does not fail.
+            _ = writeln!(out, "  subgraph cluster_{number} {{\n    label={};", quoted(&dylib.name));
+            for symbol in &dylib.symbols {
+                let id = quoted(&format!("{}/{}", dylib.name, symbol.name));
+                let label = quoted(&format!("{}\n{}", symbol.name, symbol.state));
+                _ = writeln!(out, "    {id} [label={label}, fillcolor={}];", colour(symbol));
+            }
+            out += "  }\n";
+            for symbol in &dylib.symbols {
+                for (needed_dylib, needed, is_ready) in &symbol.needs {
+                    let from = quoted(&format!("{}/{}", dylib.name, symbol.name));
+                    let to = quoted(&format!("{needed_dylib}/{needed}"));
+                    let style = if *is_ready { "" } else { " [style=bold, color=red]" };
+                    _ = writeln!(out, "  {from} -> {to}{style};");
+                }
+            }
+        }
+        out + "}\n"
+    }
+}
+
+fn colour(symbol: &SymbolDump) -> &'static str {
+    match symbol.state {
+        _ if symbol.failure.is_some() => "tomato",
+        SymbolState::Ready => "palegreen",
+        SymbolState::NeverSearched => "white",
+        _ => "khaki",
+    }
+}
+
+/// A string as `dot` reads it.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' => out += "\\\"",
+            '\\' => out += "\\\\",
+            '\n' => out += "\\n",
+            other => out.push(other),
+        }
+    }
+    out + "\""
+}

@@ -1,0 +1,119 @@
+//! A session shows what it holds and what it does.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::add;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+const TWO: &str = "
+    function %one() -> i64 system_v {
+    block0:
+        v0 = iconst.i64 1
+        return v0
+    }
+    function %two() -> i64 system_v {
+        fn0 = %one() -> i64 system_v
+    block0:
+        v0 = call fn0()
+        return v0
+    }
+    function %broken() -> i64 system_v {
+        fn0 = %missing() -> i64 system_v
+    block0:
+        v0 = call fn0()
+        return v0
+    }";
+
+#[test]
+fn the_dump_lists_symbols_with_their_states_and_needs() {
+    let jit = common::jit();
+    add(&jit, TWO);
+    let before = jit.session().dump().to_string();
+    assert!(before.contains("  one: never searched, from test"), "{before}");
+    jit.lookup_address("two").unwrap();
+    jit.lookup_address("broken").unwrap_err();
+
+    let dump = jit.session().dump();
+    let main = dump.dylibs.iter().find(|dylib| dylib.name == "main").unwrap();
+    assert_eq!(main.link_order, ["main", "process"]);
+    let two = main.symbols.iter().find(|symbol| symbol.name == "two").unwrap();
+    assert_eq!(two.address, Some(jit.lookup_address("two").unwrap()));
+    assert_eq!(two.needs, [("main".to_owned(), "one".to_owned(), true)]);
+
+    let text = dump.to_string();
+    assert!(text.contains("dylib 'main', searches main, process"), "{text}");
+    assert!(text.contains("  two: ready at 0x") && text.contains("from test, needs main/one\n"), "{text}");
+    let broken = text.lines().find(|line| line.starts_with("  broken")).unwrap();
+    assert!(broken.contains("failed: ") && broken.contains("'missing'"), "{text}");
+}
+
+#[test]
+fn the_graph_is_one_that_dot_reads() {
+    let jit = common::jit();
+    add(&jit, TWO);
+    jit.lookup_address("two").unwrap();
+    let graph = jit.session().dump().graphviz();
+    assert!(graph.starts_with("digraph session {\n") && graph.ends_with("}\n"), "{graph}");
+    assert_eq!(graph.matches('{').count(), graph.matches('}').count());
+    assert!(graph.contains("\"main/two\" -> \"main/one\";"), "{graph}");
+    assert!(graph.contains("\"main/broken\" [label=\"broken\\nnever searched\", fillcolor=white];"), "{graph}");
+}
+
+#[test]
+fn statistics_count_what_was_done_and_is_held() {
+    let jit = common::jit();
+    let tracker = add(&jit, TWO);
+    jit.lookup_address("two").unwrap();
+    let stats = jit.stats();
+    assert_eq!((stats.compile.functions, stats.session.dylibs), (2, 2));
+    assert!(stats.session.symbols >= 3 && stats.memory.allocations > 0);
+    let text = stats.to_string();
+    assert!(text.lines().next().unwrap().ends_with(" 2") && text.contains("time in the linker"), "{text}");
+    tracker.remove().unwrap();
+    assert!(jit.stats().session.symbols < stats.session.symbols);
+}
+
+/// Notes the names of spans that are entered, in order.
+struct Spans(Arc<Mutex<Vec<&'static str>>>, Mutex<Vec<&'static str>>);
+
+impl Subscriber for Spans {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.target().starts_with("jit_core")
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut names = self.1.lock().unwrap();
+        names.push(span.metadata().name());
+        Id::from_u64(names.len() as u64)
+    }
+
+    fn enter(&self, span: &Id) {
+        let name = self.1.lock().unwrap()[span.into_u64() as usize - 1];
+        self.0.lock().unwrap().push(name);
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn each_phase_has_a_span() {
+    let entered = Arc::new(Mutex::new(Vec::new()));
+    tracing::subscriber::with_default(Spans(Arc::clone(&entered), Mutex::default()), || {
+        let jit = common::jit();
+        add(&jit, TWO);
+        jit.lookup_address("two").unwrap();
+    });
+    let entered = entered.lock().unwrap();
+    let count = |name| entered.iter().filter(|entered| **entered == name).count();
+    assert_eq!(count("compile"), 2, "{entered:?}");
+    assert_eq!(count("materialize"), 2, "{entered:?}");
+    assert!(count("lookup") >= 1 && count("link") >= 1 && count("link") == count("finalize"), "{entered:?}");
+    let first = |name| entered.iter().position(|entered| *entered == name);
+    assert!(first("lookup") < first("materialize") && first("compile") < first("link"), "{entered:?}");
+}
