@@ -189,6 +189,9 @@ impl Loaded {
         let arguments = std::iter::once(name).chain(options.arguments.iter().cloned());
         let arguments = arguments.map(CString::new).collect::<std::result::Result<Vec<_>, _>>()?;
         program.set_arguments(arguments.clone());
+        if options.entry.is_empty() {
+            return Err("the entry function has no name".into());
+        }
         let entry = program.lookup(&main, &options.entry)?;
         tell_statistics(options, jit);
         Ok(call_main(entry, arguments))

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// A directory of a test's own, empty.
-pub fn directory(test: &str) -> PathBuf {
+pub(crate) fn directory(test: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
     _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).unwrap();
@@ -12,14 +12,14 @@ pub fn directory(test: &str) -> PathBuf {
 }
 
 /// Runs a tool, which has to succeed.
-pub fn tool(directory: &Path, words: &[&str]) {
+pub(crate) fn tool(directory: &Path, words: &[&str]) {
     let output = Command::new(words[0]).args(&words[1..]).current_dir(directory).output();
     let output = output.unwrap_or_else(|error| panic!("{}: {error}", words[0]));
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Compiles a text and gives the object's name. The extension says which language it is in.
-pub fn compile(directory: &Path, compiler: &[&str], file: &str, text: &str) -> String {
+pub(crate) fn compile(directory: &Path, compiler: &[&str], file: &str, text: &str) -> String {
     std::fs::write(directory.join(file), text).unwrap();
     let object = format!("{}.o", file.split('.').next().unwrap());
     tool(directory, &[compiler, &["-c", file, "-o", &object]].concat());
@@ -27,7 +27,7 @@ pub fn compile(directory: &Path, compiler: &[&str], file: &str, text: &str) -> S
 }
 
 /// `orcane run` in a directory.
-pub fn orcane(directory: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn orcane(directory: &Path, arguments: &[&str]) -> Output {
     let mut words = runner();
     words.push(env!("CARGO_BIN_EXE_orcane").to_owned());
     Command::new(&words[0]).args(&words[1..]).args(arguments).current_dir(directory).output().unwrap()
@@ -41,13 +41,13 @@ fn runner() -> Vec<String> {
 }
 
 /// What a program wrote and its status.
-pub fn told(output: &Output) -> (String, String, Option<i32>) {
+pub(crate) fn told(output: &Output) -> (String, String, Option<i32>) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr), output.status.code())
 }
 
 /// Runs objects as Orcane links them and as the system does, and compares all that is seen of it.
-pub fn same_as_native(directory: &Path, objects: &[&str], libraries: &[&str], arguments: &[&str]) {
+pub(crate) fn same_as_native(directory: &Path, objects: &[&str], libraries: &[&str], arguments: &[&str]) {
     tool(directory, &[&["g++"], objects, &["-o", "native"], libraries].concat());
     let mut words = runner();
     words.push(directory.join("native").display().to_string());
@@ -59,10 +59,10 @@ pub fn same_as_native(directory: &Path, objects: &[&str], libraries: &[&str], ar
 }
 
 /// What compilers make of C: the command of each, with its options.
-pub const C: [&[&str]; 4] = [&["gcc", "-O0"], &["gcc", "-O2"], &["clang-22", "-O0"], &["clang-22", "-O2"]];
+pub(crate) const C: [&[&str]; 4] = [&["gcc", "-O0"], &["gcc", "-O2"], &["clang-22", "-O0"], &["clang-22", "-O2"]];
 
 /// As [`C`], of C++.
-pub const CXX: [&[&str]; 4] = [
+pub(crate) const CXX: [&[&str]; 4] = [
     &["g++", "-std=c++17", "-O0"],
     &["g++", "-std=c++17", "-O2"],
     &["clang++-22", "-std=c++17", "-O0"],

@@ -46,12 +46,20 @@ struct Component {
     running: Option<ThreadId>,
 }
 
+/// Arguments as the C library has them: an array of pointers that ends with a null.
+#[derive(Debug)]
+struct Arguments {
+    strings: Vec<CString>,
+    pointers: Vec<usize>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     components: FxHashMap<String, Component>,
     /// Names of components that have been initialized, in that order.
     initialized: Vec<String>,
-    arguments: Vec<CString>,
+    /// The last are in use; initializers may have kept the others.
+    arguments: Vec<Arc<Arguments>>,
     handles: Vec<u64>,
     next: u64,
 }
@@ -72,7 +80,9 @@ static HANDLES: LazyLock<Mutex<FxHashMap<u64, Named>>> = LazyLock::new(Mutex::de
 impl Initializers {
     /// The arguments that initializers are called with, as those of `main`.
     pub(crate) fn set_arguments(&self, arguments: Vec<CString>) {
-        lock(&self.state).arguments = arguments;
+        let mut pointers: Vec<_> = arguments.iter().map(|argument| argument.as_ptr() as usize).collect();
+        pointers.push(0);
+        lock(&self.state).arguments.push(Arc::new(Arguments { strings: arguments, pointers }));
     }
 
     /// Code of a component calls it by `handle`, an address of its own (`__dso_handle`).
@@ -143,14 +153,17 @@ impl Initializers {
         if !state.initialized.iter().any(|known| known == component) {
             state.initialized.push(component.to_owned());
         }
-        let arguments = state.arguments.clone();
+        let arguments = state.arguments.last().cloned();
         drop(state);
         let _ended = Ended { initializers: self, component };
 
         let mut initializers: Vec<_> = linked.values().flat_map(|functions| &functions.initializers).copied().collect();
         initializers.sort_by_key(|(priority, _)| *priority);
-        let mut pointers: Vec<*const c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
-        pointers.push(null());
+        let none = [null::<c_char>()];
+        let (count, pointers) = match &arguments {
+            Some(arguments) => (arguments.strings.len() as i32, arguments.pointers.as_ptr().cast()),
+            None => (0, none.as_ptr()),
+        };
         // What is initialized later is finalized earlier.
         let mut finalizers: Vec<_> =
             linked.values().rev().flat_map(|functions| &functions.finalizers).copied().collect();
@@ -159,8 +172,8 @@ impl Initializers {
             entry.finalizers.splice(0..0, finalizers.iter().map(|(_, function)| *function));
         }
         for (_, function) in initializers {
-            // SAFETY: an initializer of code that is linked and whole; the arguments outlive the call.
-            unsafe { call_initializer(function, arguments.len() as i32, pointers.as_ptr()) };
+            // SAFETY: an initializer of code that is linked and whole; the arguments outlive it.
+            unsafe { call_initializer(function, count, pointers) };
         }
         true
     }

@@ -163,12 +163,12 @@ impl Placement {
             }
             GotContent::TlsModule => {
                 // The relocation names a symbol that plays no part.
-                let storage = self.tls_storage.ok_or_else(|| LinkError::Got {
+                let base = self.tls_module_base().ok_or_else(|| LinkError::Got {
                     graph: self.graph.name().to_owned(),
                     symbol: String::new(),
                     source: FixupError::NoThreadLocalStorage,
                 })?;
-                [Some(storage.module), Some(storage.offset)]
+                [Some(base.module), Some(base.offset)]
             }
             GotContent::TlsDescriptor(symbol, addend) => {
                 let location = tls(symbol)?;
@@ -203,6 +203,27 @@ impl Placement {
         let section = section.ok_or(FixupError::NotThreadLocal)?;
         let storage = self.tls_storage.ok_or(FixupError::NoThreadLocalStorage)?;
         Ok(storage.at(u64::from(block.segment_offset - section.start) + u64::from(offset)))
+    }
+
+    /// What local-dynamic code measures from. Its compiler has taken the component's variables for
+    /// one module's; where other objects of the component have some, with modules of their own,
+    /// that is the thread pointer: the place which, counted from a module in the static block,
+    /// has offset 0 from it.
+    fn tls_module_base(&self) -> Option<TlsLocation> {
+        if self.tls_externals.is_empty() {
+            return self.tls_storage;
+        }
+        let mut locations = self.tls_externals.values().chain(&self.tls_storage).copied();
+        locations.find_map(|location| Some(location.at(location.thread_pointer_offset?.wrapping_neg().cast_unsigned())))
+    }
+
+    /// How far a variable is from there.
+    fn tls_module_offset(&self, symbol: SymbolId) -> Result<u64, FixupError> {
+        let location = self.tls_location(symbol)?;
+        if self.tls_externals.is_empty() {
+            return Ok(location.offset);
+        }
+        Ok(location.static_offset()?.cast_unsigned())
     }
 
     fn write_stubs(&mut self) -> Result<(), LinkError> {
@@ -254,7 +275,7 @@ impl Placement {
             Referent::TlsModuleNumber => {
                 operands.target = self.tls_storage.ok_or(FixupError::NoThreadLocalStorage)?.module;
             }
-            Referent::TlsModuleOffset => operands.target = self.tls_location(edge.target)?.offset,
+            Referent::TlsModuleOffset => operands.target = self.tls_module_offset(edge.target)?,
         }
         arch::apply(edge.kind, self.block_bytes(edge.block), edge.offset, operands)
     }

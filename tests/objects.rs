@@ -1,0 +1,228 @@
+//! Objects of real compilers, as `orcane run` links them.
+#![cfg(feature = "programs")]
+
+#[allow(dead_code, reason = "each test uses a part")]
+mod toolchain;
+
+use std::path::Path;
+
+use toolchain::{C, CXX, compile, directory, orcane, same_as_native, told, tool};
+
+/// The C library's way to write whatever the program says.
+const OUTPUT: &str = "#include <stdio.h>\n#include <stdlib.h>\n";
+
+fn c(directory: &Path, options: &[&str], file: &str, text: &str) -> String {
+    compile(directory, &[&["gcc"], options].concat(), file, &format!("{OUTPUT}{text}"))
+}
+
+const INITIALIZERS: &str = r#"
+static int ended;
+__attribute__((constructor(200))) static void second(void) { printf("200\n"); }
+__attribute__((constructor)) static void fourth(int argc, char **argv) { printf("default, %d arguments, %s\n", argc, argv[1]); }
+__attribute__((constructor)) static void fifth(void) { printf("default, later\n"); }
+__attribute__((constructor(100 + 50))) static void first(void) { printf("150\n"); }
+__attribute__((destructor)) static void last(void) { printf("destructor %d\n", ended); }
+__attribute__((destructor(150))) static void very_last(void) { printf("destructor 150\n"); }
+static void at_exit(void) { printf("at exit\n"); ended = 1; }
+static void at_exit_too(void) { printf("at exit, registered later\n"); }
+int main(int argc, char **argv) {
+    atexit(at_exit);
+    atexit(at_exit_too);
+    printf("main %d %s %s %d\n", argc, argv[1], argv[2], argv[3] == NULL);
+    return 42;
+}"#;
+
+#[test]
+fn elf_32_e2e_02_e2e_10_e2e_21_e2e_29_ort_03_initializers_main_and_finalizers_in_order() {
+    for compiler in C {
+        let directory = directory(&format!("initializers-{}{}", compiler[0], compiler[1]));
+        let object = compile(&directory, compiler, "main.c", &format!("{OUTPUT}{INITIALIZERS}"));
+        let output = told(&orcane(&directory, &["run", &object, "--", "a", "b"]));
+        let expected = "150\n200\ndefault, 3 arguments, a\ndefault, later\nmain 3 a b 1\nat exit, registered later\n\
+                        at exit\ndestructor 1\ndestructor 150\n";
+        assert_eq!(output, (expected.to_owned(), String::new(), Some(42)), "{compiler:?}");
+        same_as_native(&directory, &[&object], &[], &["a", "b"]);
+    }
+}
+
+#[test]
+fn e2e_21_dylibs_are_initialized_before_those_that_search_them_and_once() {
+    let directory = directory("dylibs");
+    let library = "int shared = 5; __attribute__((constructor)) static void begin(void) { printf(\"library\\n\"); }
+        __attribute__((destructor)) static void end(void) { printf(\"library ends\\n\"); }";
+    let main =
+        "extern int shared; __attribute__((constructor)) static void begin(void) { printf(\"main, %d\\n\", shared); }
+        __attribute__((destructor)) static void end(void) { printf(\"main ends\\n\"); }
+        int main(void) { return shared; }";
+    let (library, main) = (c(&directory, &[], "library.c", library), c(&directory, &[], "main.c", main));
+    let output = told(&orcane(&directory, &["run", &main, "--dylib", "library", &library]));
+    assert_eq!(output, ("library\nmain, 5\nmain ends\nlibrary ends\n".to_owned(), String::new(), Some(5)));
+}
+
+#[test]
+fn elf_36_ort_07_every_model_of_thread_local_variables() {
+    let variables = "_Thread_local int data = 41; _Thread_local int zero; _Thread_local char aligned[3] __attribute__((aligned(32))) = {1, 2, 3};
+        static _Thread_local int own = 7; int *address_of_own(void) { own++; return &own; }";
+    let main = "#include <pthread.h>\n#include <stdint.h>\nextern _Thread_local int data, zero; extern _Thread_local char aligned[3];
+        static _Thread_local int here = 3, there = 4; int *address_of_own(void);
+        static void *run(void *unused) { data++; zero += here + there; here++; there--;
+            printf(\"%d %d %d %d %d %d %d\\n\", data, zero, here, there, aligned[2], *address_of_own(), (int)((uintptr_t)aligned % 32));
+            return NULL; }
+        int main(void) { pthread_t t; run(NULL); for (int i = 0; i < 2; i++) { pthread_create(&t, NULL, run, NULL); pthread_join(t, NULL); } run(NULL); return 0; }";
+    let dialects: &[&str] = if cfg!(target_arch = "x86_64") { &["gnu", "gnu2"] } else { &["trad", "desc"] };
+    let mut ways: Vec<Vec<String>> = ["global-dynamic", "local-dynamic", "initial-exec", "local-exec"]
+        .iter()
+        .map(|model| vec![format!("-ftls-model={model}"), "-fPIE".to_owned()])
+        .collect();
+    ways.extend(dialects.iter().map(|dialect| vec![format!("-mtls-dialect={dialect}"), "-fPIC".to_owned()]));
+    for way in &ways {
+        for level in ["-O0", "-O2"] {
+            let directory = directory(&format!("tls{}{level}", way.concat()));
+            let options: Vec<&str> = way.iter().map(String::as_str).chain([level]).collect();
+            let variables = c(&directory, &options, "variables.c", variables);
+            let main = c(&directory, &options, "main.c", main);
+            same_as_native(&directory, &[&main, &variables], &["-lpthread"], &[]);
+        }
+    }
+}
+
+#[test]
+fn elf_36_storage_beyond_the_static_block() {
+    let text = "_Thread_local char large[1 << 20] = {1}; int main(void) { large[(1 << 20) - 1] = 2; return large[0] + large[(1 << 20) - 1]; }";
+    let directory = directory("large");
+    let dynamic = c(&directory, &["-fPIC", "-ftls-model=global-dynamic"], "dynamic.c", text);
+    assert_eq!(told(&orcane(&directory, &["run", &dynamic])).2, Some(3));
+    let fixed = c(&directory, &["-fPIE", "-ftls-model=local-exec"], "fixed.c", text);
+    let (_, error, status) = told(&orcane(&directory, &["run", &fixed]));
+    assert!(status == Some(127) && error.contains("static block") && error.contains("large"), "{error}");
+}
+
+#[test]
+fn e2e_33_members_of_archives_are_linked_on_demand_and_transitively() {
+    let directory = directory("archives");
+    let member = |name: &str, needs: &str| {
+        let text = format!(
+            "int {needs}(int); int {name}(int n) {{ return {needs}(n) + 1; }}
+             __attribute__((constructor)) static void begin(void) {{ printf(\"{name}\\n\"); }}"
+        );
+        c(&directory, &[], &format!("{name}.c"), &text)
+    };
+    let (first, second, unused) = (member("first", "second"), member("second", "abs"), member("unused", "missing"));
+    let main = c(&directory, &[], "main.c", "int first(int); int main(void) { return first(-5); }");
+    for (archive, options) in [("plain.a", "rcs"), ("thin.a", "rcsT"), ("no-index.a", "rcS")] {
+        tool(&directory, &["ar", options, archive, &unused, &second, &first]);
+        let (output, error, status) = told(&orcane(&directory, &["run", &main, archive]));
+        let mut lines: Vec<_> = output.lines().collect();
+        lines.sort_unstable();
+        assert_eq!((lines, &*error, status), (vec!["first", "second"], "", Some(7)), "{archive}");
+    }
+}
+
+#[test]
+fn e2e_11_e2e_16_e2e_34_weak_and_comdat_functions_and_variables_are_one() {
+    let text = "#include <cstdio>\ninline int counter = 0; template <class T> int *place() { static int value = 3; return &value; }
+        inline int once() { static int calls = 0; return ++calls; } ";
+    for compiler in CXX {
+        let directory = directory(&format!("comdat-{}{}", compiler[0], compiler[2]));
+        let other = format!(
+            "{text} int *other() {{ counter++; once(); return place<int>(); }} int (*address())() {{ return once; }}"
+        );
+        let main = format!(
+            "{text} int *other(); int (*address())(); int main() {{ counter++; bool same = other() == place<int>() && address() == &once;
+             std::printf(\"%d %d %d\\n\", same, counter, once()); }}"
+        );
+        let (other, main) =
+            (compile(&directory, compiler, "other.cc", &other), compile(&directory, compiler, "main.cc", &main));
+        let output = told(&orcane(&directory, &["run", &main, &other]));
+        assert_eq!(output, ("1 2 2\n".to_owned(), String::new(), Some(0)), "{compiler:?}");
+    }
+}
+
+#[test]
+fn elf_39_e2e_17_what_is_weak_common_or_chosen_at_load() {
+    let main = "extern int missing __attribute__((weak)); int absent(void) __attribute__((weak)); int common; int fill(void);
+        static int one(void) { return 1; } static int (*choose(void))(void) { return one; }
+        int chosen(void) __attribute__((ifunc(\"choose\"))); int (*pointer)(void) = chosen;
+        __attribute__((weak)) int replaced(void) { return 100; }
+        int main(void) { return (&missing == 0) + 2 * (absent == 0) + 4 * fill() + 8 * common + 16 * chosen() + 32 * pointer() + replaced(); }";
+    let other = "int common; int fill(void) { common = 1; return 1; } int replaced(void) { return 64; }";
+    for options in [&["-fPIC", "-fcommon"][..], &["-fPIE", "-O2", "-fcommon"]] {
+        let directory = directory("weak");
+        let (main, other) = (c(&directory, options, "main.c", main), c(&directory, options, "other.c", other));
+        assert_eq!(told(&orcane(&directory, &["run", &main, &other])), (String::new(), String::new(), Some(127)));
+    }
+}
+
+#[test]
+fn e2e_25_exceptions_cross_objects_and_host_frames() {
+    let throws = "#include <stdexcept>\nextern \"C\" int compare(const void *a, const void *b) {
+        if (*(const int *)a == 3) throw std::runtime_error(\"three\"); return *(const int *)a - *(const int *)b; }";
+    let main = "#include <cstdio>\n#include <cstdlib>\n#include <exception>\nextern \"C\" int compare(const void *, const void *);
+        struct Guard { ~Guard() { std::puts(\"guard\"); } };
+        int main() { int values[] = {3, 2, 1};
+            try { Guard guard; std::qsort(values, 3, sizeof(int), compare); } catch (const std::exception &error) { std::puts(error.what()); } return 0; }";
+    for compiler in CXX {
+        let directory = directory(&format!("throw-{}{}", compiler[0], compiler[2]));
+        let (throws, main) =
+            (compile(&directory, compiler, "throws.cc", throws), compile(&directory, compiler, "main.cc", main));
+        let output = told(&orcane(&directory, &["run", &main, &throws]));
+        assert_eq!(output, ("guard\nthree\n".to_owned(), String::new(), Some(0)), "{compiler:?}");
+    }
+}
+
+#[test]
+fn e2e_13_e2e_01_what_can_not_be_linked_is_an_error() {
+    let directory = directory("errors");
+    std::fs::write(directory.join("bad.o"), "nonsense").unwrap();
+    let needs = c(&directory, &[], "needs.c", "int nobody(void); int main(void) { return nobody(); }");
+    let twice = c(&directory, &[], "twice.c", "int main(void) { return 0; }");
+    for (arguments, expected) in [
+        (vec!["run", "bad.o"], "bad.o is not an object file"),
+        (vec!["run", &needs], "'nobody'"),
+        (vec!["run", &needs, &twice], "duplicate definition of 'main'"),
+        (vec!["run", &twice, "--entry", "start"], "'start'"),
+        (vec!["run", &twice, "--entry", ""], "entry"),
+        (vec!["run", &twice, "-l", "nowhere"], "no library 'nowhere'"),
+        (vec!["run", &needs, "--define", "nobody"], "has no '='"),
+    ] {
+        let (output, error, status) = told(&orcane(&directory, &arguments));
+        assert!(output.is_empty() && error.contains(expected) && status == Some(127), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn symbols_of_the_command_line_and_libraries() {
+    let directory = directory("symbols");
+    let main = c(
+        &directory,
+        &[],
+        "main.c",
+        "extern char place[]; int other(void); double cosh(double);
+        int main(void) { return (int)(long)place + other() + (int)cosh(0); }",
+    );
+    let real = c(&directory, &["-fPIC"], "real.c", "int real(void) { return 30; }");
+    let arguments = ["run", &main, &real, "--define", "place=0x4", "--alias", "other=real", "-lm"];
+    assert_eq!(told(&orcane(&directory, &arguments)), (String::new(), String::new(), Some(35)));
+    tool(&directory, &["gcc", "-shared", "-o", "libreal.so", &real]);
+    let arguments = ["run", &main, "--define=place=4", "--alias=other=real", "-L.", "-lreal", "--threads", "2"];
+    assert_eq!(told(&orcane(&directory, &arguments)), (String::new(), String::new(), Some(35)));
+    let (_, error, status) = told(&orcane(&directory, &["run", &main, "--define=place=4", "--no-process-symbols"]));
+    assert!(error.contains("not found") && status == Some(127), "{error}");
+}
+
+/// Code for a fixed address has 32-bit addresses of its own data, and calls the C library.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn code_that_is_not_position_independent_runs_below_2_gib() {
+    let directory = directory("no-pie");
+    let text = "static int numbers[3] = {1, 2, 3}; int *pointer = &numbers[1];
+        int main(void) { printf(\"%d %d\\n\", *pointer, numbers[2]); return 0; }";
+    for level in ["-O0", "-O2"] {
+        let main = c(&directory, &["-fno-pie", level], "main.c", text);
+        assert_eq!(told(&orcane(&directory, &["run", &main])), ("2 3\n".to_owned(), String::new(), Some(0)));
+    }
+    let main =
+        c(&directory, &["-fno-pie"], "main.c", "char *t = \"x\"; int main(void) { fputs(\"x\", stdout); return 0; }");
+    let (_, error, status) = told(&orcane(&directory, &["run", &main]));
+    assert!(error.contains("'stdout'") && error.contains("-fPIC") && status == Some(127), "{error}");
+}
