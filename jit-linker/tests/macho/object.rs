@@ -6,6 +6,7 @@ use jit_linker::format::{self, ParseError};
 use jit_linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionId, SectionRole, Symbol, SymbolId};
 use jit_linker::plugin::Passes;
 
+use crate::compiler::run;
 use crate::support::parse;
 use crate::{ARM64, X86_64, assemble, compile};
 
