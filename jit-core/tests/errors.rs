@@ -8,8 +8,8 @@ use common::{add, define, jit};
 use cranelift_codegen::ir::{AbiParam, types};
 use cranelift_module::{Linkage, Module, ModuleError};
 use jit_core::{
-    Error, Jit, MaterializationResponsibility, MaterializationUnit, SymbolDeclaration, SymbolFlags, SymbolName,
-    UnitDefinition,
+    Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility, MaterializationUnit, SymbolDeclaration,
+    SymbolFlags, SymbolName, UnitDefinition,
 };
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
@@ -74,6 +74,45 @@ fn a_missing_symbol_is_named() {
     let jit = jit();
     let error = jit.lookup::<Unary>("no_such_function").unwrap_err().to_string();
     assert_eq!(error, "symbol 'no_such_function' in dylib 'main': not found");
+    assert_works(&jit);
+}
+
+#[test]
+fn a_generator_that_fails_fails_what_needs_it_and_nothing_else() {
+    let jit = jit();
+    let generator = |_: &JitDylib, names: &[SymbolName]| -> Result<(), GeneratorError> {
+        Err(format!("no network for {}", names[0]).into())
+    };
+    jit.main().add_generator(Arc::new(generator)).unwrap();
+    add(&jit, "function %there(i64) -> i64 system_v { block0(v0: i64): return v0 }");
+    jit.lookup::<Unary>("there").unwrap();
+    // In one batch, whose names are looked up together.
+    add(
+        &jit,
+        "function %good(i64) -> i64 system_v {
+            fn0 = %there(i64) -> i64 system_v
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            return v1
+        }
+        function %bad(i64) -> i64 system_v {
+            fn0 = %there(i64) -> i64 system_v
+            fn1 = colocated %good(i64) -> i64 system_v
+            fn2 = %elsewhere(i64) -> i64 system_v
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            v2 = call fn1(v1)
+            v3 = call fn2(v2)
+            return v3
+        }",
+    );
+    let error = jit.lookup::<Unary>("bad").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "symbol 'bad' in dylib 'main': depends on 'elsewhere' in dylib 'main': generator failed: \
+         no network for elsewhere"
+    );
+    jit.lookup::<Unary>("good").unwrap();
     assert_works(&jit);
 }
 

@@ -164,6 +164,11 @@ impl Query {
         self.outstanding == 0 || self.failed && self.control.all
     }
 
+    /// Whether a name has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// Adds what is known of the next name.
     pub(crate) fn push(&mut self, outcome: Outcome) {
         self.outstanding += usize::from(matches!(outcome, Outcome::Waiting(_)));

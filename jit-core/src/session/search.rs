@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use jit_linker::SymbolName;
+use rustc_hash::FxHashSet;
 
 use super::arena::Id;
 use super::dispatch::TaskKind;
@@ -169,8 +170,10 @@ impl Search {
                     let missing = |name: &&SymbolName| {
                         entry.symbols.get(&state.symbols, name).is_none() && state.find(searched, name).is_none()
                     };
-                    let names: Vec<_> =
+                    let mut seen = FxHashSet::default();
+                    let mut names: Vec<_> =
                         self.control.request.names.iter().map(|(name, _)| name).filter(missing).cloned().collect();
+                    names.retain(|name| seen.insert(name.clone()));
                     if !names.is_empty() {
                         break Ok(waiting.first().map(|slot| Step {
                             slot: Arc::clone(slot),
@@ -247,34 +250,19 @@ impl Search {
     }
 
     fn finish(self) {
+        self.query(None);
+    }
+
+    fn fail(self, cause: Cause) {
+        self.query(Some(&Arc::new(cause)));
+    }
+
+    fn query(self, failure: Option<&Arc<Cause>>) {
         if self.control.is_over() {
             return;
         }
         let mut effects = Effects::default();
-        self.session.state().start_query(&self.order.0, &self.control, &mut effects);
-        self.session.perform(effects);
-    }
-
-    fn fail(self, cause: Cause) {
-        let cause = Arc::new(cause);
-        let mut effects = Effects::default();
-        {
-            let state = self.session.state();
-            let mut query = Query::new(Arc::clone(&self.control));
-            let first = self.order.0.first().and_then(|(dylib, _)| state.dylibs.get(*dylib));
-            for (name, _) in self.control.request.names.iter() {
-                // What is there did not fail.
-                let cause = match state.find(&self.order.0, name) {
-                    Some(_) => continue,
-                    None => Arc::clone(&cause),
-                };
-                query.push(super::query::Outcome::Failed(super::query::failure(name.clone(), first, cause)));
-            }
-            if query.outcomes.is_empty() {
-                query = Query::failed(Arc::clone(&self.control), first, &cause);
-            }
-            effects.answers.push(query);
-        }
+        self.session.state().start_query(&self.order.0, &self.control, failure, &mut effects);
         self.session.perform(effects);
     }
 }

@@ -14,7 +14,7 @@ use super::dispatch::Priority;
 use super::edges::{self, Edges};
 use super::lookup::{DylibLookup, SymbolLookup};
 use super::manager::Notification;
-use super::query::{Control, Outcome, Query, Waiter, failure};
+use super::query::{self, Control, Outcome, Query, Waiter, failure};
 use super::search::GeneratorSlot;
 use super::symbol::{Symbol, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
 use super::table::SymbolTable;
@@ -234,6 +234,7 @@ impl State {
         &mut self,
         order: &[(Id<Dylib>, DylibLookup)],
         control: &Arc<Control>,
+        search_failure: Option<&Arc<Cause>>,
         effects: &mut Effects,
     ) {
         let id = self.queries.next_id();
@@ -243,12 +244,22 @@ impl State {
             let outcome = match self.find(order, name) {
                 None => {
                     let dylib = order.first().and_then(|(dylib, _)| self.dylibs.get(*dylib));
-                    let cause = if self.ended { Cause::SessionEnded } else { Cause::NotFound };
-                    absent(failure(name.clone(), dylib, Arc::new(cause)), lookup)
+                    let absence = |cause| query::failure(name.clone(), dylib, cause);
+                    match search_failure {
+                        Some(cause) => Outcome::Failed(absence(Arc::clone(cause))),
+                        None if self.ended => absent(absence(Arc::new(Cause::SessionEnded)), lookup),
+                        None => absent(absence(Arc::new(Cause::NotFound)), lookup),
+                    }
                 }
                 Some(symbol) => self.outcome(symbol, required, lookup),
             };
             query.push(outcome);
+        }
+        if let Some(cause) = search_failure
+            && !query.has_failed()
+        {
+            // Nothing is missing, and the error is not lost for it.
+            query = Query::failed(Arc::clone(control), None, cause);
         }
         if let Some(cause) = self.cycle(&query) {
             let cause = Arc::new(cause);
@@ -262,10 +273,13 @@ impl State {
         let waiting: SmallVec<[(u32, SymbolId); 8]> = query.outstanding().collect();
         self.enter_wait(control.request.owner, id);
         self.queries.insert(query);
-        for (position, symbol) in waiting {
+        for &(position, symbol) in &waiting {
             if let Some(symbol) = self.symbols.get_mut(symbol) {
                 symbol.pending().waiters.push(Waiter { query: id, position, required });
             }
+        }
+        // Now that all wait: absolute symbols are settled on the spot, with all of their unit.
+        for (_, symbol) in waiting {
             self.demand(symbol, control.request.priority, effects);
         }
         if self.queries.get(id).is_some_and(Query::is_settled) {

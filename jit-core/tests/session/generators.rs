@@ -198,6 +198,16 @@ fn generators_are_asked_in_order_for_what_is_still_missing() {
 }
 
 #[test]
+fn a_name_that_is_asked_for_twice_is_generated_once() {
+    let (stage, generator) = suspending();
+    let answer = stage.lookup(&["foo", "foo"], SymbolState::Ready);
+    assert_eq!(generator.asked(), ["foo"]);
+    stage.define_absolute("foo", 1);
+    generator.take().continue_lookup(Ok(()));
+    assert_eq!(answered(&answer), ok(&["foo", "foo"]));
+}
+
+#[test]
 fn a_panic_in_a_generator_fails_its_lookup() {
     let stage = Stage::new();
     let generator = |_: &JitDylib, names: &[SymbolName]| -> Result<(), GeneratorError> { panic!("no {}", names[0]) };

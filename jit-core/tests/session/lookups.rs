@@ -274,3 +274,12 @@ fn gap_5_a_lookup_that_fails_half_way_starts_nothing() {
     stage.finish("foo");
     assert_eq!(answered(&answer), ok(&["foo"]));
 }
+
+#[test]
+fn absolute_symbols_of_one_unit_and_one_name_twice_are_found_together() {
+    let stage = Stage::new();
+    let symbols = [("foo", 1), ("bar", 2)].map(|(name, at)| stage.absolute(name, at, SymbolFlags::EXPORTED));
+    stage.dylib.define_absolute(symbols.into()).unwrap();
+    let answer = stage.lookup(&["foo", "bar", "foo"], SymbolState::Resolved);
+    assert_eq!(answered(&answer), ok(&["foo", "bar", "foo"]));
+}
