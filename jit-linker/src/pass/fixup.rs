@@ -77,6 +77,9 @@ impl Placement {
     pub(crate) fn thread_local_image(&self) -> Result<Option<ThreadLocalImage>, LinkError> {
         let Some(id) = self.graph.section_with(SectionRole::ThreadLocal) else { return Ok(None) };
         let section = self.graph.section(id);
+        if section.start == section.end {
+            return Ok(None);
+        }
         let mut bytes = vec![0; (section.end - section.start) as usize];
         let mut depends_on_externals = false;
         let range = |block: &Block| {
@@ -191,8 +194,14 @@ impl Placement {
 
     /// Where a thread-local variable is.
     fn tls_location(&self, symbol: SymbolId) -> Result<TlsLocation, FixupError> {
-        let Definition::Block { block, offset } = self.graph.symbol(symbol).definition else {
-            return self.tls_externals.get(&symbol).copied().ok_or(FixupError::NoThreadLocalStorage);
+        let (block, offset) = match self.graph.symbol(symbol).definition {
+            Definition::Block { block, offset } => (block, offset),
+            Definition::SectionBound { section, end: false }
+                if self.graph.section(section).role == SectionRole::ThreadLocal =>
+            {
+                return self.tls_module_base().ok_or(FixupError::NoThreadLocalStorage);
+            }
+            _ => return self.tls_externals.get(&symbol).copied().ok_or(FixupError::NoThreadLocalStorage),
         };
         let block = self.graph.block(block);
         if !block.live {

@@ -95,6 +95,11 @@ impl<'data> Reader<'data> {
         section
     }
 
+    /// The section of thread-local variables, though it have none.
+    pub(super) fn thread_local_section(&mut self) -> SectionId {
+        self.graph_section(b".tdata", SectionRole::ThreadLocal, SegmentKind::ReadOnly)
+    }
+
     fn new_section(&mut self, name: &'data [u8], role: SectionRole, kind: SegmentKind) -> SectionId {
         let label = self.text(name);
         self.graph.add_section(Section { role, kind, align_log2: 0, label, start: 0, end: 0 })

@@ -16,6 +16,9 @@ use crate::memory::SegmentKind;
 /// Commons that are too large for 32-bit references, in the large code model of x86-64.
 const SHN_X86_64_LCOMMON: u16 = 0xff02;
 
+/// What local-dynamic code with TLS descriptors counts the component's variables from.
+const TLS_MODULE_BASE: &[u8] = b"_TLS_MODULE_BASE_";
+
 impl<'data> Reader<'data> {
     /// Adds what the object defines.
     pub(super) fn add_symbols(&mut self) -> Result<(), ParseError> {
@@ -171,6 +174,8 @@ impl<'data> Reader<'data> {
             Definition::SectionBound { section, end }
         } else if name == b"_GLOBAL_OFFSET_TABLE_" {
             Definition::GotBase
+        } else if name == TLS_MODULE_BASE {
+            Definition::SectionBound { section: self.thread_local_section(), end: false }
         } else {
             Definition::External
         };
