@@ -8,7 +8,7 @@ use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_jit::{JITBuilder, JITModule};
 use cranelift_module::{Module, default_libcall_names};
-use orcane::{ClifModule, CompileAt, Jit, OptLevel};
+use orcane::{ClifModule, CompileAt, Jit, JitBuilder, OptLevel};
 
 use crate::Result;
 use crate::session::Shape;
@@ -29,8 +29,10 @@ pub(crate) enum Subject {
     CraneliftJit,
     /// Orcane, compiling at the lookup, with this many compile threads.
     Orcane(usize),
-    /// Orcane, compiling each function when it is defined.
+    /// Orcane, compiling each function when it is defined, as cranelift-jit does.
     OrcaneAtDefinition,
+    /// The same, with unwind tables, which cranelift-jit does not register.
+    OrcaneUnwinding,
     /// Creates an empty `Jit` and drops it, many times; gives the median.
     EmptyJit,
     /// A session of units that need each other.
@@ -41,7 +43,7 @@ pub(crate) enum Subject {
     LlvmNothing,
 }
 
-const NAMES: [(&str, Subject); 12] = [
+const NAMES: [(&str, Subject); 13] = [
     ("nothing", Subject::Nothing),
     ("build", Subject::Build),
     ("compile", Subject::Compile),
@@ -49,6 +51,7 @@ const NAMES: [(&str, Subject); 12] = [
     ("orcane", Subject::Orcane(0)),
     ("orcane-2-threads", Subject::Orcane(2)),
     ("orcane-at-definition", Subject::OrcaneAtDefinition),
+    ("orcane-unwinding", Subject::OrcaneUnwinding),
     ("empty-jit", Subject::EmptyJit),
     ("llvm-nothing", Subject::LlvmNothing),
     ("chain", Subject::Graph(Shape::Chain)),
@@ -85,8 +88,9 @@ impl Subject {
             Self::Build => build(level, count),
             Self::Compile => compile(level, count),
             Self::CraneliftJit => cranelift_jit(level, count),
-            Self::Orcane(threads) => orcane(level, count, threads, CompileAt::Lookup),
-            Self::OrcaneAtDefinition => orcane(level, count, 0, CompileAt::Definition),
+            Self::Orcane(threads) => orcane(same_work(level).compile_threads(threads), count, CompileAt::Lookup),
+            Self::OrcaneAtDefinition => orcane(same_work(level), count, CompileAt::Definition),
+            Self::OrcaneUnwinding => orcane(same_work(level).unwinding(true), count, CompileAt::Definition),
             Self::EmptyJit => empty_jit(),
             Self::Graph(shape) => graph(shape, count),
             Self::Llvm(_) | Self::LlvmNothing => Err("LLVM's subjects are in another program".into()),
@@ -149,9 +153,14 @@ fn cranelift_jit(level: OptLevel, count: usize) -> Result<Times> {
     Ok(times)
 }
 
-fn orcane(level: OptLevel, count: usize, threads: usize, at: CompileAt) -> Result<Times> {
+/// A `Jit` that does what cranelift-jit does.
+fn same_work(level: OptLevel) -> JitBuilder {
+    Jit::builder().opt_level(level).verifier(false).unwinding(false)
+}
+
+fn orcane(builder: JitBuilder, count: usize, at: CompileAt) -> Result<Times> {
     let start = Instant::now();
-    let jit = Jit::builder().opt_level(level).verifier(false).compile_threads(threads).build()?;
+    let jit = builder.build()?;
     let mut module = ClifModule::new("chain", jit.isa().clone(), at);
     generate(&mut module, count, |module, id, context| Ok(module.define_function(id, context)?))?;
     let built = Instant::now();
