@@ -39,9 +39,8 @@ impl Table {
         Ok(Self { session, main, order, names: Vec::new() })
     }
 
-    fn address(&self, name: SymbolName) -> u64 {
-        let found = self.session.lookup(&self.order, vec![name]);
-        found.ok().and_then(|found| Some(found.first()?.definition.address)).unwrap_or(0)
+    fn address(&self, name: &SymbolName) -> u64 {
+        self.session.ready_address(&self.order, name).unwrap_or(0)
     }
 }
 
@@ -60,11 +59,11 @@ impl SymbolTable for Table {
     }
 
     fn lookup(&self, index: usize) -> u64 {
-        self.address(self.names[index].clone())
+        self.address(&self.names[index])
     }
 
     fn lookup_text(&self, name: &str) -> u64 {
-        self.address(self.session.intern(name))
+        self.address(&self.session.intern(name))
     }
 
     fn cycle(&self, name: &str) -> Result<()> {
