@@ -1,0 +1,173 @@
+//! Session histories: steps from bytes, and their text.
+//!
+//! ```text
+//! dylib                                  makes the next dylib
+//! link D D2 V                            appends D2 to the link order of D; V is E (exported only) or A (all)
+//! tracker D                              makes the next tracker, in D
+//! define D T MODE N (NAME FLAGS)* M NEED*   a unit; T is -1 for the default tracker; MODE is works, fails or fails-late
+//! alias D T NAME FLAGS D2 ALIASEE V      NAME in D for ALIASEE in D2
+//! remove T, clear D, erase D NAME
+//! lookup N (D V)* M (NAME KIND)*         KIND is R (required) or W (weakly referenced)
+//! ```
+
+use std::fmt;
+
+use crate::choices::Choices;
+
+/// The names that units define. An alias has a name of its own, and is of a name that comes before it, so that there is
+/// no cycle of aliases, which LLVM does not survive.
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+const ALIASES: [&str; 3] = ["x", "y", "z"];
+const DYLIBS: usize = 3;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Dylib,
+    Link {
+        dylib: usize,
+        other: usize,
+        all: bool,
+    },
+    Tracker {
+        dylib: usize,
+    },
+    Define {
+        dylib: usize,
+        tracker: Option<usize>,
+        mode: &'static str,
+        symbols: Vec<(String, &'static str)>,
+        needs: Vec<String>,
+    },
+    Alias {
+        dylib: usize,
+        tracker: Option<usize>,
+        name: String,
+        flags: &'static str,
+        source: usize,
+        aliasee: String,
+        all: bool,
+    },
+    Remove {
+        tracker: usize,
+    },
+    Clear {
+        dylib: usize,
+    },
+    Erase {
+        dylib: usize,
+        name: String,
+    },
+    Lookup {
+        order: Vec<(usize, bool)>,
+        names: Vec<(String, bool)>,
+    },
+}
+
+pub(crate) fn generate(bytes: &[u8]) -> Vec<Step> {
+    let mut choices = Choices::new(bytes);
+    let choices = &mut choices;
+    let mut steps = vec![Step::Dylib; DYLIBS];
+    // The dylib of each tracker.
+    let mut trackers: Vec<usize> = Vec::new();
+    while !choices.is_empty() {
+        steps.push(step(choices, &mut trackers));
+    }
+    // What became of everything.
+    for dylib in 0..DYLIBS {
+        for name in NAMES.iter().chain(&ALIASES) {
+            steps.push(Step::Lookup { order: vec![(dylib, true)], names: vec![((*name).to_owned(), true)] });
+        }
+    }
+    steps
+}
+
+fn step(choices: &mut Choices<'_>, trackers: &mut Vec<usize>) -> Step {
+    let dylib = choices.below(DYLIBS);
+    let own: Vec<usize> = (0..trackers.len()).filter(|&tracker| trackers[tracker] == dylib).collect();
+    let tracker = if own.is_empty() || choices.below(2) == 0 { None } else { Some(*choices.of(&own)) };
+    match choices.below(16) {
+        0..=4 => {
+            let mut symbols: Vec<(String, &str)> = Vec::new();
+            for _ in 0..1 + choices.below(3) {
+                let name = (*choices.of(&NAMES)).to_owned();
+                if symbols.iter().all(|(other, _)| *other != name) {
+                    symbols.push((name, *choices.of(&["e", "-", "ew", "ec", "w"])));
+                }
+            }
+            let needs = (0..choices.below(3))
+                .map(|_| (*choices.of(&NAMES)).to_owned())
+                .collect::<std::collections::BTreeSet<_>>();
+            let mode = *choices.of(&["works", "works", "works", "works", "fails", "fails-late"]);
+            Step::Define { dylib, tracker, mode, symbols, needs: needs.into_iter().collect() }
+        }
+        5 => {
+            let which = choices.below(ALIASES.len());
+            let before: Vec<&str> = NAMES.iter().chain(&ALIASES[..which]).copied().collect();
+            Step::Alias {
+                dylib,
+                tracker,
+                name: ALIASES[which].to_owned(),
+                flags: *choices.of(&["e", "ew", "-"]),
+                source: choices.below(DYLIBS),
+                aliasee: (*choices.of(&before)).to_owned(),
+                all: choices.below(2) == 1,
+            }
+        }
+        6 => Step::Link { dylib, other: choices.below(DYLIBS), all: choices.below(2) == 1 },
+        7 => {
+            trackers.push(dylib);
+            Step::Tracker { dylib }
+        }
+        8 if !trackers.is_empty() => Step::Remove { tracker: choices.below(trackers.len()) },
+        9 if choices.below(3) == 0 => Step::Clear { dylib },
+        10 => Step::Erase { dylib, name: (*choices.of(&NAMES)).to_owned() },
+        _ => {
+            let order = (0..1 + choices.below(2)).map(|_| (choices.below(DYLIBS), choices.below(2) == 1)).collect();
+            let mut names: Vec<(String, bool)> = Vec::new();
+            for _ in 0..1 + choices.below(3) {
+                let name = (*choices.of(&["a", "b", "c", "d", "e", "x", "y", "z"])).to_owned();
+                if names.iter().all(|(other, _)| *other != name) {
+                    names.push((name, choices.below(3) != 2));
+                }
+            }
+            Step::Lookup { order, names }
+        }
+    }
+}
+
+fn visibility(all: bool) -> char {
+    if all { 'A' } else { 'E' }
+}
+
+fn number(tracker: &Option<usize>) -> i64 {
+    tracker.map_or(-1, |tracker| tracker as i64)
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dylib => write!(f, "dylib"),
+            Self::Link { dylib, other, all } => write!(f, "link {dylib} {other} {}", visibility(*all)),
+            Self::Tracker { dylib } => write!(f, "tracker {dylib}"),
+            Self::Define { dylib, tracker, mode, symbols, needs } => {
+                write!(f, "define {dylib} {} {mode} {}", number(tracker), symbols.len())?;
+                symbols.iter().try_for_each(|(name, flags)| write!(f, " {name} {flags}"))?;
+                write!(f, " {}", needs.len())?;
+                needs.iter().try_for_each(|need| write!(f, " {need}"))
+            }
+            Self::Alias { dylib, tracker, name, flags, source, aliasee, all } => {
+                let (tracker, all) = (number(tracker), visibility(*all));
+                write!(f, "alias {dylib} {tracker} {name} {flags} {source} {aliasee} {all}")
+            }
+            Self::Remove { tracker } => write!(f, "remove {tracker}"),
+            Self::Clear { dylib } => write!(f, "clear {dylib}"),
+            Self::Erase { dylib, name } => write!(f, "erase {dylib} {name}"),
+            Self::Lookup { order, names } => {
+                write!(f, "lookup {}", order.len())?;
+                order.iter().try_for_each(|(dylib, all)| write!(f, " {dylib} {}", visibility(*all)))?;
+                write!(f, " {}", names.len())?;
+                names.iter().try_for_each(|(name, required)| write!(f, " {name} {}", if *required { 'R' } else { 'W' }))
+            }
+        }
+    }
+}

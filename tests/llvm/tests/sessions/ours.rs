@@ -1,0 +1,203 @@
+//! A history through Orcane's session.
+
+use std::sync::Arc;
+
+use orcane::linker::arch::Architecture;
+use orcane::linker::memory::PageManager;
+use orcane::{
+    Alias, Cause, DylibLookup, Error, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib, LookupError, LookupSet,
+    MaterializationResponsibility, MaterializationUnit, ResourceTracker, SearchOrder, SymbolDeclaration, SymbolDef,
+    SymbolFlags, SymbolLookup, SymbolName, SymbolState, UnitDefinition,
+};
+
+use crate::history::Step;
+
+pub(crate) struct Player {
+    session: ExecutionSession,
+    dylibs: Vec<JitDylib>,
+    trackers: Vec<ResourceTracker>,
+    units: u64,
+}
+
+/// An answer, and for a failure whether something was removed that the symbol needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) because_of_removal: bool,
+}
+
+impl From<&str> for Answer {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), because_of_removal: false }
+    }
+}
+
+fn visibility(all: bool) -> DylibLookup {
+    if all { DylibLookup::All } else { DylibLookup::Exported }
+}
+
+fn flags(text: &str) -> SymbolFlags {
+    SymbolFlags {
+        exported: text.contains('e'),
+        weak: text.contains('w'),
+        common: text.contains('c'),
+        ..SymbolFlags::HIDDEN
+    }
+}
+
+impl Player {
+    pub(crate) fn new() -> Self {
+        let executor = InProcess::new(Architecture::host().unwrap(), Arc::new(PageManager::new()));
+        let session = ExecutionSession::new(Box::new(executor), Box::new(InPlaceDispatcher::new()), None);
+        Self { session, dylibs: Vec::new(), trackers: Vec::new(), units: 0 }
+    }
+
+    fn tracker(&self, dylib: usize, tracker: Option<usize>) -> ResourceTracker {
+        tracker.map_or_else(|| self.dylibs[dylib].default_tracker().unwrap(), |tracker| self.trackers[tracker].clone())
+    }
+
+    pub(crate) fn play(&mut self, step: &Step) -> Answer {
+        match step {
+            Step::Dylib => {
+                self.dylibs.push(self.session.create_dylib(&format!("d{}", self.dylibs.len())).unwrap());
+                "ok".into()
+            }
+            Step::Link { dylib, other, all } => {
+                answer(self.dylibs[*dylib].add_to_link_order(&self.dylibs[*other], visibility(*all)))
+            }
+            Step::Tracker { dylib } => {
+                self.trackers.push(self.dylibs[*dylib].create_tracker().unwrap());
+                "ok".into()
+            }
+            Step::Remove { tracker } => answer(self.trackers[*tracker].remove()),
+            Step::Clear { dylib } => answer(self.dylibs[*dylib].clear()),
+            Step::Erase { dylib, name } => answer(self.dylibs[*dylib].remove_symbols(&[self.session.intern(name)])),
+            Step::Define { dylib, tracker, mode, symbols, needs } => {
+                self.units += 1;
+                let addresses = 256 * self.units..;
+                let symbols: Vec<_> = symbols
+                    .iter()
+                    .zip(addresses)
+                    .map(|((name, of), at)| (self.session.intern(name), flags(of), at))
+                    .collect();
+                let needs = needs.iter().map(|name| self.session.intern(name)).collect();
+                let declarations = symbols.iter().map(|(name, flags, _)| SymbolDeclaration {
+                    name: name.clone(),
+                    flags: *flags,
+                    signature: None,
+                });
+                let definition = UnitDefinition {
+                    symbols: declarations.collect(),
+                    unit: Box::new(Unit {
+                        addresses: symbols.iter().map(|(name, _, at)| (name.clone(), *at)).collect(),
+                        needs,
+                        mode,
+                    }),
+                    name: "unit".into(),
+                };
+                answer(self.tracker(*dylib, *tracker).define(vec![definition]))
+            }
+            Step::Alias { dylib, tracker, name, flags: of, source, aliasee, all } => {
+                let [name, aliasee] = [name, aliasee].map(|name| self.session.intern(name));
+                let order = SearchOrder::new().then(&self.dylibs[*source], visibility(*all));
+                let alias = Alias { name, aliasee, flags: flags(of) };
+                answer(self.tracker(*dylib, *tracker).define_aliases(&order, vec![alias]))
+            }
+            Step::Lookup { order, names } => {
+                let order = order
+                    .iter()
+                    .fold(SearchOrder::new(), |order, (dylib, all)| order.then(&self.dylibs[*dylib], visibility(*all)));
+                let names = names.iter().fold(LookupSet::new(), |set, (name, required)| {
+                    let lookup = if *required { SymbolLookup::Required } else { SymbolLookup::WeaklyReferenced };
+                    set.with(self.session.intern(name), lookup)
+                });
+                match self.session.lookup(&order, names) {
+                    Ok(found) => {
+                        let mut found: Vec<_> = found
+                            .iter()
+                            .map(|symbol| format!(" {}={}", symbol.name.as_str(), symbol.definition.address))
+                            .collect();
+                        found.sort();
+                        Answer { text: format!("found{}", found.concat()), because_of_removal: false }
+                    }
+                    Err(error) => failure(&error),
+                }
+            }
+        }
+    }
+}
+
+fn answer(result: Result<(), Error>) -> Answer {
+    match result {
+        Ok(()) => "ok".into(),
+        Err(Error::DuplicateDefinitions(_)) => "duplicate".into(),
+        Err(Error::DefunctTracker) => "defunct".into(),
+        Err(Error::SymbolsBusy(_)) => "busy".into(),
+        Err(Error::SymbolsNotFound(names)) => missing(names.iter().map(|name| name.as_str().to_owned()).collect()),
+        Err(error) => Answer { text: error.to_string(), because_of_removal: false },
+    }
+}
+
+fn missing(mut names: Vec<String>) -> Answer {
+    names.sort();
+    Answer { text: format!("missing {}", names.join(" ")), because_of_removal: false }
+}
+
+/// As LLVM classes it: what is missing comes before what fails.
+fn failure(error: &LookupError) -> Answer {
+    let not_found = error.failures.iter().filter(|failure| matches!(*failure.cause, Cause::NotFound));
+    let names: Vec<_> = not_found.map(|failure| failure.name.as_str().to_owned()).collect();
+    if !names.is_empty() {
+        return missing(names);
+    }
+    let because_of_removal = error.failures.iter().any(|failure| removed(&failure.cause));
+    Answer { text: "failed".to_owned(), because_of_removal }
+}
+
+fn removed(cause: &Cause) -> bool {
+    match cause {
+        Cause::Removed => true,
+        Cause::Dependency { cause, .. } => removed(cause),
+        _ => false,
+    }
+}
+
+struct Unit {
+    addresses: Vec<(SymbolName, u64)>,
+    needs: Vec<SymbolName>,
+    mode: &'static str,
+}
+
+impl MaterializationUnit for Unit {
+    fn materialize(self: Box<Self>, own: MaterializationResponsibility) {
+        let Self { addresses, needs, mode } = *self;
+        let failed = || Cause::Other("as the history says".into());
+        if mode == "fails" {
+            return own.fail(failed());
+        }
+        let names: Vec<_> = own.symbols().into_iter().map(|symbol| symbol.name).collect();
+        let definitions: Vec<_> = addresses
+            .into_iter()
+            .filter(|(name, _)| names.contains(name))
+            .map(|(name, at)| (name, SymbolDef::at(at)))
+            .collect();
+        own.resolve(&definitions).unwrap();
+        if mode == "fails-late" {
+            return own.fail(failed());
+        }
+        let (session, order) = (own.session().clone(), own.link_order());
+        session.lookup_async(&order, needs, SymbolState::Resolved, move |found| match found {
+            Ok(found) => {
+                let pairs =
+                    names.iter().flat_map(|name| found.iter().map(move |needed| (name.clone(), needed.clone())));
+                // If one that it needs has failed, this has failed with it.
+                _ = own.emit(&pairs.collect::<Vec<_>>());
+            }
+            Err(error) => own.fail(Cause::Session(error.into())),
+        });
+    }
+
+    fn discard(&mut self, name: &SymbolName) {
+        self.addresses.retain(|(own, _)| own != name);
+    }
+}
