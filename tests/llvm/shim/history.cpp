@@ -5,7 +5,10 @@
 #include "llvm/ExecutionEngine/Orc/Core.h"
 #include "llvm/ExecutionEngine/Orc/SelfExecutorProcessControl.h"
 #include <algorithm>
+#include <cstdlib>
 #include <iostream>
+#include <memory>
+#include <optional>
 #include <sstream>
 
 using namespace llvm;
@@ -100,7 +103,7 @@ std::string name_of(Error error) {
     } else {
         // The class of this error is not in LLVM's headers.
         auto message = toString(std::move(error));
-        return message.find("Duplicate definition") != std::string::npos ? "duplicate" : "error: " + message;
+        return message.find("uplicate definition") != std::string::npos ? "duplicate" : "error: " + message;
     }
     consumeError(std::move(error));
     return name;
@@ -110,11 +113,6 @@ class Player {
 public:
     explicit Player(std::unique_ptr<ExecutorProcessControl> process) : session(std::move(process)) {
         session.setErrorReporter([](Error error) { consumeError(std::move(error)); });
-    }
-
-    ~Player() {
-        trackers.clear();
-        consumeError(session.endSession());
     }
 
     std::string play(const std::string &line) {
@@ -197,7 +195,14 @@ private:
             words >> kind;
             names.add(name, kind == "W" ? SymbolLookupFlags::WeaklyReferencedSymbol : SymbolLookupFlags::RequiredSymbol);
         }
-        auto found = session.lookup(order, names);
+        // Everything runs in place: what has no answer now never has one.
+        auto answered = std::make_shared<std::optional<Expected<SymbolMap>>>();
+        session.lookup(
+            LookupKind::Static, order, names, SymbolState::Ready,
+            [answered](Expected<SymbolMap> found) { answered->emplace(std::move(found)); }, NoDependenciesToRegister);
+        if (!*answered)
+            return "waits";
+        auto &found = **answered;
         if (!found)
             return name_of(found.takeError());
         std::vector<std::string> answers;
@@ -269,5 +274,6 @@ extern "C" int orcane_llvm_play() {
     Player player(std::move(*process));
     for (std::string line; std::getline(std::cin, line);)
         std::cout << player.play(line) << std::endl;
-    return 0;
+    // What waits for ever does not survive the end of the session either.
+    std::_Exit(0);
 }

@@ -15,12 +15,67 @@ use proptest::collection::vec;
 use proptest::prelude::any;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-use history::Step;
+use history::Step::{self, Define, Erase, Link, Lookup, Remove, Tracker};
 use ours::{Answer, Player};
 
-/// Where we differ on purpose: what it is called, and why. Each has a history of its own below.
-const DIFFERENCES: [(&str, &str); 1] =
-    [("removal poisons", "what needed something that was removed fails with this reason; LLVM leaves it dangling")];
+/// Where we differ on purpose: what it is called, why, and a history that ends in it.
+const DIFFERENCES: [(&str, &str, fn() -> Vec<Step>); 4] = [
+    (
+        "removal poisons",
+        "what needs something that was removed fails with this reason; LLVM leaves it dangling",
+        || {
+            vec![
+                Tracker { dylib: 0 },
+                works("a", &[], Some(0)),
+                link(),
+                works("b", &["a"], None),
+                look("b", true),
+                Remove { tracker: 0 },
+                look("b", true),
+            ]
+        },
+    ),
+    (
+        "answers come",
+        "every lookup is answered; LLVM never answers one of what was defined through a removed tracker",
+        || vec![Tracker { dylib: 0 }, Remove { tracker: 0 }, works("a", &[], Some(0)), look("a", true)],
+    ),
+    (
+        "failures go",
+        "a symbol that has failed can be removed; LLVM takes it for one that is being materialized",
+        || vec![works("a", &["b"], None), look("a", true), Erase { dylib: 0, name: "a".to_owned() }],
+    ),
+    (
+        "failed lookups leave no trace",
+        "LLVM loses the unit of what it found when another name is hidden from the lookup",
+        || vec![unit("a", "-", &[], None), look("a", false)],
+    ),
+];
+
+fn unit(name: &str, flags: &'static str, needs: &[&str], tracker: Option<usize>) -> Step {
+    let (symbols, needs) = (vec![(name.to_owned(), flags)], needs.iter().map(|&need| need.to_owned()).collect());
+    Define { dylib: 0, tracker, mode: "works", symbols, needs }
+}
+
+fn works(name: &str, needs: &[&str], tracker: Option<usize>) -> Step {
+    unit(name, "e", needs, tracker)
+}
+
+fn look(name: &str, all: bool) -> Step {
+    Lookup { order: vec![(0, all)], names: vec![(name.to_owned(), true)] }
+}
+
+fn link() -> Step {
+    Link { dylib: 0, other: 0, all: true }
+}
+
+#[test]
+fn each_listed_difference_shows() {
+    for (name, reason, history) in DIFFERENCES {
+        let steps: Vec<_> = [Step::Dylib].into_iter().chain(history()).collect();
+        assert_eq!(judge(&steps), Ok(Some(name)), "{reason}\n{}", text_of(&steps));
+    }
+}
 
 fn setting(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
@@ -52,20 +107,35 @@ fn play_ours(steps: &[Step]) -> Vec<Answer> {
 fn judge(steps: &[Step]) -> Result<Option<&'static str>, String> {
     let ours = play_ours(steps);
     for (index, (ours, theirs)) in ours.iter().zip(play_llvm(steps)).enumerate() {
-        if ours.text == theirs {
+        if ours.text == theirs && !ours.hides || says_part_of(&theirs, ours) {
             continue;
         }
-        if ours.because_of_removal && theirs.starts_with("found") {
-            return Ok(Some(DIFFERENCES[0].0));
-        }
-        return Err(format!("step {index}, `{}`: Orcane says {}, LLVM {theirs}", steps[index], ours.text));
+        return match difference(ours, &theirs) {
+            Some(difference) => Ok(Some(difference)),
+            None => Err(format!("step {index}, `{}`: Orcane says {}, LLVM {theirs}", steps[index], ours.text)),
+        };
     }
     Ok(None)
 }
 
+/// Whether an error of LLVM's tells a part of ours: it has one class.
+fn says_part_of(theirs: &str, ours: &Answer) -> bool {
+    theirs == "failed" && ours.has_failed
+}
+
+fn difference(ours: &Answer, theirs: &str) -> Option<&'static str> {
+    match theirs {
+        "waits" => Some("answers come"),
+        "busy" if ours.was_failed && ours.text == "ok" => Some("failures go"),
+        _ if ours.hides && theirs.starts_with("missing") => Some("failed lookups leave no trace"),
+        _ if theirs.starts_with("found") && ours.because_of_removal => Some("removal poisons"),
+        _ => None,
+    }
+}
+
 #[test]
 fn random_histories_have_llvms_answers() {
-    let (cases, seed) = (setting("ORCANE_HISTORIES", 2_000), setting("ORCANE_SEED", 1));
+    let (cases, seed) = (setting("ORCANE_HISTORIES", 1_000), setting("ORCANE_SEED", 1));
     println!("{cases} histories, ORCANE_SEED={seed}");
     let mut seed_bytes = [0; 32];
     seed_bytes[..4].copy_from_slice(&seed.to_le_bytes());

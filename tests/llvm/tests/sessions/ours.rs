@@ -19,16 +19,23 @@ pub(crate) struct Player {
     units: u64,
 }
 
-/// An answer, and for a failure whether something was removed that the symbol needed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An answer. Of a failure it says all, where LLVM says the first it comes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) text: String,
+    /// Whether a symbol failed, be others missing or not.
+    pub(crate) has_failed: bool,
+    /// Whether something was removed that a symbol needed.
     pub(crate) because_of_removal: bool,
+    /// Whether a name is missing because a dylib hides it.
+    pub(crate) hides: bool,
+    /// Whether what was removed had failed before.
+    pub(crate) was_failed: bool,
 }
 
 impl From<&str> for Answer {
     fn from(text: &str) -> Self {
-        Self { text: text.to_owned(), because_of_removal: false }
+        Self { text: text.to_owned(), ..Self::default() }
     }
 }
 
@@ -71,7 +78,11 @@ impl Player {
             }
             Step::Remove { tracker } => answer(self.trackers[*tracker].remove()),
             Step::Clear { dylib } => answer(self.dylibs[*dylib].clear()),
-            Step::Erase { dylib, name } => answer(self.dylibs[*dylib].remove_symbols(&[self.session.intern(name)])),
+            Step::Erase { dylib, name } => {
+                let (dylib, name) = (&self.dylibs[*dylib], self.session.intern(name));
+                let was_failed = self.session.symbol_state(dylib, &name).is_some_and(|(_, cause)| cause.is_some());
+                Answer { was_failed, ..answer(dylib.remove_symbols(&[name])) }
+            }
             Step::Define { dylib, tracker, mode, symbols, needs } => {
                 self.units += 1;
                 let addresses = 256 * self.units..;
@@ -103,8 +114,8 @@ impl Player {
                 let alias = Alias { name, aliasee, flags: flags(of) };
                 answer(self.tracker(*dylib, *tracker).define_aliases(&order, vec![alias]))
             }
-            Step::Lookup { order, names } => {
-                let order = order
+            Step::Lookup { order: dylibs, names } => {
+                let order = dylibs
                     .iter()
                     .fold(SearchOrder::new(), |order, (dylib, all)| order.then(&self.dylibs[*dylib], visibility(*all)));
                 let names = names.iter().fold(LookupSet::new(), |set, (name, required)| {
@@ -118,12 +129,19 @@ impl Player {
                             .map(|symbol| format!(" {}={}", symbol.name.as_str(), symbol.definition.address))
                             .collect();
                         found.sort();
-                        Answer { text: format!("found{}", found.concat()), because_of_removal: false }
+                        Answer { text: format!("found{}", found.concat()), ..Answer::default() }
                     }
-                    Err(error) => failure(&error),
+                    Err(error) => Answer { hides: self.hides(dylibs, &error), ..failure(&error) },
                 }
             }
         }
+    }
+
+    /// Whether a missing name is one that a searched dylib has.
+    fn hides(&self, order: &[(usize, bool)], error: &LookupError) -> bool {
+        let missing = error.failures.iter().filter(|failure| matches!(*failure.cause, Cause::NotFound));
+        let has = |dylib: usize, name| self.session.symbol_state(&self.dylibs[dylib], name).is_some();
+        missing.into_iter().any(|failure| order.iter().any(|(dylib, _)| has(*dylib, &failure.name)))
     }
 }
 
@@ -134,24 +152,22 @@ fn answer(result: Result<(), Error>) -> Answer {
         Err(Error::DefunctTracker) => "defunct".into(),
         Err(Error::SymbolsBusy(_)) => "busy".into(),
         Err(Error::SymbolsNotFound(names)) => missing(names.iter().map(|name| name.as_str().to_owned()).collect()),
-        Err(error) => Answer { text: error.to_string(), because_of_removal: false },
+        Err(error) => Answer { text: error.to_string(), ..Answer::default() },
     }
 }
 
 fn missing(mut names: Vec<String>) -> Answer {
     names.sort();
-    Answer { text: format!("missing {}", names.join(" ")), because_of_removal: false }
+    Answer { text: format!("missing {}", names.join(" ")), ..Answer::default() }
 }
 
-/// As LLVM classes it: what is missing comes before what fails.
 fn failure(error: &LookupError) -> Answer {
-    let not_found = error.failures.iter().filter(|failure| matches!(*failure.cause, Cause::NotFound));
-    let names: Vec<_> = not_found.map(|failure| failure.name.as_str().to_owned()).collect();
-    if !names.is_empty() {
-        return missing(names);
-    }
-    let because_of_removal = error.failures.iter().any(|failure| removed(&failure.cause));
-    Answer { text: "failed".to_owned(), because_of_removal }
+    let (not_found, failed): (Vec<_>, Vec<_>) =
+        error.failures.iter().partition(|failure| matches!(*failure.cause, Cause::NotFound));
+    let because_of_removal = failed.iter().any(|failure| removed(&failure.cause));
+    let names: Vec<_> = not_found.iter().map(|failure| failure.name.as_str().to_owned()).collect();
+    let answer = if names.is_empty() { "failed".into() } else { missing(names) };
+    Answer { has_failed: !failed.is_empty(), because_of_removal, ..answer }
 }
 
 fn removed(cause: &Cause) -> bool {

@@ -1,0 +1,65 @@
+//! Every phase of a unit has a span. The only test of its process: whether a span is wanted is remembered for all
+//! threads, and asked anew while other tests' threads come to it.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::add;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+const TWO: &str = "
+    function %one() -> i64 system_v {
+    block0:
+        v0 = iconst.i64 1
+        return v0
+    }
+    function %two() -> i64 system_v {
+        fn0 = %one() -> i64 system_v
+    block0:
+        v0 = call fn0()
+        return v0
+    }";
+
+/// Notes the names of spans that are entered, in order.
+struct Spans(Arc<Mutex<Vec<&'static str>>>, Mutex<Vec<&'static str>>);
+
+impl Subscriber for Spans {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.target().starts_with("jit_core")
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut names = self.1.lock().unwrap();
+        names.push(span.metadata().name());
+        Id::from_u64(names.len() as u64)
+    }
+
+    fn enter(&self, span: &Id) {
+        let name = self.1.lock().unwrap()[span.into_u64() as usize - 1];
+        self.0.lock().unwrap().push(name);
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn each_phase_has_a_span() {
+    let entered = Arc::new(Mutex::new(Vec::new()));
+    tracing::subscriber::with_default(Spans(Arc::clone(&entered), Mutex::default()), || {
+        let jit = common::jit();
+        add(&jit, TWO);
+        jit.lookup_address("two").unwrap();
+    });
+    let entered = entered.lock().unwrap();
+    let count = |name| entered.iter().filter(|entered| **entered == name).count();
+    assert_eq!(count("compile"), 2, "{entered:?}");
+    assert_eq!(count("materialize"), 2, "{entered:?}");
+    assert!(count("lookup") >= 1 && count("link") >= 1 && count("link") == count("finalize"), "{entered:?}");
+    let first = |name| entered.iter().position(|entered| *entered == name);
+    assert!(first("lookup") < first("materialize") && first("compile") < first("link"), "{entered:?}");
+}
