@@ -20,6 +20,7 @@ use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
 use super::transform::{ClifTransform, FunctionTransform};
+use crate::error::Error;
 use crate::platform::code::{Details, LocatedVariable, Place, SourceText, VariableKind};
 use crate::platform::exception;
 use crate::platform::unwind::Handler;
@@ -127,6 +128,24 @@ impl ClifModule {
             Some(Body::Clif(func)) => Some(func),
             _ => None,
         }
+    }
+
+    /// What Cranelift makes of a [body](Self::body), in its own notation of instructions, before the module's layer
+    /// transforms anything. Nothing is kept of it.
+    ///
+    /// # Errors
+    ///
+    /// When the function has no body here, or can't be compiled.
+    pub fn assembly(&self, function: FuncId) -> Result<String, Error> {
+        let Some(body) = self.body(function) else {
+            return Err(Error::Module(format!("{function} is not defined in {}, or compiled already", self.name)));
+        };
+        let mut context = Context::for_function(body.clone());
+        context.set_disasm(true);
+        let code = context
+            .compile(&*self.isa, &mut ControlPlane::default())
+            .map_err(|error| Error::Module(error.inner.to_string()))?;
+        Ok(code.vcode.clone().unwrap_or_default())
     }
 
     /// Has a transform take part in the compiling of the module.
