@@ -307,9 +307,9 @@ impl Engine {
         module.clear_context(&mut self.context);
         if self.debug {
             self.context.func.collect_debug_info();
-            let names =
-                variables(parameters, body).iter().map(|name| (name.to_string(), VariableKind::Float(8))).collect();
-            module.name_variables(id, names);
+            let double = |name: &Name| (name.to_string(), VariableKind::Float(8));
+            let parameters = parameters.iter().map(|parameter| double(&parameter.name)).collect();
+            module.name_variables(id, parameters, variables(body).iter().map(double).collect());
         }
         lower(module, &self.symbols, &mut self.scratch, &mut self.context, parameters, body)?;
         module.define_function(id, &mut self.context)?;

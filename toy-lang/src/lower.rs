@@ -58,9 +58,10 @@ pub fn signature<M: Module>(module: &M, arity: usize) -> Signature {
     signature
 }
 
-/// The names of a function's variables, in the order in which [`lower`] labels their values.
-pub fn variables(parameters: &[Parameter], body: &Expr) -> Vec<Name> {
-    let mut names: Vec<_> = parameters.iter().map(|parameter| parameter.name.clone()).collect();
+/// The names of the variables in a function's body, in the order in which [`lower`] labels their values, after those of
+/// the parameters.
+pub fn variables(body: &Expr) -> Vec<Name> {
+    let mut names = Vec::new();
     collect(body, &mut names);
     names
 }
