@@ -162,7 +162,7 @@ impl ClifModule {
 
     /// Names the value labels of a function, from 0 on, for debuggers: those of its parameters, and
     /// then those of its variables. To be called before it is defined; the function must collect debug information
-    /// ([`collect_debug_info`](ir::Function::collect_debug_info)).
+    /// (`collect_debug_info`).
     pub fn name_variables(
         &mut self,
         function: FuncId,
