@@ -1,5 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(doctest)]
+mod guide;
+
 pub use jit_core::*;
 
 /// The linker: link graphs, memory managers, the bytes of stubs.

@@ -25,7 +25,7 @@ use crate::platform::{Services, trap};
 use crate::redirect::{FirstTier, FunctionTable, RedirectableFunction, Redirections};
 use crate::session::{
     AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
-    ProcessSymbols, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
+    ProcessSymbols, Progress, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
     TaskDispatcher, ThreadPoolDispatcher,
 };
 use crate::sync::Arc;
@@ -475,6 +475,18 @@ impl Jit {
         let names = vec![self.session.intern(name)];
         let found = self.session.lookup(&self.main.link_order(), names)?;
         Ok(found.first().map(|symbol| symbol.definition.address).unwrap_or_default())
+    }
+
+    /// Compiles functions that will be needed soon, with what they need, and tells how far it is
+    /// after every few of them, on this thread. Of functions that are [lazy](JitBuilder::first_call)
+    /// no bodies are compiled.
+    ///
+    /// # Errors
+    ///
+    /// When one of the first that were not reported can't be had.
+    pub fn prepare(&self, names: &[impl AsRef<str>], progress: impl FnMut(Progress)) -> Result<(), Error> {
+        let names: Vec<_> = names.iter().map(|name| self.session.intern(name.as_ref())).collect();
+        Ok(self.session.lookup_with_progress(&self.main.link_order(), &names, progress)?)
     }
 
     /// Makes a host function known in `main` by a name. Modules that declare it have to declare

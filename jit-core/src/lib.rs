@@ -38,7 +38,7 @@ pub use session::{
     ExecutionScope, ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher,
     InProcess, JitDylib, LibraryHandle, LookupFuture, LookupHandle, LookupKind, LookupSet, LookupState, Mangling,
     MaterializationResponsibility, MaterializationUnit, OwnSymbol, Platform, PlatformError, Priority, ProcessSymbols,
-    ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionDump,
+    Progress, ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionDump,
     SessionStatistics, SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolDump, SymbolFilter, SymbolFlags,
     SymbolLookup, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
 };

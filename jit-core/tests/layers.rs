@@ -330,3 +330,39 @@ fn transform_layers_stack_and_see_the_graph_outermost_first() {
     let error = session.lookup(&main.link_order(), vec![session.intern("g")]).unwrap_err();
     assert!(error.to_string().contains("not g.o"), "{error}");
 }
+
+/// The function that the process's unwinder knows at an address; 0 if it knows none.
+fn known_at(address: u64) -> u64 {
+    unsafe extern "C" {
+        fn _Unwind_FindEnclosingFunction(pc: *mut std::ffi::c_void) -> *mut std::ffi::c_void;
+    }
+    // SAFETY: it only looks tables up.
+    let start = unsafe { _Unwind_FindEnclosingFunction(std::ptr::with_exposed_provenance_mut(address as usize)) };
+    start.addr() as u64
+}
+
+#[test]
+fn unwinders_know_stubs_until_they_are_removed() {
+    let (session, main) = session();
+    let layer = ObjectLinkingLayer::new();
+    // Out of reach of every branch: the jump goes by its stub.
+    let far = jit_core::AbsoluteSymbol {
+        name: session.intern("far"),
+        definition: jit_core::SymbolDef::at(0x1000),
+        flags: SymbolFlags::FUNCTION,
+        signature: None,
+    };
+    main.define_absolute(vec![far]).unwrap();
+    let mut made = Made::new(&session, "jumps");
+    made.jump("jumps", "far");
+    let tracker = main.create_tracker().unwrap();
+    layer.add_graph(&tracker, made.graph).unwrap();
+    let found = session.lookup(&main.link_order(), vec![session.intern("jumps")]).unwrap();
+    let jump = found[0].definition.address;
+    // SAFETY: the distance in the jump's instruction, which is there until the tracker is removed.
+    let distance = unsafe { std::ptr::with_exposed_provenance::<i32>(jump as usize + 1).read_unaligned() };
+    let stub = jump.wrapping_add_signed(i64::from(distance)) + 5;
+    assert_eq!(known_at(stub + 1), stub);
+    tracker.remove().unwrap();
+    assert_eq!(known_at(stub + 1), 0);
+}

@@ -71,3 +71,46 @@ fn statistics_count_what_was_done_and_is_held() {
     tracker.remove().unwrap();
     assert!(jit.stats().session.symbols < stats.session.symbols);
 }
+
+#[test]
+fn long_lookups_tell_how_far_they_are() {
+    for threads in [0, 3] {
+        let jit = jit_core::Jit::builder().compile_threads(threads).build().unwrap();
+        let mut module = jit.module("chain");
+        common::chain(&mut module, 100);
+        jit.add_module(module).unwrap();
+        let names: Vec<_> = (0..100).map(|index| format!("f{index}")).collect();
+        let mut told = Vec::new();
+        jit.prepare(&names, |progress| told.push((progress.ready, progress.total))).unwrap();
+        assert_eq!(told, [(32, 100), (64, 100), (96, 100), (100, 100)], "{threads} threads");
+        assert_eq!(jit.stats().compile.functions, 100, "{threads} threads");
+    }
+}
+
+#[test]
+fn a_long_lookup_ends_with_the_first_step_that_fails() {
+    for threads in [0, 3] {
+        let jit = jit_core::Jit::builder().compile_threads(threads).build().unwrap();
+        let mut module = jit.module("chain");
+        common::chain(&mut module, 100);
+        jit.add_module(module).unwrap();
+        let mut names: Vec<_> = (0..100).map(|index| format!("f{index}")).collect();
+        names[40] = "missing".to_owned();
+        let mut told = Vec::new();
+        let error = jit.prepare(&names, |progress| told.push(progress.ready)).unwrap_err();
+        assert!(error.to_string().contains("'missing'"), "{error}");
+        assert_eq!(told, [32], "{threads} threads");
+        jit.prepare(&[] as &[&str], |_| panic!("there is nothing to tell")).unwrap();
+    }
+}
+
+#[test]
+fn a_module_shows_the_code_of_a_function() {
+    let jit = common::jit();
+    let mut module = jit.module("shown");
+    let ids = common::define(&mut module, TWO);
+    let two = module.assembly(ids["two"]).unwrap();
+    assert!(two.contains("call") && two.contains("ret"), "{two}");
+    let error = module.assembly(ids["missing"]).unwrap_err().to_string();
+    assert!(error.contains("is not defined in shown"), "{error}");
+}

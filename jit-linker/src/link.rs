@@ -174,6 +174,22 @@ impl Allocated {
         base + u64::from(section.start)..base + u64::from(section.end)
     }
 
+    /// The addresses of stubs, in pieces without gaps. They are entered by calls and jumps, leave by
+    /// jumps, and use no stack: what an unwinder has to be told, since no object does.
+    #[must_use]
+    pub fn stub_ranges(&self) -> Vec<Range<u64>> {
+        let indirection = &self.placement.indirection;
+        let mut blocks: Vec<_> = indirection.stubs.iter().map(|stub| stub.block).collect();
+        blocks.extend(indirection.tls_resolver);
+        blocks.sort_unstable_by_key(|block| block.index());
+        blocks.dedup();
+        let range = |block| {
+            let start = self.placement.block_address(block);
+            start..start + u64::from(self.graph().block(block).size)
+        };
+        blocks.into_iter().map(range).collect()
+    }
+
     /// The functions that are chosen when the code is loaded. Each has to be settled after the
     /// memory is final and before anybody calls what depends on it.
     #[must_use]

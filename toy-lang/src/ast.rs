@@ -80,9 +80,30 @@ pub enum ExprKind {
         /// What they are visible to.
         body: Box<Expr>,
     },
+    /// `throw value`; it has no value itself.
+    Throw(Box<Expr>),
+    /// `try body catch name handler`; its value is that of the body or, if that throws, of the handler.
+    Try {
+        /// What is tried.
+        body: Box<Expr>,
+        /// The variable that has what was thrown.
+        name: Name,
+        /// What the variable is visible to.
+        handler: Box<Expr>,
+    },
 }
 
 impl Expr {
+    /// Where a `throw` or `try` is in it, if there is one.
+    pub fn exception(&self) -> Option<Span> {
+        if matches!(self.kind, ExprKind::Throw(_) | ExprKind::Try { .. }) {
+            return Some(self.span);
+        }
+        let mut found = None;
+        self.for_each_child(&mut |child| found = found.or_else(|| child.exception()));
+        found
+    }
+
     /// Visits the expressions directly inside this one, in the order of the source.
     pub fn for_each_child<'e>(&'e self, visit: &mut dyn FnMut(&'e Expr)) {
         match &self.kind {
@@ -107,6 +128,8 @@ impl Expr {
                 bindings.iter().filter_map(|binding| binding.initialiser.as_ref()).for_each(&mut *visit);
                 visit(body);
             }
+            ExprKind::Throw(value) => visit(value),
+            ExprKind::Try { body, handler, .. } => [body, handler].into_iter().for_each(|part| visit(part)),
         }
     }
 }
@@ -223,4 +246,15 @@ pub enum Item {
     Extern(Prototype),
     /// A top-level expression, evaluated when it is reached.
     Expression(Expr),
+}
+
+impl Item {
+    /// Where a `throw` or `try` is in it, if there is one.
+    pub fn exception(&self) -> Option<Span> {
+        match self {
+            Self::Definition(function) => function.body.exception(),
+            Self::Extern(_) => None,
+            Self::Expression(expression) => expression.exception(),
+        }
+    }
 }

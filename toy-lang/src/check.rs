@@ -148,7 +148,13 @@ impl<'e> Checker<'e> {
                     self.expression(argument);
                 }
             }
-            ExprKind::If { .. } => expression.for_each_child(&mut |child| self.expression(child)),
+            ExprKind::Try { body, name, handler } => {
+                self.expression(body);
+                self.bind(name);
+                self.expression(handler);
+                self.unbind(name);
+            }
+            ExprKind::If { .. } | ExprKind::Throw(_) => expression.for_each_child(&mut |child| self.expression(child)),
             ExprKind::For(parts) => {
                 self.expression(&parts.start);
                 self.bind(&parts.variable);

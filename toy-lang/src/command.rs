@@ -13,7 +13,7 @@ use orcane::OptLevel;
 
 use crate::ast::Item;
 use crate::check::Environment;
-use crate::diagnostic::{Diagnostic, Source};
+use crate::diagnostic::{Diagnostic, Problem, Source};
 use crate::engine::{Compile, EngineError, EngineOptions};
 use crate::lower::LowerError;
 use crate::number::shortest;
@@ -148,7 +148,7 @@ fn execute_sources(session: &mut Session, sources: &[Source]) -> Result<(), Comm
 }
 
 fn emit_program(options: &Options, emit: Emit) -> Result<(), CommandError> {
-    let items = read_program(options)?;
+    let items = read_program(options, emit)?;
     let bytes = match emit {
         Emit::LlvmIr => llvm_ir::emit(&items).into_bytes(),
         Emit::Obj => object::emit(host(options.optimise)?, &items)?,
@@ -169,7 +169,7 @@ fn emit_program(options: &Options, emit: Emit) -> Result<(), CommandError> {
     }
 }
 
-fn read_program(options: &Options) -> Result<Vec<Item>, CommandError> {
+fn read_program(options: &Options, emit: Emit) -> Result<Vec<Item>, CommandError> {
     let sources = if options.files.is_empty() && options.expressions.is_empty() {
         vec![read_source(Path::new("-"))?]
     } else {
@@ -181,10 +181,19 @@ fn read_program(options: &Options) -> Result<Vec<Item>, CommandError> {
     for source in &sources {
         let items = program::parse(source, &mut operators)
             .and_then(|items| program::check(&items, &mut environment).map(|()| items))
+            .and_then(|items| without_exceptions(items, emit))
             .map_err(|diagnostics| show(source, &diagnostics))?;
         all.extend(items);
     }
     Ok(all)
+}
+
+/// Refuses what a program can't be emitted with.
+fn without_exceptions(items: Vec<Item>, emit: Emit) -> Result<Vec<Item>, Vec<Diagnostic>> {
+    match items.iter().find_map(Item::exception) {
+        Some(span) if emit != Emit::Clif => Err(vec![Diagnostic::new(Problem::NeedsJit, span)]),
+        _ => Ok(items),
+    }
 }
 
 fn sources(options: &Options) -> Result<Vec<Source>, CommandError> {

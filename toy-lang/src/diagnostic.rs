@@ -164,6 +164,9 @@ pub enum Problem {
     /// A function that is needed now, and is declared but nowhere defined.
     #[error("`{0}` is declared, but neither this program nor the process defines it")]
     Undefined(Name),
+    /// An exception in a program that is not for the JIT.
+    #[error("`throw` and `try` need the JIT: only a program that runs here can have them")]
+    NeedsJit,
 }
 
 impl Problem {

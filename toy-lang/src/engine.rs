@@ -9,16 +9,18 @@ use std::time::{Duration, Instant};
 use cranelift_codegen::Context;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{Linkage, Module};
+use orcane::exception::Exception;
 use orcane::lazy::{LazyJitBuilder, Tiering};
 use orcane::{
     AbsoluteSymbol, ClifModule, Debugger, DylibLookup, FnPointer, Jit, LookupError, OptLevel, SourceText, SymbolDef,
     SymbolFlags, SymbolName, VariableKind,
 };
 
-use crate::ast::{Expr, Function, Parameter};
+use crate::ast::{Expr, ExprKind, Function, Name, Parameter};
 use crate::body::Workshop;
 use crate::listing;
 use crate::lower::{LowerError, Symbols, lower, signature, variables};
+use crate::number::shortest;
 use crate::runtime;
 
 /// Why a function can't be compiled or run.
@@ -31,6 +33,9 @@ pub enum EngineError {
     /// The function could not be lowered.
     #[error(transparent)]
     Lower(#[from] LowerError),
+    /// A top-level expression threw this, and nothing caught it.
+    #[error("nothing caught {}, which was thrown", shortest(*.0))]
+    Uncaught(f64),
 }
 
 /// When a function is compiled.
@@ -111,6 +116,8 @@ pub struct Engine {
     context: Context,
     symbols: Symbols,
     debug: bool,
+    /// Whether there has been a `throw`: expressions that may throw are compiled with a handler.
+    throws: bool,
     /// How many modules there have been: what makes their names and those of expressions unique.
     modules: usize,
     lower: Duration,
@@ -125,6 +132,16 @@ fn give_up(function: &SymbolName, error: &LookupError) -> u64 {
 }
 
 type Expression = unsafe extern "C" fn() -> f64;
+
+/// `try expression catch thrown uncaught(thrown)`: no exception may reach the host's frames.
+fn guarded(expression: &Expr) -> Expr {
+    let span = expression.span;
+    let name = Name::from("exception.thrown");
+    let thrown = Expr { kind: ExprKind::Variable(name.clone()), span };
+    let call = ExprKind::Call { callee: Name::from(runtime::UNCAUGHT), callee_span: span, arguments: vec![thrown] };
+    let handler = Box::new(Expr { kind: call, span });
+    Expr { kind: ExprKind::Try { body: Box::new(expression.clone()), name, handler }, span }
+}
 
 impl Engine {
     /// An engine for the host.
@@ -143,11 +160,16 @@ impl Engine {
         };
         // In a dylib of their own, so that a program may define functions of these names.
         let runtime = jit.session().create_dylib("runtime")?;
-        let host: [(&str, extern "C" fn(f64) -> f64); 2] =
-            [("printd", runtime::printd), ("putchard", runtime::putchard)];
-        let symbols = host.map(|(name, function)| AbsoluteSymbol {
+        let host = [
+            ("printd", FnPointer::address(runtime::printd as extern "C" fn(f64) -> f64)),
+            ("putchard", FnPointer::address(runtime::putchard as extern "C" fn(f64) -> f64)),
+            (runtime::THROW, FnPointer::address(runtime::throw as extern "C-unwind" fn(f64) -> f64)),
+            (runtime::CAUGHT, FnPointer::address(runtime::caught as unsafe extern "C" fn(*mut Exception) -> f64)),
+            (runtime::UNCAUGHT, FnPointer::address(runtime::uncaught as extern "C" fn(f64) -> f64)),
+        ];
+        let symbols = host.map(|(name, address)| AbsoluteSymbol {
             name: jit.session().intern(name),
-            definition: SymbolDef::at(function.address()),
+            definition: SymbolDef::at(address),
             flags: SymbolFlags::FUNCTION,
             signature: None,
         });
@@ -160,6 +182,7 @@ impl Engine {
             context: Context::new(),
             symbols: Symbols::default(),
             debug: options.debug,
+            throws: false,
             modules: 0,
             lower: Duration::ZERO,
             run: Duration::ZERO,
@@ -177,6 +200,7 @@ impl Engine {
     /// # Errors
     /// A function can't be compiled: then nothing has changed.
     pub fn define(&mut self, functions: &[Arc<Function>], source: Option<&Arc<SourceText>>) -> Result<(), EngineError> {
+        self.throws |= functions.iter().any(|function| function.body.exception().is_some());
         if self.compile == Compile::Lazily {
             let name = |function: &Function| self.jit.session().intern(&function.prototype.name);
             let functions = functions.iter().map(|function| self.workshop.function(name(function), function));
@@ -200,12 +224,17 @@ impl Engine {
     /// Compiles an expression, runs it once and removes it.
     ///
     /// # Errors
-    /// It can't be compiled.
+    /// It can't be compiled, or throws what it does not catch.
     pub fn evaluate(&mut self, expression: &Expr, source: Option<&Arc<SourceText>>) -> Result<f64, EngineError> {
         let mut module = self.new_module(source);
         // No function of the language has a point in its name.
         let name = format!("expression.{}", self.modules);
-        self.add(&mut module, &name, &[], expression)?;
+        self.throws |= expression.exception().is_some();
+        if self.throws {
+            self.add(&mut module, &name, &[], &guarded(expression))?;
+        } else {
+            self.add(&mut module, &name, &[], expression)?;
+        }
         let tracker = self.jit.add_module(module)?;
         let value = self.jit.lookup::<Expression>(&name).map(|function| {
             let start = Instant::now();
@@ -216,7 +245,10 @@ impl Engine {
             value
         });
         tracker.remove()?;
-        Ok(value?)
+        match runtime::take_uncaught() {
+            Some(thrown) => Err(EngineError::Uncaught(thrown)),
+            None => Ok(value?),
+        }
     }
 
     /// The CLIF of a function.
@@ -275,9 +307,9 @@ impl Engine {
         module.clear_context(&mut self.context);
         if self.debug {
             self.context.func.collect_debug_info();
-            let names =
-                variables(parameters, body).iter().map(|name| (name.to_string(), VariableKind::Float(8))).collect();
-            module.name_variables(id, names);
+            let double = |name: &Name| (name.to_string(), VariableKind::Float(8));
+            let parameters = parameters.iter().map(|parameter| double(&parameter.name)).collect();
+            module.name_variables(id, parameters, variables(body).iter().map(double).collect());
         }
         lower(module, &self.symbols, &mut self.scratch, &mut self.context, parameters, body)?;
         module.define_function(id, &mut self.context)?;

@@ -21,6 +21,12 @@ pub enum Token<'s> {
     In,
     /// `var`
     Var,
+    /// `throw`
+    Throw,
+    /// `try`
+    Try,
+    /// `catch`
+    Catch,
     /// `unary`
     Unary,
     /// `binary`
@@ -121,6 +127,9 @@ fn keyword_or_name(word: &str) -> Token<'_> {
         "for" => Token::For,
         "in" => Token::In,
         "var" => Token::Var,
+        "throw" => Token::Throw,
+        "try" => Token::Try,
+        "catch" => Token::Catch,
         "unary" => Token::Unary,
         "binary" => Token::Binary,
         name => Token::Identifier(name),

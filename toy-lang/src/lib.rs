@@ -43,6 +43,20 @@
 //! - Expressions nest [400](parser::MAX_DEPTH) deep at most, functions have [255](parser::MAX_PARAMETERS) parameters at
 //!   most. How many operators follow each other is not limited.
 //!
+//! # Exceptions
+//!
+//! An extension, for programs that run here; `--emit llvm-ir` and `--emit obj` refuse it.
+//!
+//! ```text
+//! def inverse(x) if x < 0 then throw x else 1 / x;
+//! try inverse(0-2) catch thrown 100 + thrown;       # 98
+//! ```
+//!
+//! `throw x` ends the evaluation of everything up to the innermost `try` that is being evaluated, in whichever function
+//! that is. Its handler sees what was thrown, and gives the value of the `try`. What nobody catches is an error of the
+//! top-level expression, and the next item is executed as if nothing had been. Both reach as far to the right as they
+//! can, as `if` does. `throw`, `try` and `catch` are no names.
+//!
 //! What runs without end, or recurses until the stack is full, does so as a native program does.
 
 pub mod ast;

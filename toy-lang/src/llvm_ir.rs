@@ -19,9 +19,14 @@ const RUNTIME_FUNCTIONS: [&str; 3] = ["printd", "putchard", PRINT];
 ///
 /// If there are top-level expressions, it has a `main` that prints their values: `lli` runs it as it is, and it links
 /// with nothing but the C library.
+///
+/// Exceptions are the JIT's. Here nothing catches: a `throw` ends the program.
 pub fn emit(items: &[Item]) -> String {
     let image = Image::new(items);
     let mut text = String::new();
+    if items.iter().any(|item| item.exception().is_some()) {
+        text.push_str("declare void @llvm.trap()\n");
+    }
     let declared_by_runtime = |name: &str| image.is_program() && RUNTIME.contains(&format!("@{name}("));
     for (name, arity) in &image.imports {
         if !declared_by_runtime(name) {
@@ -208,6 +213,12 @@ impl<'a> Function<'a> {
                 bindings.iter().for_each(|binding| self.unbind(&binding.name));
                 value
             }
+            ExprKind::Throw(value) => {
+                let value = self.expression(value);
+                self.effect(format_args!("call void @llvm.trap()"));
+                value
+            }
+            ExprKind::Try { body, .. } => self.expression(body),
         }
     }
 

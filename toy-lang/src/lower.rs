@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::FloatCC;
 use cranelift_codegen::ir::{
-    AbiParam, BlockArg, FuncRef, GlobalValue, InstBuilder, MemFlagsData, SigRef, Signature, SourceLoc, Value,
-    ValueLabel, types,
+    AbiParam, Block, BlockArg, BlockCall, ExceptionTableData, ExceptionTableItem, ExceptionTag, FuncRef, GlobalValue,
+    Inst, InstBuilder, MemFlagsData, SigRef, Signature, SourceLoc, Value, ValueLabel, types,
 };
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use cranelift_module::{DataId, Linkage, Module, ModuleError};
 
 use crate::ast::{Binding, Expr, ExprKind, For, Infix, Link, Name, Parameter};
+use crate::runtime;
 
 /// Why a function could not be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +58,10 @@ pub fn signature<M: Module>(module: &M, arity: usize) -> Signature {
     signature
 }
 
-/// The names of a function's variables, in the order in which [`lower`] labels their values.
-pub fn variables(parameters: &[Parameter], body: &Expr) -> Vec<Name> {
-    let mut names: Vec<_> = parameters.iter().map(|parameter| parameter.name.clone()).collect();
+/// The names of the variables in a function's body, in the order in which [`lower`] labels their values, after those of
+/// the parameters.
+pub fn variables(body: &Expr) -> Vec<Name> {
+    let mut names = Vec::new();
     collect(body, &mut names);
     names
 }
@@ -91,6 +93,12 @@ fn collect(expression: &Expr, names: &mut Vec<Name>) {
             }
             collect(body, names);
         }
+        ExprKind::Throw(value) => collect(value, names),
+        ExprKind::Try { body, name, handler } => {
+            collect(body, names);
+            names.push(name.clone());
+            collect(handler, names);
+        }
     }
 }
 
@@ -110,8 +118,15 @@ pub fn lower<M: Module>(
     context.func.signature = signature(module, parameters.len());
     let builder = FunctionBuilder::new(&mut context.func, scratch);
     let has_places = builder.func.dfg.values_labels.is_some();
-    let mut lowering =
-        Lowering { builder, module, symbols, scope: HashMap::new(), callees: HashMap::new(), has_places };
+    let mut lowering = Lowering {
+        builder,
+        module,
+        symbols,
+        scope: HashMap::new(),
+        callees: HashMap::new(),
+        landing: None,
+        has_places,
+    };
     let result = lowering.function(parameters, body);
     let config = lowering.module.target_config();
     // Also after an error, since it is what makes the scratch space reusable.
@@ -136,7 +151,9 @@ struct Lowering<'a, 'f, M> {
     symbols: &'a Symbols,
     /// The bindings of each name, innermost last.
     scope: HashMap<&'a Name, Vec<Variable>>,
-    callees: HashMap<&'a Name, Callee>,
+    callees: HashMap<&'a str, Callee>,
+    /// Where calls go on that throw: the innermost `try`'s.
+    landing: Option<Block>,
     /// Whether places in the source are noted, for debuggers.
     has_places: bool,
 }
@@ -225,6 +242,12 @@ impl<'a, M: Module> Lowering<'a, '_, M> {
             ExprKind::If { condition, consequent, alternative } => self.conditional(condition, consequent, alternative),
             ExprKind::For(parts) => self.repetition(parts),
             ExprKind::Var { bindings, body } => self.variables(bindings, body),
+            ExprKind::Throw(value) => {
+                let value = self.expression(value)?;
+                // It does not return; what follows is never reached, and need not be told so.
+                self.call(runtime::THROW, &[value])
+            }
+            ExprKind::Try { body, name, handler } => self.attempt(body, name, handler),
         }
     }
 
@@ -320,20 +343,86 @@ impl<'a, M: Module> Lowering<'a, '_, M> {
         Ok(value)
     }
 
-    fn call(&mut self, name: &'a Name, arguments: &[Value]) -> Lowered<Value> {
-        let call = match self.callee(name, arguments.len())? {
-            Callee::Direct(function) => self.builder.ins().call(function, arguments),
-            Callee::Slot(slot, signature) => {
-                let pointer = self.module.target_config().pointer_type();
-                let slot = self.builder.ins().symbol_value(pointer, slot);
-                let body = self.builder.ins().load(pointer, MemFlagsData::trusted(), slot, 0);
-                self.builder.ins().call_indirect(signature, body, arguments)
-            }
-        };
-        Ok(self.builder.inst_results(call)[0])
+    fn attempt(&mut self, body: &'a Expr, name: &'a Name, handler: &'a Expr) -> Lowered<Value> {
+        let [landing, join] = [(); 2].map(|()| self.builder.create_block());
+        let result = self.builder.append_block_param(join, types::F64);
+        let pointer = self.module.target_config().pointer_type();
+        // The exception, and whether it is caught, as all of the language's are.
+        let exception = self.builder.append_block_param(landing, pointer);
+        self.builder.append_block_param(landing, pointer);
+        let around = self.landing.replace(landing);
+        let value = self.expression(body);
+        self.landing = around;
+        let value = value?;
+        self.builder.ins().jump(join, &[BlockArg::Value(value)]);
+
+        self.builder.seal_block(landing);
+        self.builder.switch_to_block(landing);
+        let mut signature = self.module.make_signature();
+        signature.params.push(AbiParam::new(pointer));
+        signature.returns.push(AbiParam::new(types::F64));
+        let caught = self.module.declare_function(runtime::CAUGHT, Linkage::Import, &signature)?;
+        let caught = self.module.declare_func_in_func(caught, self.builder.func);
+        let call = self.builder.ins().call(caught, &[exception]);
+        let thrown = self.builder.inst_results(call)[0];
+        self.bind(name, thrown);
+        let value = self.expression(handler)?;
+        self.unbind(name);
+        self.builder.ins().jump(join, &[BlockArg::Value(value)]);
+        self.builder.seal_block(join);
+        self.builder.switch_to_block(join);
+        Ok(result)
     }
 
-    fn callee(&mut self, name: &'a Name, arity: usize) -> Lowered<Callee> {
+    fn call(&mut self, name: &'a str, arguments: &[Value]) -> Lowered<Value> {
+        let callee = self.callee(name, arguments.len())?;
+        let Some(landing) = self.landing else {
+            let call = match callee {
+                Callee::Direct(function) => self.builder.ins().call(function, arguments),
+                Callee::Slot(slot, signature) => {
+                    let body = self.load(slot);
+                    self.builder.ins().call_indirect(signature, body, arguments)
+                }
+            };
+            return Ok(self.builder.inst_results(call)[0]);
+        };
+        let after = self.builder.create_block();
+        let result = self.builder.append_block_param(after, types::F64);
+        self.call_or_land(callee, arguments, after, landing);
+        self.builder.seal_block(after);
+        self.builder.switch_to_block(after);
+        Ok(result)
+    }
+
+    /// A call that goes on in one of two blocks.
+    fn call_or_land(&mut self, callee: Callee, arguments: &[Value], after: Block, landing: Block) -> Inst {
+        let signature = match callee {
+            Callee::Direct(function) => self.builder.func.dfg.ext_funcs[function].signature,
+            Callee::Slot(_, signature) => signature,
+        };
+        let pool = &mut self.builder.func.dfg.value_lists;
+        let returned = BlockCall::new(after, [BlockArg::TryCallRet(0)], pool);
+        let caught = BlockCall::new(landing, [BlockArg::TryCallExn(0), BlockArg::TryCallExn(1)], pool);
+        let handlers = [ExceptionTableItem::Tag(ExceptionTag::from_u32(runtime::TAG), caught)];
+        let table = ExceptionTableData::new(signature, returned, handlers);
+        let table = self.builder.func.dfg.exception_tables.push(table);
+        match callee {
+            Callee::Direct(function) => self.builder.ins().try_call(function, arguments, table),
+            Callee::Slot(slot, _) => {
+                let body = self.load(slot);
+                self.builder.ins().try_call_indirect(body, arguments, table)
+            }
+        }
+    }
+
+    /// The address in a slot.
+    fn load(&mut self, slot: GlobalValue) -> Value {
+        let pointer = self.module.target_config().pointer_type();
+        let slot = self.builder.ins().symbol_value(pointer, slot);
+        self.builder.ins().load(pointer, MemFlagsData::trusted(), slot, 0)
+    }
+
+    fn callee(&mut self, name: &'a str, arity: usize) -> Lowered<Callee> {
         if let Some(&callee) = self.callees.get(name) {
             return Ok(callee);
         }

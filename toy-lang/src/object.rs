@@ -18,6 +18,9 @@ pub enum ObjectError {
     /// A function could not be compiled.
     #[error(transparent)]
     Lower(#[from] LowerError),
+    /// The program throws or catches, which only the JIT has the runtime for.
+    #[error("`throw` and `try` need the JIT")]
+    Exceptions,
     /// The file could not be written out.
     #[error("cannot write the object file: {0}")]
     Write(#[from] cranelift_object::object::write::Error),
@@ -35,8 +38,11 @@ impl From<ModuleError> for ObjectError {
 /// to it. If not, it exports the functions.
 ///
 /// # Errors
-/// The code generator has a limit that the program exceeds, or the program clashes with the names of the runtime.
+/// The program throws or catches, the code generator has a limit that it exceeds, or the program clashes with the names of the runtime.
 pub fn emit(isa: OwnedTargetIsa, items: &[Item]) -> Result<Vec<u8>, ObjectError> {
+    if items.iter().any(|item| item.exception().is_some()) {
+        return Err(ObjectError::Exceptions);
+    }
     let mut module = ObjectModule::new(ObjectBuilder::new(isa, "kaleidoscope", default_libcall_names())?);
     define_image(&mut module, Image::new(items))?;
     Ok(module.finish().emit()?)

@@ -172,6 +172,9 @@ impl<'s> Parser<'s> {
             Token::For => "`for`".to_owned(),
             Token::In => "`in`".to_owned(),
             Token::Var => "`var`".to_owned(),
+            Token::Throw => "`throw`".to_owned(),
+            Token::Try => "`try`".to_owned(),
+            Token::Catch => "`catch`".to_owned(),
             Token::Unary => "`unary`".to_owned(),
             Token::Binary => "`binary`".to_owned(),
             Token::Identifier(_) => "a name".to_owned(),
@@ -327,6 +330,8 @@ impl Descent<'_, '_> {
             Token::If => self.conditional(),
             Token::For => self.repetition(),
             Token::Var => self.variables(),
+            Token::Throw => self.throw(),
+            Token::Try => self.attempt(),
             _ => Err(self.parser.expected("an expression")),
         }
     }
@@ -396,6 +401,23 @@ impl Descent<'_, '_> {
         let body = Box::new(self.expression()?);
         let span = place.to(body.span);
         Ok(Expr { kind: ExprKind::Var { bindings, body }, span })
+    }
+
+    fn throw(&mut self) -> Parsed<Expr> {
+        let place = self.parser.take();
+        let value = Box::new(self.expression()?);
+        let span = place.to(value.span);
+        Ok(Expr { kind: ExprKind::Throw(value), span })
+    }
+
+    fn attempt(&mut self) -> Parsed<Expr> {
+        let place = self.parser.take();
+        let body = Box::new(self.expression()?);
+        self.parser.take_or(Token::Catch, "`catch`")?;
+        let (name, _) = self.parser.take_name("a name for what is caught")?;
+        let handler = Box::new(self.expression()?);
+        let span = place.to(handler.span);
+        Ok(Expr { kind: ExprKind::Try { body, name, handler }, span })
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::process::Command;
 
-use support::{doubles, examples, kaleidoscope};
+use support::{doubles, kaleidoscope, portable_examples};
 
 fn run_by_llvm(program: &str, level: &str) -> String {
     let emitted = kaleidoscope(&["--emit", "llvm-ir", "-"], program);
@@ -20,7 +20,7 @@ fn run_by_llvm(program: &str, level: &str) -> String {
 
 #[test]
 fn examples_print_the_same_in_llvm() {
-    for (path, expected) in examples() {
+    for (path, expected) in portable_examples() {
         let program = fs::read_to_string(&path).unwrap();
         for level in ["-O0", "-O2"] {
             assert_eq!(run_by_llvm(&program, level), expected, "{}", path.display());

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use support::{Ran, c_compiler, doubles, examples, kaleidoscope, target_program};
+use support::{Ran, c_compiler, doubles, kaleidoscope, portable_examples, target_program};
 
 const RUNTIME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/runtime/runtime.c");
 
@@ -25,7 +25,7 @@ fn compiled(arguments: &[&str], program: &str, others: &[&str]) -> Ran {
 #[test]
 fn examples_print_the_same_when_linked() {
     for level in ["none", "speed"] {
-        for (path, expected) in examples() {
+        for (path, expected) in portable_examples() {
             let program = fs::read_to_string(&path).unwrap();
             let ran = compiled(&["-O", level], &program, &[RUNTIME]);
             assert!(ran.success, "{}", path.display());

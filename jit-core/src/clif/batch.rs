@@ -561,6 +561,7 @@ impl Linking {
                 frames.place(index, allocated.address(own.graph_symbol));
             }
         }
+        frames.add_stubs(allocated.graph().architecture(), &allocated.stub_ranges());
         Some(frames)
     }
 

@@ -20,7 +20,8 @@ use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
 use super::transform::{ClifTransform, FunctionTransform};
-use crate::platform::code::{Details, LocatedVariable, Place, SourceText, VariableKind};
+use crate::error::Error;
+use crate::platform::code::{Details, LocatedVariable, Place, SourceText, VariableKind, VariableRole};
 use crate::platform::exception;
 use crate::platform::unwind::Handler;
 
@@ -66,7 +67,13 @@ pub struct ClifModule {
 }
 
 /// The names of functions' value labels.
-pub(crate) type Variables = FxHashMap<u32, Vec<(String, VariableKind)>>;
+pub(crate) type Variables = FxHashMap<u32, VariableNames>;
+
+/// The names of one function's value labels: its parameters', and then its variables'.
+pub(crate) struct VariableNames {
+    parameters: usize,
+    names: Vec<(String, VariableKind)>,
+}
 
 /// What a function was defined with.
 pub(crate) enum Body {
@@ -129,17 +136,42 @@ impl ClifModule {
         }
     }
 
+    /// What Cranelift makes of a [body](Self::body), in its own notation of instructions, before the module's layer
+    /// transforms anything. Nothing is kept of it.
+    ///
+    /// # Errors
+    ///
+    /// When the function has no body here, or can't be compiled.
+    pub fn assembly(&self, function: FuncId) -> Result<String, Error> {
+        let Some(body) = self.body(function) else {
+            return Err(Error::Module(format!("{function} is not defined in {}, or compiled already", self.name)));
+        };
+        let mut context = Context::for_function(body.clone());
+        context.set_disasm(true);
+        let code = context
+            .compile(&*self.isa, &mut ControlPlane::default())
+            .map_err(|error| Error::Module(error.inner.to_string()))?;
+        Ok(code.vcode.clone().unwrap_or_default())
+    }
+
     /// Has a transform take part in the compiling of the module.
     pub(crate) fn begin(&mut self, transform: &dyn ClifTransform) {
         let begun = transform.begin(self);
         self.transforms.push(begun);
     }
 
-    /// Names the value labels of a function, from 0 on, for debuggers. To be called before it is
-    /// defined; the function must collect debug information
-    /// ([`collect_debug_info`](ir::Function::collect_debug_info)).
-    pub fn name_variables(&mut self, function: FuncId, names: Vec<(String, VariableKind)>) {
-        self.variables.insert(function.as_u32(), names);
+    /// Names the value labels of a function, from 0 on, for debuggers: those of its parameters, and
+    /// then those of its variables. To be called before it is defined; the function must collect debug information
+    /// (`collect_debug_info`).
+    pub fn name_variables(
+        &mut self,
+        function: FuncId,
+        parameters: Vec<(String, VariableKind)>,
+        variables: Vec<(String, VariableKind)>,
+    ) {
+        let (count, mut names) = (parameters.len(), parameters);
+        names.extend(variables);
+        self.variables.insert(function.as_u32(), VariableNames { parameters: count, names });
     }
 
     /// Whether a function is called directly: its definition here is final.
@@ -345,16 +377,20 @@ pub(crate) fn handlers(code: &CompiledCode) -> Vec<Handler> {
 }
 
 /// What is to be told of the places in a function's code.
-pub(crate) fn details(
-    isa: &dyn TargetIsa,
-    code: &CompiledCode,
-    names: Option<&Vec<(String, VariableKind)>>,
-) -> Details {
+pub(crate) fn details(isa: &dyn TargetIsa, code: &CompiledCode, names: Option<&VariableNames>) -> Details {
     let traps = code.buffer.traps().iter().map(|trap| (trap.offset, trap.code.as_raw().get())).collect();
     let known = code.buffer.get_srclocs_sorted().iter().filter(|line| !line.loc.is_default());
     let lines = known.map(|line| (line.start, line.end, line.loc.bits())).collect();
-    let variables = names.into_iter().flatten().zip(0..).filter_map(|((name, kind), label)| {
-        let ranges = code.value_labels_ranges.get(&ir::ValueLabel::from_u32(label))?;
+    let parameters = names.map_or(0, |names| names.parameters);
+    let names = names.into_iter().flat_map(|names| &names.names).enumerate();
+    let variables = names.filter_map(|(label, (name, kind))| {
+        let role = if label < parameters { VariableRole::Parameter } else { VariableRole::Local };
+        let ranges = match code.value_labels_ranges.get(&ir::ValueLabel::from_u32(label as u32)) {
+            Some(ranges) => ranges.as_slice(),
+            // A parameter is one, be it anywhere or not.
+            None if role == VariableRole::Parameter => &[],
+            None => return None,
+        };
         let places = ranges.iter().filter_map(|range| {
             let place = match range.loc {
                 LabelValueLoc::Reg(register) => Place::Register(cfi::register(isa, register)?),
@@ -362,7 +398,7 @@ pub(crate) fn details(
             };
             Some((range.start, range.end, place))
         });
-        Some(LocatedVariable { name: name.clone(), kind: *kind, places: places.collect() })
+        Some(LocatedVariable { name: name.clone(), kind: *kind, role, places: places.collect() })
     });
     Details { traps, lines, handlers: handlers(code), variables: variables.collect() }
 }

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use super::layer::{ObjectOptions, definitions};
 use super::plugin::{Hooks, Watched};
 use crate::error::{Cause, SymbolFailure};
+use crate::platform::unwind::ObjectFrames;
 use crate::session::{FoundSymbol, MaterializationResponsibility, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId};
 use crate::sync::Arc;
 
@@ -174,10 +175,15 @@ impl Linking {
             .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
             .collect();
         let resolvers = allocated.resolvers();
+        let frames = ObjectFrames::of(&allocated);
         let mut code = match allocated.fix_up().and_then(link::Fixed::finalize) {
             Ok(code) => code,
             Err(error) => return self.fail(&link_failure(error)),
         };
+        if let Err(error) = frames.register(&mut code) {
+            let message = format!("{}: {error}", self.responsibility.unit_name());
+            return self.fail(&Arc::new(Cause::Other(message.into())));
+        }
         for resolver in resolvers {
             // SAFETY: the memory is final and mapped here. What the resolver refers to has an
             // address; as in every dynamic loader, it must need no more of it than its own object.

@@ -49,8 +49,16 @@ pub(crate) struct Details {
 pub(crate) struct LocatedVariable {
     pub(crate) name: String,
     pub(crate) kind: VariableKind,
+    pub(crate) role: VariableRole,
     /// In which part of the code it is where: offsets of beginning and end.
     pub(crate) places: Vec<(u32, u32, Place)>,
+}
+
+/// What a variable is to its function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VariableRole {
+    Parameter,
+    Local,
 }
 
 /// Where a value is.

@@ -13,7 +13,7 @@ use super::unit::ObjectUnit;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::initializers::Functions;
 use crate::platform::thread_local::ThreadLocalStorage;
-use crate::platform::unwind::{self, Frames};
+use crate::platform::unwind::ObjectFrames;
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
 use crate::sync::Arc;
 
@@ -203,18 +203,13 @@ impl Linking {
             sections.into_iter().map(|id| (graph.section(id).role, allocated.section_range(id))).collect()
         };
         let (initializers, finalizers) = (lists(graph.initializers()), lists(graph.finalizers()));
-        let frames = graph.section_with(SectionRole::EhFrame).map(|section| allocated.section_range(section));
+        let frames = ObjectFrames::of(&allocated);
         let resolvers = allocated.resolvers();
 
         let mut code = allocated.fix_up().and_then(Fixed::finalize)?;
         self.registered.code = code.range(SegmentKind::Code);
-        if let Some(range) = frames {
-            // SAFETY: a section of the object, whose memory is final, and ours for now.
-            let section = unsafe { bytes(&range) };
-            let frames = Frames::of_section(section, range.start, &self.registered.code)
-                .map_err(|error| Cause::Other(format!("{}: {error}", self.responsibility.unit_name()).into()))?;
-            code.attach(Box::new(unwind::register(frames)));
-        }
+        let malformed = |error| Cause::Other(format!("{}: {error}", self.responsibility.unit_name()).into());
+        frames.register(&mut code).map_err(malformed)?;
         for resolver in resolvers {
             // SAFETY: the memory is final; the object says that the function can be called to
             // choose another before anything else of it runs.

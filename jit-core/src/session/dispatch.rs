@@ -145,6 +145,11 @@ pub trait TaskDispatcher: Send + Sync {
 
     /// Makes those who [`wait`](Self::wait) look again.
     fn wake(&self);
+
+    /// How many tasks run at a time: what to have ready for it, so that it is busy.
+    fn concurrency(&self) -> usize {
+        1
+    }
 }
 
 /// Tasks that nobody has started.
@@ -424,6 +429,10 @@ impl TaskDispatcher for ThreadPoolDispatcher {
 
     fn wake(&self) {
         self.shared.wake();
+    }
+
+    fn concurrency(&self) -> usize {
+        self.size
     }
 }
 

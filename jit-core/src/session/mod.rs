@@ -13,6 +13,7 @@ mod generator;
 mod lookup;
 mod manager;
 mod platform;
+mod progress;
 mod query;
 mod readiness;
 mod removal;
@@ -52,6 +53,7 @@ pub use generator::{
 pub use lookup::{DylibLookup, LookupFuture, LookupHandle, LookupKind, LookupSet, SearchOrder, SymbolLookup};
 pub use manager::{ResourceKey, ResourceManager};
 pub use platform::{Platform, PlatformError};
+pub use progress::Progress;
 pub use query::FoundSymbol;
 pub use removal::RemovalPolicy;
 pub use scope::ExecutionScope;

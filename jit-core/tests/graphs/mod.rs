@@ -46,6 +46,16 @@ impl Made {
         symbol
     }
 
+    /// A function that goes on in an external one.
+    pub(crate) fn jump(&mut self, name: &str, target: &str) {
+        let target = self.graph.external(self.session.intern(target), 0);
+        let block = self.graph.add_block(SegmentKind::Code, &[0xe9, 0, 0, 0, 0], 16).unwrap();
+        let kind = EdgeKind::X86_64(x86_64::EdgeKind::Branch32);
+        self.graph.add_edge(Edge { block, offset: 1, kind, target, addend: -4 }).unwrap();
+        let symbol = self.graph.define(Some(self.session.intern(name)), block, 0, 0);
+        self.graph.set_kind(symbol, SymbolKind::Function);
+    }
+
     pub(crate) fn constant(&mut self, name: &str, value: u64) {
         let block = self.graph.add_block(SegmentKind::ReadOnly, &value.to_le_bytes(), 8).unwrap();
         self.graph.define(Some(self.session.intern(name)), block, 0, 0);

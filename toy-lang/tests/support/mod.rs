@@ -73,6 +73,13 @@ pub(crate) fn error(program: &str) -> String {
     ran.err
 }
 
+/// The examples that don't need the JIT: the others have exceptions.
+pub(crate) fn portable_examples() -> Vec<(PathBuf, String)> {
+    let mut examples = examples();
+    examples.retain(|(path, _)| path.file_stem() != Some("exceptions".as_ref()));
+    examples
+}
+
 /// The examples: path and expected output.
 pub(crate) fn examples() -> Vec<(PathBuf, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");

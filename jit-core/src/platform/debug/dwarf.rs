@@ -8,7 +8,7 @@ use gimli::{Encoding, Format, LineEncoding, LittleEndian, SectionId};
 
 use rustc_hash::FxHashMap;
 
-use super::super::code::{LinkedCode, LinkedFunction, Place, SourceText, VariableKind};
+use super::super::code::{LinkedCode, LinkedFunction, Place, SourceText, VariableKind, VariableRole};
 
 const ENCODING: Encoding = Encoding { address_size: 8, format: Format::Dwarf32, version: 4 };
 
@@ -120,7 +120,11 @@ fn add_function(
         let list = LocationList(variable.places.iter().map(|place| location(offset, place)).collect());
         let list = unit.unit.locations.add(list);
         let variable_type = types.of(unit, variable.kind);
-        let id = unit.unit.add(id, gimli::DW_TAG_variable);
+        let tag = match variable.role {
+            VariableRole::Parameter => gimli::DW_TAG_formal_parameter,
+            VariableRole::Local => gimli::DW_TAG_variable,
+        };
+        let id = unit.unit.add(id, tag);
         let entry = unit.unit.get_mut(id);
         entry.set(gimli::DW_AT_name, AttributeValue::String(variable.name.as_bytes().to_vec()));
         entry.set(gimli::DW_AT_type, AttributeValue::UnitRef(variable_type));

@@ -1,6 +1,6 @@
 //! Traps of compiled code as errors of the call that ran into them.
 //!
-//! A call that catches traps is a [`Scope`]: it enters compiled code directly (`enter`), so that
+//! A call that catches traps is a `Scope`: it enters compiled code directly (`enter`), so that
 //! between it and the trap there are frames of compiled code only. Where a host function is in
 //! between, its frame would be skipped: then the trap is not caught, and whatever handler was
 //! there before gets the signal.

@@ -11,7 +11,12 @@ mod eh_frame;
 mod region;
 mod runtime;
 
+use std::ops::Range;
+
 use jit_linker::arch::Architecture;
+use jit_linker::graph::SectionRole;
+use jit_linker::link::Allocated;
+use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use smallvec::SmallVec;
 
 pub use eh_frame::EhFrameError;
@@ -137,12 +142,12 @@ impl Frames {
     /// For code of known extent that is entered by calls and leaves by jumps without having used
     /// the stack: stubs.
     #[must_use]
-    pub fn of_stubs(architecture: Architecture, code: std::ops::Range<u64>) -> Self {
+    pub fn of_stubs(architecture: Architecture, code: Range<u64>) -> Self {
         Self::of_entries(architecture, code, &[])
     }
 
     /// As [`of_stubs`](Self::of_stubs), with instructions for how the stack changes.
-    fn of_entries(architecture: Architecture, code: std::ops::Range<u64>, instructions: &[u8]) -> Self {
+    fn of_entries(architecture: Architecture, code: Range<u64>, instructions: &[u8]) -> Self {
         let mut frames = Self::default();
         let cie = frames.add_cie(Cie::of_calls(architecture));
         frames.add(cie, code.start, code.end - code.start, 0, instructions);
@@ -152,7 +157,7 @@ impl Frames {
     /// For a block of `count` trampolines, each of which pushes an index, where the architecture's
     /// do, and jumps to the end of the block.
     #[must_use]
-    pub fn of_trampolines(architecture: Architecture, code: std::ops::Range<u64>, count: u32) -> Self {
+    pub fn of_trampolines(architecture: Architecture, code: Range<u64>, count: u32) -> Self {
         use jit_linker::arch::stub::{TRAMPOLINE_SIZE, trampoline_push};
         let Some(pushed) = trampoline_push(architecture) else {
             return Self::of_stubs(architecture, code);
@@ -162,6 +167,14 @@ impl Frames {
         let mut instructions = [before, 0x0e, 16, after, 0x0e, 8].repeat(count as usize);
         instructions.extend([0x0e, 16]);
         Self::of_entries(architecture, code, &instructions)
+    }
+
+    /// Adds the stubs of a link.
+    pub(crate) fn add_stubs(&mut self, architecture: Architecture, stubs: &[Range<u64>]) {
+        for stubs in stubs {
+            let cie = self.add_cie(Cie::of_calls(architecture));
+            self.add(cie, stubs.start, stubs.end - stubs.start, 0, &[]);
+        }
     }
 
     fn add_cie(&mut self, cie: Cie) -> u32 {
@@ -318,6 +331,48 @@ impl Drop for Registration {
         if let Some(Kind::Parts(parts)) = &self.kind {
             region::withdraw(parts);
         }
+    }
+}
+
+/// What an object's link has to tell the unwinder, gathered before its memory is final.
+#[derive(Debug)]
+pub(crate) struct ObjectFrames {
+    architecture: Architecture,
+    /// Where the `.eh_frame` section is, if there is one.
+    section: Option<Range<u64>>,
+    stubs: Vec<Range<u64>>,
+}
+
+impl ObjectFrames {
+    pub(crate) fn of(allocated: &Allocated) -> Self {
+        let graph = allocated.graph();
+        Self {
+            architecture: graph.architecture(),
+            section: graph.section_with(SectionRole::EhFrame).map(|section| allocated.section_range(section)),
+            stubs: allocated.stub_ranges(),
+        }
+    }
+
+    /// Registers it until the memory goes back.
+    ///
+    /// # Errors
+    ///
+    /// When the section is malformed: as [`Frames::of_section`].
+    pub(crate) fn register(self, code: &mut FinalizedAllocation) -> Result<(), EhFrameError> {
+        let mut frames = match self.section {
+            Some(range) => {
+                let start = std::ptr::with_exposed_provenance(range.start as usize);
+                // SAFETY: a section of the allocation, which is final, in this process, and alive.
+                let section = unsafe { std::slice::from_raw_parts(start, (range.end - range.start) as usize) };
+                Frames::of_section(section, range.start, &code.range(SegmentKind::Code))?
+            }
+            None => Frames::default(),
+        };
+        frames.add_stubs(self.architecture, &self.stubs);
+        if !frames.is_empty() {
+            code.attach(Box::new(register(frames)));
+        }
+        Ok(())
     }
 }
 
