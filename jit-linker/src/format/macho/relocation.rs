@@ -65,9 +65,9 @@ impl<'data> Reader<'data> {
             if self.atoms[section].is_none() {
                 continue;
             }
-            self.add_indirect_pointers(section, &mut edges)?;
             let first = edges.len();
             self.add_section_relocations(section, &mut edges)?;
+            self.add_indirect_pointers(section, &mut edges, first)?;
             if self.sections[section].section_type(LittleEndian) == S_INIT_FUNC_OFFSETS {
                 let offsets = edges.split_off(first);
                 self.replace_initializer_offsets(section, offsets, &mut edges)?;
@@ -236,28 +236,6 @@ impl<'data> Reader<'data> {
         } else {
             edges.push(field.edge(kinds.delta, to, addend));
             edges.push(field.edge(kinds.subtract, from, 0));
-        }
-        Ok(())
-    }
-
-    /// Each pointer of the sections for indirect symbols is the address of one of them.
-    fn add_indirect_pointers(&mut self, section: usize, edges: &mut Vec<Edge>) -> Result<(), ParseError> {
-        let header = self.sections[section];
-        let indirect = header.indirect_symbols(LittleEndian, self.indirect).map_err(|error| self.broken(error))?;
-        let kind = match self.graph.architecture() {
-            Architecture::X86_64 => EdgeKind::X86_64(crate::arch::x86_64::EdgeKind::Pointer64),
-            Architecture::Aarch64 => EdgeKind::Aarch64(crate::arch::aarch64::EdgeKind::Pointer64),
-        };
-        for (index, symbol) in indirect.iter().enumerate() {
-            let symbol = symbol.get(LittleEndian);
-            // A local symbol's pointer has its value, and a relocation.
-            if symbol & (INDIRECT_SYMBOL_LOCAL | INDIRECT_SYMBOL_ABS) != 0 {
-                continue;
-            }
-            let target = self.symbol(SymbolIndex(symbol as usize))?;
-            let Some(atoms) = &self.atoms[section] else { continue };
-            let (block, offset) = atoms.find(index as u64 * 8);
-            edges.push(Edge { block, offset: offset as u32, kind, target, addend: 0 });
         }
         Ok(())
     }

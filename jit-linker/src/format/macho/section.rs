@@ -84,7 +84,6 @@ impl<'data> Reader<'data> {
         Ok(match header.section_type(LittleEndian) {
             // Threads have copies of it.
             S_THREAD_LOCAL_REGULAR | S_THREAD_LOCAL_ZEROFILL => SegmentKind::ReadOnly,
-            S_SYMBOL_STUBS => return Err(self.unsupported(header, "holds stubs, which are a linker's")),
             S_THREAD_LOCAL_INIT_FUNCTION_POINTERS => {
                 return Err(self.unsupported(header, "holds initializers of thread-local variables"));
             }

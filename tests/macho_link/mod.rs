@@ -1,0 +1,1 @@
+//! Objects for either architecture, linked by `orcane link`.
