@@ -89,6 +89,7 @@ impl<'data> Reader<'data> {
         let relocations = header.relocations(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let mut relocations = relocations.iter().map(|relocation| relocation.info(LittleEndian));
         edges.reserve(relocations.len());
+        let start = edges.len();
         while let Some(relocation) = relocations.next() {
             let first = edges.len();
             match self.graph.architecture() {
@@ -99,6 +100,7 @@ impl<'data> Reader<'data> {
                 self.complete_descriptor(edges, first)?;
             }
         }
+        ascend(&mut edges[start..]);
         Ok(())
     }
 
@@ -317,5 +319,18 @@ impl<'data> Reader<'data> {
             offset: field.offset.into(),
             relocation: relocation.r_type.into(),
         }
+    }
+}
+
+/// Turns the edges of a section around, which assemblers list from its end: they are sorted by
+/// place then, or nearly so. The parts of a difference stay in their order.
+fn ascend(edges: &mut [Edge]) {
+    let place = |edge: &Edge| (edge.block, edge.offset);
+    if edges.first().map(place) <= edges.last().map(place) {
+        return;
+    }
+    edges.reverse();
+    for parts in edges.chunk_by_mut(|one, other| place(one) == place(other)) {
+        parts.reverse();
     }
 }

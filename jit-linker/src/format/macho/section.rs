@@ -90,6 +90,11 @@ impl<'data> Reader<'data> {
             _ if flags & S_ATTR_SELF_MODIFYING_CODE != 0 => {
                 return Err(self.unsupported(header, "is both writable and executable"));
             }
+            // What an assembler writes is code that refers to pointers.
+            S_SYMBOL_STUBS if header.nreloc(LittleEndian) == 0 && header.size(LittleEndian) > 0 => {
+                return Err(self.unsupported(header, "holds stubs that a linker would fill"));
+            }
+            S_SYMBOL_STUBS => SegmentKind::Code,
             _ if flags & (S_ATTR_PURE_INSTRUCTIONS | S_ATTR_SOME_INSTRUCTIONS) != 0 => SegmentKind::Code,
             _ if header.segment_name() == b"__TEXT" && header.name() == b"__text" => SegmentKind::Code,
             _ if matches!(header.segment_name(), b"__TEXT" | b"__DATA_CONST") => SegmentKind::ReadOnly,
