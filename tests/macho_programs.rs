@@ -4,8 +4,6 @@
 #[allow(dead_code, reason = "each test uses a part")]
 mod toolchain;
 
-mod macho_link;
-
 use std::path::Path;
 
 use toolchain::{compile, directory, orcane, told, tool};
@@ -300,4 +298,20 @@ fn indirect_symbols_pointers_and_stubs_lead_to_what_they_stand_for() {
         runs(&directory, &[&stubs, &names, target], "", 64);
     }
     fails(&directory, &[&stubs, &names], "'target'");
+}
+
+#[test]
+fn objects_archives_and_aliases_for_arm64_are_linked_at_an_address() {
+    let directory = directory("macho-link");
+    let source = "int two(void), other(void); int main(void) { return two() + other(); }";
+    macho_for(ARM64, &directory, &["-O1"], "main.c", source);
+    macho_for(ARM64, &directory, &["-O1"], "two.c", "int two(void) { return 2; }");
+    macho_for(ARM64, &directory, &[], "names.s", ".globl _other\n_other = _two\n.subsections_via_symbols\n");
+    tool(&directory, &["llvm-ar-22", "rcs", "libtwo.a", "two.o"]);
+    let link = ["link", "--no-exec", "--triple", "arm64-apple-macos11", "--map", "map.json", "main.o", "names.o"];
+    let (_, error, status) = told(&orcane(&directory, &link));
+    assert!(status == Some(127) && error.contains("two is undefined"), "{error}");
+    assert_eq!(told(&orcane(&directory, &[&link[..], &["libtwo.a"]].concat())).2, Some(0));
+    let map = std::fs::read_to_string(directory.join("map.json")).unwrap();
+    assert!(map.contains("{\"name\":\"main\",") && map.contains("{\"name\":\"two\","), "{map}");
 }

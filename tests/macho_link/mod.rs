@@ -1,1 +1,0 @@
-//! Objects for either architecture, linked by `orcane link`.
