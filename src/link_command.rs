@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use clap::Args;
 use orcane::linker::arch::Architecture;
+use orcane::linker::format::archive::{Archive, is_archive};
+use orcane::linker::format::macho::slice;
+use orcane::linker::format::{self, open};
 use orcane::linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionRole};
 use orcane::linker::link::{self, Allocated, TlsLocation};
 use orcane::linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
-use orcane::linker::{SymbolStringPool, format};
+use orcane::linker::{SymbolName, SymbolStringPool};
 
 use crate::Result;
 
@@ -35,7 +38,7 @@ pub(crate) struct LinkOptions {
     /// A folder to write the linked bytes of each section to
     #[arg(long)]
     dump: Option<PathBuf>,
-    /// The objects
+    /// The objects, and archives, of which what is needed is linked
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }
@@ -53,18 +56,70 @@ fn definition(text: &str) -> std::result::Result<(String, u64), String> {
     Ok((name.to_owned(), number(address)?))
 }
 
-fn parse(file: &Path, names: &SymbolStringPool) -> Result<LinkGraph> {
-    let bytes = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    Ok(format::parse(&file.display().to_string(), ObjectBytes::from(bytes), names)?)
+fn read(file: &Path, architecture: Option<Architecture>) -> Result<(String, ObjectBytes)> {
+    let (name, bytes) = (file.display().to_string(), open(file)?);
+    let bytes = match architecture.or_else(Architecture::host) {
+        Some(architecture) => slice(&name, &bytes, architecture)?,
+        None => bytes,
+    };
+    Ok((name, bytes))
 }
 
 /// Prints the link graph of each file.
 pub(crate) fn inspect(files: &[PathBuf]) -> Result<ExitCode> {
     let names = SymbolStringPool::new();
     for file in files {
-        print!("{}", parse(file, &names)?);
+        let (name, bytes) = read(file, None)?;
+        print!("{}", format::parse(&name, bytes, &names)?);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The objects, and what they need of the archives.
+fn gather(options: &LinkOptions, names: &SymbolStringPool) -> Result<Vec<LinkGraph>> {
+    let wanted = wanted(options)?;
+    let mut graphs = Vec::new();
+    let mut archives = Vec::new();
+    for file in &options.files {
+        let (name, bytes) = read(file, wanted)?;
+        if is_archive(&bytes) {
+            archives.push(Archive::parse(file, bytes)?);
+        } else {
+            graphs.push(format::parse(&name, bytes, names)?);
+        }
+    }
+    let mut known: HashSet<_> = options.define.iter().map(|(name, _)| names.intern(name)).collect();
+    let mut added = HashSet::new();
+    let mut next = 0;
+    while let Some(graph) = graphs.get(next) {
+        next += 1;
+        // Objects on the command line define what they do before a member is asked for it.
+        if next == 1 {
+            graphs.iter().for_each(|graph| known.extend(defined(graph)));
+        }
+        for name in needed(graph).collect::<Vec<_>>() {
+            let find = |(index, archive): (usize, &Archive)| Some((index, archive.member_with(&name)?));
+            let found = archives.iter().enumerate().find_map(find).filter(|_| !known.contains(&name));
+            let Some((index, id)) = found.filter(|member| added.insert(*member)) else { continue };
+            let member = archives[index].member(id)?;
+            let graph = format::parse(&member.name, member.object, names)?;
+            known.extend(defined(&graph));
+            graphs.push(graph);
+        }
+    }
+    Ok(graphs)
+}
+
+/// The names that an object needs.
+fn needed(graph: &LinkGraph) -> impl Iterator<Item = SymbolName> {
+    let externals = graph.symbols().filter(|(_, symbol)| symbol.definition == Definition::External);
+    externals.filter_map(|(_, symbol)| symbol.name.clone()).chain(graph.aliases().iter().map(|(_, name)| name.clone()))
+}
+
+/// The names that it defines.
+fn defined(graph: &LinkGraph) -> impl Iterator<Item = SymbolName> {
+    let own = graph.symbols().filter(|(_, symbol)| symbol.definition != Definition::External);
+    own.filter_map(|(_, symbol)| symbol.name.clone()).chain(graph.aliases().iter().map(|(name, _)| name.clone()))
 }
 
 /// Links the files one behind the other, each to what any of them defines.
@@ -73,8 +128,7 @@ pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
     let memory: Arc<dyn MemoryManager> = Arc::new(DetachedMemory::at(options.base));
     let mut comdats = HashSet::new();
     let mut allocated = Vec::new();
-    for file in &options.files {
-        let mut graph = parse(file, &names)?;
+    for mut graph in gather(options, &names)? {
         check_target(options, &graph)?;
         graph.retain_comdats(|comdat| comdats.insert(comdat.signature.clone()));
         allocated.push(link::prepare(graph)?.allocate(&memory)?);
@@ -109,14 +163,19 @@ pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn wanted(options: &LinkOptions) -> Result<Option<Architecture>> {
+    match options.triple.as_deref().map(|triple| triple.split('-').next().unwrap_or_default()) {
+        None => Ok(None),
+        Some("x86_64") => Ok(Some(Architecture::X86_64)),
+        Some("aarch64" | "arm64") => Ok(Some(Architecture::Aarch64)),
+        Some(other) => Err(format!("there is no linker for {other}").into()),
+    }
+}
+
 fn check_target(options: &LinkOptions, graph: &LinkGraph) -> Result<()> {
-    let wanted = match options.triple.as_deref().map(|triple| triple.split('-').next().unwrap_or_default()) {
-        None => return Ok(()),
-        Some("x86_64") => Architecture::X86_64,
-        Some("aarch64" | "arm64") => Architecture::Aarch64,
-        Some(other) => return Err(format!("there is no linker for {other}").into()),
-    };
-    if graph.architecture() != wanted {
+    if let Some(wanted) = wanted(options)?
+        && graph.architecture() != wanted
+    {
         return Err(format!("{} is for {}, not {wanted}", graph.name(), graph.architecture()).into());
     }
     Ok(())
@@ -137,6 +196,15 @@ fn definitions(options: &LinkOptions, graphs: &[Allocated]) -> Result<HashMap<St
                 }
                 Some(_) if symbol.linkage != Linkage::Strong => {}
                 _ => _ = defined.insert(name.to_string(), (symbol.linkage, allocated.address(id))),
+            }
+        }
+    }
+    // A chain of aliases is no longer than all of them.
+    let aliases: Vec<_> = graphs.iter().flat_map(|allocated| allocated.graph().aliases()).collect();
+    for _ in 0..aliases.len() {
+        for (name, target) in &aliases {
+            if let Some(found) = defined.get(target.as_str()).copied() {
+                defined.entry(name.to_string()).or_insert(found);
             }
         }
     }

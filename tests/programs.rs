@@ -5,46 +5,7 @@
 #[allow(dead_code, reason = "each test uses a part")]
 mod toolchain;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::LazyLock;
-
-use toolchain::{C, CXX, directory, same_as_native, tool};
-
-/// Where the sources of the crates are.
-static CRATES: LazyLock<String> = LazyLock::new(|| {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/Cargo.toml");
-    let words = ["metadata", "--format-version", "1", "--manifest-path", manifest];
-    let output = Command::new(env!("CARGO")).args(words).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-});
-
-/// The directory of a crate's files.
-fn sources(name: &str) -> PathBuf {
-    let paths = CRATES.split("\"manifest_path\":\"").skip(1).map(|rest| &rest[..rest.find('"').unwrap()]);
-    let is_it = |path: &&str| path.contains(&format!("/{name}-"));
-    Path::new(paths.clone().find(is_it).unwrap_or_else(|| panic!("{name} is not there")))
-        .parent()
-        .unwrap()
-        .to_path_buf()
-}
-
-fn own(file: &str) -> String {
-    format!("{}/tests/programs/sources/{file}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The files of a directory that end in `suffix`, without those that `leave_out` names.
-fn files(directory: &Path, suffix: &str, leave_out: &[&str]) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = entries
-        .filter(|path| path.to_string_lossy().ends_with(suffix))
-        .filter(|path| !leave_out.contains(&&*path.file_name().unwrap().to_string_lossy()))
-        .map(|path| path.display().to_string())
-        .collect();
-    files.sort();
-    files
-}
+use toolchain::{C, CXX, directory, files, own, same_as_native, sources, tool};
 
 /// Compiles sources with each compiler, and compares the programs.
 fn check(test: &str, options: &[&str], sources: &[String], arguments: &[&str]) {

@@ -306,7 +306,12 @@ fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
     Ok(Arc::new(jit_linker::memory::SlabManager::new()?))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_vendor = "apple")]
+fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
+    Ok(Arc::new(jit_linker::memory::AppleMemory::new()))
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
     Ok(Arc::new(jit_linker::memory::PageManager::new()))
 }

@@ -65,6 +65,30 @@ fn runs_what_was_written(manager: &Manager) {
     assert!(functions.iter().zip(0..).all(|(function, value)| call(function) == value));
 }
 
+/// But for three system calls it is what a Mac would run.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_for_macos_runs_what_was_written_and_gives_it_back() {
+    let manager: Manager = Arc::new(jit_linker::memory::AppleMemory::new());
+    runs_what_was_written(&manager);
+    let whole = finalize(&manager, &request(20, 30, 40));
+    let protections = SegmentKind::ALL.map(|kind| protection(whole.range(kind).start));
+    assert_eq!(protections, ["r-x", "r--", "rw-"]);
+    let held = manager.statistics();
+    assert_eq!((held.allocations, held.mappings, held.bytes), (1, 3, [region_page(); 3]));
+    drop(whole);
+    drop(mixed_allocations(&manager));
+    assert_eq!(manager.statistics(), jit_linker::memory::MemoryStatistics::default());
+    let too_aligned = [SegmentRequest { size: 1, align: 1 << 20 }; 3];
+    assert!(matches!(Allocation::new(&manager, &too_aligned), Err(MemoryError::Alignment { align: 0x10_0000 })));
+}
+
+#[cfg(target_os = "linux")]
+fn region_page() -> usize {
+    // SAFETY: the call takes a number.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
+}
+
 fn runs_new_code_where_old_code_was(manager: &Manager) {
     let _other = link(manager, 9);
     let mut last = None;

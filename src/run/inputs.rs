@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ArgMatches;
+use orcane::ArchiveScope;
 use orcane::linker::SymbolStringPool;
+use orcane::linker::arch::Architecture;
+use orcane::linker::format::archive::is_archive;
+use orcane::linker::format::macho::{is_universal, slice};
 use orcane::linker::format::{open, parse};
 use orcane::linker::graph::{EdgeKind, ObjectBytes};
 use orcane::linker::memory::{MemoryManager, SlabManager};
@@ -40,7 +44,7 @@ pub(super) struct Input {
 /// What a file is.
 pub(super) enum Kind {
     Object(ObjectBytes),
-    Archive,
+    Archive(ArchiveScope),
     Library,
     Clif(String),
 }
@@ -49,7 +53,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Object(_) => "object",
-            Self::Archive => "archive",
+            Self::Archive(_) => "archive",
             Self::Library => "library",
             Self::Clif(_) => "CLIF",
         })
@@ -59,17 +63,31 @@ impl fmt::Display for Kind {
 /// The files that the command line names, each in its dylib.
 pub(super) fn gather(options: &Run, matches: &ArgMatches) -> Result<Vec<Input>> {
     let at = |id: &str| matches.indices_of(id).map(Iterator::collect::<Vec<_>>).unwrap_or_default();
-    let mut named: Vec<(usize, Result<PathBuf>)> = Vec::new();
-    named.extend(at("files").into_iter().zip(options.files.iter().map(|file| Ok(file.clone()))));
-    let libraries = options.libraries.iter().map(|name| find_library(name, &options.directories));
-    named.extend(at("libraries").into_iter().zip(libraries));
-    named.sort_by_key(|(index, _)| *index);
+    let mut named: Vec<(usize, PathBuf, ArchiveScope)> = Vec::new();
+    for (id, files, scope) in [
+        ("files", &options.files, ArchiveScope::AsDefined),
+        ("hidden_archives", &options.hidden_archives, ArchiveScope::Hidden),
+    ] {
+        named.extend(at(id).into_iter().zip(files).map(|(index, file)| (index, file.clone(), scope)));
+    }
+    for (id, libraries, scope) in [
+        ("libraries", &options.libraries, ArchiveScope::AsDefined),
+        ("hidden_libraries", &options.hidden_libraries, ArchiveScope::Hidden),
+    ] {
+        for (index, name) in at(id).into_iter().zip(libraries) {
+            named.push((index, find_library(name, &options.directories, scope)?, scope));
+        }
+    }
+    named.sort_by_key(|(index, ..)| *index);
     let groups: Vec<_> = at("dylibs").into_iter().zip(&options.dylibs).collect();
     let mut inputs = Vec::with_capacity(named.len());
-    for (index, path) in named {
+    for (index, path, scope) in named {
         let dylib = groups.iter().rev().find(|(start, _)| *start < index).map(|(_, name)| (*name).clone());
-        let path = path?;
-        let kind = kind(&path)?;
+        let kind = match (kind(&path)?, scope) {
+            (Kind::Archive(_), scope) => Kind::Archive(scope),
+            (kind, ArchiveScope::AsDefined) => kind,
+            (kind, _) => return Err(format!("{} is no archive: the {kind} can't be hidden", path.display()).into()),
+        };
         inputs.push(Input { path, kind, dylib: dylib.filter(|name| name != "main") });
     }
     Ok(inputs)
@@ -87,8 +105,12 @@ fn kind(path: &Path) -> Result<Kind> {
         return Ok(Kind::Clif(text));
     }
     let bytes = open(path)?;
+    let bytes = match Architecture::host() {
+        Some(host) => slice(&path.display().to_string(), &bytes, host)?,
+        None => bytes,
+    };
     Ok(match &*bytes {
-        [b'!', b'<', b'a' | b't', b'r' | b'h', ..] => Kind::Archive,
+        _ if is_archive(&bytes) => Kind::Archive(ArchiveScope::AsDefined),
         [0x7f, b'E', b'L', b'F', ..] if bytes.get(16) == Some(&ET_DYN) => Kind::Library,
         _ => Kind::Object(bytes),
     })
@@ -98,13 +120,19 @@ fn is_library_name(path: &Path) -> bool {
     path.to_string_lossy().contains(".so")
 }
 
-/// The file of a library: a shared one rather than an archive in the same directory.
-fn find_library(name: &str, directories: &[PathBuf]) -> Result<PathBuf> {
-    let candidates = |directory: &Path| ["so", "a"].map(|suffix| directory.join(format!("lib{name}.{suffix}")));
+/// The file of a library: a shared one rather than an archive in the same directory, unless it is to be hidden.
+fn find_library(name: &str, directories: &[PathBuf], scope: ArchiveScope) -> Result<PathBuf> {
+    let suffixes: &[_] = if scope == ArchiveScope::Hidden { &["a"] } else { &["so", "a"] };
+    let candidates = |directory: &Path| {
+        let files = suffixes.iter().map(|suffix| directory.join(format!("lib{name}.{suffix}")));
+        files.collect::<Vec<_>>()
+    };
     for directory in directories.iter().map(PathBuf::as_path).chain(SYSTEM.iter().map(Path::new)) {
         for path in candidates(directory) {
             // What is text is for static linkers; the loader has the library itself.
-            if std::fs::read(&path).is_ok_and(|bytes| bytes.starts_with(b"\x7fELF") || bytes.starts_with(b"!<")) {
+            if std::fs::read(&path)
+                .is_ok_and(|bytes| bytes.starts_with(b"\x7fELF") || is_archive(&bytes) || is_universal(&bytes))
+            {
                 return Ok(path);
             }
         }

@@ -28,6 +28,12 @@ pub(crate) struct Run {
     /// Links with libNAME.so or libNAME.a
     #[arg(short = 'l', value_name = "NAME")]
     libraries: Vec<String>,
+    /// Adds an archive, of which other dylibs see nothing
+    #[arg(long = "load-hidden", value_name = "FILE")]
+    hidden_archives: Vec<PathBuf>,
+    /// Links with libNAME.a, of which other dylibs see nothing
+    #[arg(long = "hidden-l", value_name = "NAME")]
+    hidden_libraries: Vec<String>,
     /// Looks for libraries in DIR before the system's directories
     #[arg(short = 'L', value_name = "DIR")]
     directories: Vec<PathBuf>,
@@ -165,7 +171,7 @@ impl Loaded {
         let name = input.path.display().to_string();
         match &input.kind {
             Kind::Object(bytes) => _ = self.program.add_object(dylib, &name, bytes.clone())?,
-            Kind::Archive => self.program.add_archive(dylib, &input.path)?,
+            Kind::Archive(scope) => self.program.add_archive(dylib, &input.path, *scope)?,
             Kind::Library => libraries::add(dylib, &input.path)?,
             Kind::Clif(text) => self.clif.add(&self.jit, dylib, &name, text, options.lazy)?,
         }

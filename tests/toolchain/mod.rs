@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 /// A directory of a test's own, empty.
 pub(crate) fn directory(test: &str) -> PathBuf {
@@ -68,3 +69,39 @@ pub(crate) const CXX: [&[&str]; 4] = [
     &["clang++-22", "-std=c++17", "-O0"],
     &["clang++-22", "-std=c++17", "-O2"],
 ];
+
+/// Where the sources of the crates are.
+static CRATES: LazyLock<String> = LazyLock::new(|| {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/Cargo.toml");
+    let words = ["metadata", "--format-version", "1", "--manifest-path", manifest];
+    let output = Command::new(env!("CARGO")).args(words).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+});
+
+/// The directory of a crate's files.
+pub(crate) fn sources(name: &str) -> PathBuf {
+    let paths = CRATES.split("\"manifest_path\":\"").skip(1).map(|rest| &rest[..rest.find('"').unwrap()]);
+    let is_it = |path: &&str| path.contains(&format!("/{name}-"));
+    Path::new(paths.clone().find(is_it).unwrap_or_else(|| panic!("{name} is not there")))
+        .parent()
+        .unwrap()
+        .to_path_buf()
+}
+
+/// A source file of ours.
+pub(crate) fn own(file: &str) -> String {
+    format!("{}/tests/programs/sources/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The files of a directory that end in `suffix`, without those that `leave_out` names.
+pub(crate) fn files(directory: &Path, suffix: &str, leave_out: &[&str]) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries
+        .filter(|path| path.to_string_lossy().ends_with(suffix))
+        .filter(|path| !leave_out.contains(&&*path.file_name().unwrap().to_string_lossy()))
+        .map(|path| path.display().to_string())
+        .collect();
+    files.sort();
+    files
+}

@@ -4,20 +4,21 @@ use std::ffi::CString;
 use std::path::Path;
 
 use jit_linker::arch::{Architecture, add_at_exit};
-use jit_linker::graph::{Edge, EdgeKind, LinkGraph, Linkage, ObjectBytes, Scope};
+use jit_linker::graph::{Definition, Edge, EdgeKind, LinkGraph, Linkage, ObjectBytes, Scope, Symbol, SymbolId};
 use jit_linker::link::TlsLocation;
 use jit_linker::memory::SegmentKind;
 use jit_linker::{SymbolName, format};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::archive::ArchiveMembers;
+use super::archive::{ArchiveMembers, ArchiveScope};
 use super::linking::COMPONENT_HANDLE;
 use super::unit::ObjectUnit;
 use crate::error::Error;
 use crate::platform::initializers::{self, Initializers};
 use crate::platform::thread_local::{self, ThreadLocalError};
 use crate::session::{
-    AbsoluteSymbol, DylibLookup, ExecutionSession, JitDylib, ResourceTracker, SearchOrder, SymbolDef, SymbolFlags,
+    AbsoluteSymbol, Alias, DylibLookup, ExecutionSession, JitDylib, ResourceTracker, SearchOrder, SymbolDef,
+    SymbolFlags,
 };
 use crate::sync::{Arc, Mutex, lock};
 
@@ -69,16 +70,17 @@ impl Program {
     ///
     /// When it can't be read, is for another architecture, or defines a symbol again.
     pub fn add_object(&self, dylib: &JitDylib, name: &str, object: ObjectBytes) -> Result<ResourceTracker, Error> {
-        self.shared.add_object(dylib, name, object)
+        self.shared.add_object(dylib, name, object, ArchiveScope::AsDefined)
     }
 
-    /// Has the members of an archive (`ar`, thin ones too) linked as they are needed.
+    /// Has the members of an archive (`ar`, thin ones and those in universal files too) linked as they are needed.
     ///
     /// # Errors
     ///
     /// When it can't be read.
-    pub fn add_archive(&self, dylib: &JitDylib, path: &Path) -> Result<(), Error> {
-        let members = ArchiveMembers::open(path, Arc::clone(&self.shared))?;
+    pub fn add_archive(&self, dylib: &JitDylib, path: &Path, scope: ArchiveScope) -> Result<(), Error> {
+        let architecture = self.session.executor().architecture();
+        let members = ArchiveMembers::open(path, scope, Arc::clone(&self.shared), architecture)?;
         dylib.add_generator(Arc::new(members))
     }
 
@@ -164,10 +166,14 @@ impl Shared {
         dylib: &JitDylib,
         name: &str,
         object: ObjectBytes,
+        scope: ArchiveScope,
     ) -> Result<ResourceTracker, Error> {
         let session = dylib.session();
-        let mut graph = format::parse(name, object, session.names())?;
         let architecture = session.executor().architecture();
+        let mut graph = format::parse(name, format::macho::slice(name, &object, architecture)?, session.names())?;
+        if scope == ArchiveScope::Hidden {
+            hide(&mut graph);
+        }
         if graph.architecture() != architecture {
             return Err(Error::Target(format!(
                 "{name} is for {}, the session for {architecture}",
@@ -179,6 +185,12 @@ impl Shared {
             graph.retain_comdats(|comdat| entry.groups.insert(comdat.signature.clone()));
         }
         let tracker = dylib.create_tracker()?;
+        let aliases: Vec<_> = graph
+            .aliases()
+            .iter()
+            .map(|(name, aliasee)| Alias { name: name.clone(), aliasee: aliasee.clone(), flags: SymbolFlags::EXPORTED })
+            .collect();
+        tracker.define_aliases(&dylib.link_order(), aliases)?;
         self.add_graph(&tracker, component, graph)?;
         Ok(tracker)
     }
@@ -246,6 +258,17 @@ impl Shared {
     ) -> Result<TlsLocation, ThreadLocalError> {
         let own = lock(&self.variables).get(&address).map(|(_, location)| *location);
         own.map_or_else(|| thread_local::variable_of_process(architecture, name), Ok)
+    }
+}
+
+/// Hides what an object defines from other dylibs.
+fn hide(graph: &mut LinkGraph) {
+    let visible = |(id, symbol): (SymbolId, &Symbol)| {
+        let is_seen = symbol.scope != Scope::Local && symbol.definition != Definition::External;
+        is_seen.then_some((id, symbol.linkage))
+    };
+    for (symbol, linkage) in graph.symbols().filter_map(visible).collect::<Vec<_>>() {
+        graph.set_binding(symbol, linkage, Scope::Hidden);
     }
 }
 

@@ -5,4 +5,5 @@ mod components;
 mod linking;
 mod unit;
 
+pub use archive::ArchiveScope;
 pub use components::Program;

@@ -2,12 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use object::archive::{MAGIC, THIN_MAGIC};
 use object::read::archive::{ArchiveFile, ArchiveOffset};
 use object::{Object, ObjectSymbol};
 use rustc_hash::FxHashMap;
 
-use super::ParseError;
+use super::{ParseError, macho};
 use crate::graph::ObjectBytes;
+
+/// Whether bytes begin as an archive does.
+#[must_use]
+pub fn is_archive(file: &[u8]) -> bool {
+    file.starts_with(&MAGIC) || file.starts_with(&THIN_MAGIC)
+}
 
 /// Where in an archive a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,10 +86,13 @@ impl Archive {
         Ok(())
     }
 
-    /// The first member that defines a symbol.
+    /// The first member that defines a symbol, which goes by its name in the source.
     #[must_use]
     pub fn member_with(&self, symbol: &str) -> Option<MemberId> {
-        self.members.get(symbol.as_bytes()).copied()
+        let [plain, mangled] = [symbol, &macho::symbol_name(symbol)].map(|name| self.members.get(name.as_bytes()));
+        // The index has the names of the members' own format.
+        let is_macho = |id: &MemberId| self.member(*id).is_ok_and(|member| macho::is_macho(&member.object));
+        plain.filter(|id| !is_macho(id)).or_else(|| mangled.filter(|id| is_macho(id))).copied()
     }
 
     /// All members that define symbols, in their order.

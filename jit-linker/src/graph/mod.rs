@@ -128,6 +128,8 @@ pub struct LinkGraph {
     pub(crate) symbols: Vec<Symbol>,
     pub(crate) sections: Vec<Section>,
     pub(crate) comdats: Vec<Comdat>,
+    /// Names that it defines for what it does not, and the names of that.
+    pub(crate) aliases: Vec<(SymbolName, SymbolName)>,
     /// Pairs of a block and one that lives as long as it does, though it does not refer to it: a
     /// function and its unwinding record.
     pub(crate) attached: Vec<(BlockId, BlockId)>,
@@ -152,6 +154,7 @@ impl LinkGraph {
             symbols: Vec::new(),
             sections: Vec::new(),
             comdats: Vec::new(),
+            aliases: Vec::new(),
             attached: Vec::new(),
             edges: Vec::new(),
             arena: Vec::new(),
@@ -306,6 +309,13 @@ impl LinkGraph {
             symbol.definition = Definition::Block { block, offset };
             symbol.tag = tag;
         }
+    }
+
+    /// Names that the object defines for symbols that it does not, each with the other name. What links
+    /// the graph defines them; the object's own references already are to the other name.
+    #[must_use]
+    pub fn aliases(&self) -> &[(SymbolName, SymbolName)] {
+        &self.aliases
     }
 
     /// Says how a symbol stands against others of its name; strong unless said otherwise.

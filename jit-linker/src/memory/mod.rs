@@ -8,6 +8,8 @@
 //! writes code through a second mapping; [`PageManager`] gives each allocation pages of its own
 //! and changes their protection, for systems where a second mapping can't be had.
 
+#[cfg(unix)]
+mod apple;
 mod detached;
 mod page;
 #[cfg(target_os = "linux")]
@@ -20,6 +22,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+#[cfg(unix)]
+pub use apple::AppleMemory;
 pub use detached::DetachedMemory;
 pub use page::PageManager;
 #[cfg(target_os = "linux")]

@@ -7,6 +7,7 @@
 mod aarch64;
 mod atom;
 mod compact_unwind;
+mod indirect;
 mod initializer;
 mod literal;
 mod relocation;
@@ -61,6 +62,15 @@ pub fn source_name(symbol: &str) -> Cow<'_, str> {
     match symbol.strip_prefix('_') {
         Some(name) => Cow::Borrowed(name),
         None => Cow::Owned(format!("\u{1}{symbol}")),
+    }
+}
+
+/// The name that a Mach-O object has for a symbol of the source code: the reverse of [`source_name`].
+#[must_use]
+pub fn symbol_name(source: &str) -> Cow<'_, str> {
+    match source.strip_prefix('\u{1}') {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(format!("_{source}")),
     }
 }
 

@@ -65,9 +65,9 @@ impl<'data> Reader<'data> {
             if self.atoms[section].is_none() {
                 continue;
             }
-            self.add_indirect_pointers(section, &mut edges)?;
             let first = edges.len();
             self.add_section_relocations(section, &mut edges)?;
+            self.add_indirect_pointers(section, &mut edges, first)?;
             if self.sections[section].section_type(LittleEndian) == S_INIT_FUNC_OFFSETS {
                 let offsets = edges.split_off(first);
                 self.replace_initializer_offsets(section, offsets, &mut edges)?;
@@ -89,6 +89,7 @@ impl<'data> Reader<'data> {
         let relocations = header.relocations(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let mut relocations = relocations.iter().map(|relocation| relocation.info(LittleEndian));
         edges.reserve(relocations.len());
+        let start = edges.len();
         while let Some(relocation) = relocations.next() {
             let first = edges.len();
             match self.graph.architecture() {
@@ -99,6 +100,7 @@ impl<'data> Reader<'data> {
                 self.complete_descriptor(edges, first)?;
             }
         }
+        ascend(&mut edges[start..]);
         Ok(())
     }
 
@@ -240,28 +242,6 @@ impl<'data> Reader<'data> {
         Ok(())
     }
 
-    /// Each pointer of the sections for indirect symbols is the address of one of them.
-    fn add_indirect_pointers(&mut self, section: usize, edges: &mut Vec<Edge>) -> Result<(), ParseError> {
-        let header = self.sections[section];
-        let indirect = header.indirect_symbols(LittleEndian, self.indirect).map_err(|error| self.broken(error))?;
-        let kind = match self.graph.architecture() {
-            Architecture::X86_64 => EdgeKind::X86_64(crate::arch::x86_64::EdgeKind::Pointer64),
-            Architecture::Aarch64 => EdgeKind::Aarch64(crate::arch::aarch64::EdgeKind::Pointer64),
-        };
-        for (index, symbol) in indirect.iter().enumerate() {
-            let symbol = symbol.get(LittleEndian);
-            // A local symbol's pointer has its value, and a relocation.
-            if symbol & (INDIRECT_SYMBOL_LOCAL | INDIRECT_SYMBOL_ABS) != 0 {
-                continue;
-            }
-            let target = self.symbol(SymbolIndex(symbol as usize))?;
-            let Some(atoms) = &self.atoms[section] else { continue };
-            let (block, offset) = atoms.find(index as u64 * 8);
-            edges.push(Edge { block, offset: offset as u32, kind, target, addend: 0 });
-        }
-        Ok(())
-    }
-
     fn field(&self, section: usize, relocation: RelocationInfo) -> Result<Field<'data>, ParseError> {
         let offset = relocation.r_address;
         let size = 1usize << relocation.r_length;
@@ -339,5 +319,18 @@ impl<'data> Reader<'data> {
             offset: field.offset.into(),
             relocation: relocation.r_type.into(),
         }
+    }
+}
+
+/// Turns the edges of a section around, which assemblers list from its end: they are sorted by
+/// place then, or nearly so. The parts of a difference stay in their order.
+fn ascend(edges: &mut [Edge]) {
+    let place = |edge: &Edge| (edge.block, edge.offset);
+    if edges.first().map(place) <= edges.last().map(place) {
+        return;
+    }
+    edges.reverse();
+    for parts in edges.chunk_by_mut(|one, other| place(one) == place(other)) {
+        parts.reverse();
     }
 }

@@ -84,13 +84,17 @@ impl<'data> Reader<'data> {
         Ok(match header.section_type(LittleEndian) {
             // Threads have copies of it.
             S_THREAD_LOCAL_REGULAR | S_THREAD_LOCAL_ZEROFILL => SegmentKind::ReadOnly,
-            S_SYMBOL_STUBS => return Err(self.unsupported(header, "holds stubs, which are a linker's")),
             S_THREAD_LOCAL_INIT_FUNCTION_POINTERS => {
                 return Err(self.unsupported(header, "holds initializers of thread-local variables"));
             }
             _ if flags & S_ATTR_SELF_MODIFYING_CODE != 0 => {
                 return Err(self.unsupported(header, "is both writable and executable"));
             }
+            // What an assembler writes is code that refers to pointers.
+            S_SYMBOL_STUBS if header.nreloc(LittleEndian) == 0 && header.size(LittleEndian) > 0 => {
+                return Err(self.unsupported(header, "holds stubs that a linker would fill"));
+            }
+            S_SYMBOL_STUBS => SegmentKind::Code,
             _ if flags & (S_ATTR_PURE_INSTRUCTIONS | S_ATTR_SOME_INSTRUCTIONS) != 0 => SegmentKind::Code,
             _ if header.segment_name() == b"__TEXT" && header.name() == b"__text" => SegmentKind::Code,
             _ if matches!(header.segment_name(), b"__TEXT" | b"__DATA_CONST") => SegmentKind::ReadOnly,

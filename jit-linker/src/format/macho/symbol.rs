@@ -13,10 +13,15 @@ impl<'data> Reader<'data> {
     /// Adds what the object defines.
     pub(super) fn add_symbols(&mut self) -> Result<(), ParseError> {
         self.symbol_ids = vec![None; self.symbols.len()];
+        let mut indirect = Vec::new();
         for index in 0..self.symbols.len() {
             let index = SymbolIndex(index);
             let raw = self.raw_symbol(index)?;
             if raw.is_stab() {
+                continue;
+            }
+            if raw.n_type() & N_TYPE == N_INDR {
+                indirect.push(index);
                 continue;
             }
             if let Some((definition, address)) = self.definition(index, raw)? {
@@ -25,7 +30,7 @@ impl<'data> Reader<'data> {
                 self.symbol_ids[index.0] = Some(id);
             }
         }
-        Ok(())
+        self.add_indirect_symbols(&indirect)
     }
 
     /// The graph's symbol that a relocation refers to.
@@ -37,11 +42,11 @@ impl<'data> Reader<'data> {
         }
     }
 
-    fn raw_symbol(&self, index: SymbolIndex) -> Result<&'data Nlist64<LittleEndian>, ParseError> {
+    pub(super) fn raw_symbol(&self, index: SymbolIndex) -> Result<&'data Nlist64<LittleEndian>, ParseError> {
         self.symbols.symbol(index).map_err(|error| self.broken(error))
     }
 
-    fn symbol_name(&self, symbol: &Nlist64<LittleEndian>) -> Result<&'data [u8], ParseError> {
+    pub(super) fn symbol_name(&self, symbol: &Nlist64<LittleEndian>) -> Result<&'data [u8], ParseError> {
         symbol.name(LittleEndian, self.symbols.strings()).map_err(|error| self.broken(error))
     }
 
@@ -62,7 +67,6 @@ impl<'data> Reader<'data> {
             N_UNDF => return Ok(None),
             N_ABS => return Ok(Some((Definition::Absolute, value))),
             N_SECT => {}
-            N_INDR => return Err(self.malformed(format!("symbol {} stands for another one, in an object", index.0))),
             kind => return Err(self.malformed(format!("symbol {} is of the unknown type {kind:#x}", index.0))),
         }
         let Some((section, offset)) = self.offset_in_section(symbol) else {
@@ -75,7 +79,7 @@ impl<'data> Reader<'data> {
         Ok(Some((Definition::Block { block, offset: offset as u32 }, 0)))
     }
 
-    fn add(
+    pub(super) fn add(
         &mut self,
         index: SymbolIndex,
         raw: &'data Nlist64<LittleEndian>,

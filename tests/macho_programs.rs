@@ -1,0 +1,317 @@
+//! Mach-O objects in programs, beside ELF ones, as `orcane run` and `orcane link` take them.
+#![cfg(feature = "programs")]
+
+#[allow(dead_code, reason = "each test uses a part")]
+mod toolchain;
+
+use std::path::Path;
+
+use toolchain::{compile, directory, orcane, told, tool};
+
+/// The target of clang whose code runs here.
+const HOST: &str = if cfg!(target_arch = "aarch64") { ARM64 } else { X86_64 };
+const X86_64: &str = "--target=x86_64-apple-macos11";
+const ARM64: &str = "--target=arm64-apple-macos11";
+
+/// What the programs write with. Variadic functions are called differently on Apple's arm64, so
+/// Mach-O code leaves `printf` to this ELF object.
+const SAY: &str = r#"#include <stdio.h>
+void say(const char *text, long number) { printf("%s %ld\n", text, number); fflush(stdout); }"#;
+const SAYS: &str = "extern \"C\" { void say(const char *, long); }\n";
+
+fn elf(directory: &Path, file: &str, text: &str) -> String {
+    let compiler: &[&str] = if file.ends_with(".cc") { &["g++", "-O1", "-fPIC"] } else { &["gcc", "-O1", "-fPIC"] };
+    compile(directory, compiler, file, text)
+}
+
+fn macho(directory: &Path, options: &[&str], file: &str, text: &str) -> String {
+    macho_for(HOST, directory, options, file, text)
+}
+
+fn macho_for(target: &str, directory: &Path, options: &[&str], file: &str, text: &str) -> String {
+    compile(directory, &[&["clang-22", target, "-fno-stack-protector"], options].concat(), file, text)
+}
+
+fn runs(directory: &Path, arguments: &[&str], output: &str, status: i32) {
+    let expected = (output.to_owned(), String::new(), Some(status));
+    assert_eq!(told(&orcane(directory, &[&["run"], arguments].concat())), expected, "{arguments:?}");
+}
+
+fn fails(directory: &Path, arguments: &[&str], expected: &str) {
+    let (output, error, status) = told(&orcane(directory, &[&["run"], arguments].concat()));
+    assert!(error.contains(expected) && status == Some(127), "{arguments:?}: {output} {error}");
+}
+
+#[test]
+fn mach_o_and_elf_objects_call_each_other_in_one_program() {
+    let down = "void say(const char *, long); int up(int); int shared = 5; extern int *where;
+        int down(int n) { say(\"down\", n); return n <= 0 ? shared : 1 + up(n - 1); }
+        int main(int argc, char **argv) { say(argv[1], argc); say(\"same\", where == &shared); return down(3); }";
+    let up = "void say(const char *, long); int down(int); extern int shared; int *where = &shared;
+        int up(int n) { say(\"up\", n); shared += 10; return 1 + down(n - 1); }";
+    let expected = "x 2\nsame 1\ndown 3\nup 2\ndown 1\nup 0\ndown -1\n";
+    for level in ["-O0", "-O2", "-Oz"] {
+        let directory = directory(&format!("macho-mixed{level}"));
+        let say = elf(&directory, "say.c", SAY);
+        let (elf_up, elf_down) = (elf(&directory, "eup.c", up), elf(&directory, "edown.c", down));
+        let (up, down) = (macho(&directory, &[level], "up.c", up), macho(&directory, &[level], "down.c", down));
+        for objects in [[&down, &elf_up], [&elf_down, &up], [&down, &up]] {
+            runs(&directory, &[objects[0], objects[1], &say, "--", "x"], expected, 29);
+        }
+    }
+}
+
+#[test]
+fn macho_15_initializers_and_finalizers_of_both_formats_run_in_order() {
+    let text = "void say(const char *, long); int atexit(void (*)(void));
+        static void end(void) { say(\"at exit\", WHICH); }
+        __attribute__((constructor)) static void first(void) { say(\"first\", WHICH); atexit(end); }
+        __attribute__((constructor)) static void second(void) { say(\"second\", WHICH); }
+        __attribute__((destructor)) static void last(void) { say(\"last\", WHICH); }\n";
+    let main = format!("{text} int main(void) {{ return 3; }}");
+    let directory = directory("macho-initializers");
+    let say = elf(&directory, "say.c", SAY);
+    let main = macho(&directory, &["-DWHICH=1"], "main.c", &main);
+    let other = elf(&directory, "other.c", &text.replace("WHICH", "2"));
+    // For Apple, clang makes a destructor what its last constructor registers for exit.
+    let expected = "first 1\nsecond 1\nfirst 2\nsecond 2\nat exit 2\nlast 1\nat exit 1\nlast 2\n";
+    runs(&directory, &[&main, &other, &say], expected, 3);
+    // A list of finalizers, as older compilers write it.
+    let lists = "void say(const char *, long); static void end(void) { say(\"end\", 0); }
+        __attribute__((used, section(\"__DATA,__mod_term_func,mod_term_funcs\"))) static void (*list)(void) = end;
+        int main(void) { say(\"main\", 0); return 0; }";
+    let lists = macho(&directory, &[], "lists.c", lists);
+    runs(&directory, &[&lists, &say], "main 0\nend 0\n", 0);
+}
+
+/// Constructors of objects with static storage, and their destructors, which know `__dso_handle`.
+#[test]
+fn objects_with_static_storage_are_constructed_and_destroyed() {
+    let text = format!(
+        "{SAYS} struct Noisy {{ int n; Noisy(int n) : n(n) {{ say(\"make\", n); }} ~Noisy() {{ say(\"break\", n); }} }};
+        static Noisy one(1); Noisy two(2); Noisy &local() {{ static Noisy three(3); return three; }}
+        int main() {{ return local().n + two.n; }}"
+    );
+    let directory = directory("macho-statics");
+    let say = elf(&directory, "say.c", SAY);
+    let main = macho(&directory, &["-O1"], "main.cc", &text);
+    runs(&directory, &[&main, &say], "make 1\nmake 2\nmake 3\nbreak 3\nbreak 2\nbreak 1\n", 5);
+}
+
+#[test]
+fn macho_52_exceptions_unwind_through_frames_of_both_formats() {
+    let throws = format!(
+        "{SAYS} struct Guard {{ long n; ~Guard() {{ say(\"guard\", n); }} }}; extern \"C\" void back(int);
+        void through(int n) {{ Guard guard{{n}}; if (n == 0) throw 42; back(n - 1); }}"
+    );
+    let back = "void through(int); extern \"C\" void back(int n) { through(n); }";
+    let main = format!(
+        "{SAYS} void through(int); struct Base {{ virtual ~Base(); int n = 7; }}; struct Derived : Base {{}}; Base::~Base() {{}}
+        int main() {{
+            try {{ through(2); }} catch (int value) {{ say(\"caught\", value); }}
+            try {{ try {{ throw Derived(); }} catch (int) {{ say(\"wrong\", 0); }} }} catch (Base &base) {{ say(\"base\", base.n); }}
+            return 0;
+        }}"
+    );
+    // Compact information stands alone, or beside DWARF; all of both is asked for.
+    for unwind in ["no-compact-unwind", "always", "default"] {
+        for level in ["-O0", "-O2"] {
+            let directory = directory(&format!("macho-throw-{unwind}{level}"));
+            let say = elf(&directory, "say.c", SAY);
+            let options = [level, &format!("-femit-dwarf-unwind={unwind}"), "-fexceptions"];
+            let throws = macho(&directory, &options, "throws.cc", &throws);
+            let main = macho(&directory, &options, "main.cc", &main);
+            let expected = "guard 0\nguard 1\nguard 2\ncaught 42\nbase 7\n";
+            for back in [elf(&directory, "back.cc", back), macho(&directory, &options, "back.cc", back)] {
+                runs(&directory, &[&main, &throws, &back, &say], expected, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn macho_51_each_thread_has_its_thread_local_variables() {
+    let variables =
+        "__thread int data = 41; __thread int zero; __thread char text[20] __attribute__((aligned(32))) = \"abc\";";
+    let main = "extern __thread int data, zero; extern __thread char text[20]; static __thread long own = 1;
+        void say(const char *, long); int run(void (*)(void));
+        static void thread(void) { data++; zero += data; own *= 3; text[0]++;
+            say(text, data * 10000 + zero * 10 + own); say(\"aligned\", (unsigned long)text % 32); }
+        int main(void) { thread(); int status = run(thread); thread(); return status; }";
+    let run = "#include <pthread.h>\nstatic void *enter(void *f) { ((void (*)(void))f)(); return 0; }
+        int run(void (*f)(void)) { for (int i = 0; i < 2; i++) { pthread_t t; if (pthread_create(&t, 0, enter, (void *)f) || pthread_join(t, 0)) return 1; } return 0; }";
+    let directory = directory("macho-threads");
+    let (say, run) = (elf(&directory, "say.c", SAY), elf(&directory, "run.c", run));
+    let thread = "bbc 420423\naligned 0\n";
+    let expected = format!("{thread}{thread}{thread}cbc 430859\naligned 0\n");
+    for level in ["-O0", "-O2"] {
+        let (variables, main) =
+            (macho(&directory, &[level], "variables.c", variables), macho(&directory, &[level], "main.c", main));
+        runs(&directory, &[&main, &variables, &say, &run], &expected, 0);
+    }
+}
+
+#[test]
+fn macho_33_sections_are_enumerated_between_their_bounds() {
+    let entry = "struct entry { const char *text; long number; };\n#define ENTRY(name, n) __attribute__((used, section(\"__DATA,registry\"))) static struct entry name = {#name, n};\n";
+    let main = format!(
+        "{entry} ENTRY(one, 1) ENTRY(two, 2) void say(const char *, long);
+        extern struct entry start __asm(\"section$start$__DATA$registry\"), end __asm(\"section$end$__DATA$registry\");
+        int main(void) {{ for (struct entry *at = &start; at < &end; at++) say(at->text, at->number); return (int)(&end - &start); }}"
+    );
+    let directory = directory("macho-bounds");
+    let (say, main) = (elf(&directory, "say.c", SAY), macho(&directory, &["-O2"], "main.c", &main));
+    runs(&directory, &[&main, &say], "one 1\ntwo 2\n", 2);
+}
+
+/// Two archives with a member of the same name, each with an initializer, and what uses both.
+fn archives(directory: &Path) -> (String, String) {
+    let say = elf(directory, "say.c", SAY);
+    for name in ["one", "two"] {
+        let folder = directory.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let text = format!(
+            "void say(const char *, long); __attribute__((constructor)) static void begin(void) {{ say(\"{name}\", 0); }}
+             int {name}(void) {{ return sizeof \"{name}\"; }}"
+        );
+        macho(&folder, &[], "same.c", &text);
+        macho(&folder, &[], "unused.c", "int missing(void); int unused(void) { return missing(); }");
+        tool(&folder, &["llvm-ar-22", "rcs", &format!("../lib{name}.a"), "unused.o", "same.o"]);
+    }
+    let main = "int one(void), two(void); int main(void) { return one() * 10 + two(); }";
+    (macho(directory, &[], "main.c", main), say)
+}
+
+#[test]
+fn macho_06_macho_07_members_of_archives_are_linked_on_demand() {
+    let directory = directory("macho-archives");
+    let (main, say) = archives(&directory);
+    let sorted = |arguments: &[&str]| {
+        let (output, error, status) = told(&orcane(&directory, &[&["run", &main, &say], arguments].concat()));
+        let mut lines: Vec<_> = output.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        assert_eq!((lines.join("\n"), error, status), ("one 0\ntwo 0".to_owned(), String::new(), Some(44)));
+    };
+    sorted(&["libone.a", "libtwo.a"]);
+    sorted(&["-L.", "-lone", "-ltwo"]);
+    // By a path into a second dylib, and by a name.
+    sorted(&["libone.a", "--dylib", "second", "./libtwo.a"]);
+    sorted(&["-L", ".", "--dylib=second", "-lone", "--dylib=third", "-ltwo"]);
+    // Beside an ELF archive, and in one with ELF members.
+    elf(&directory, "three.c", "int three(void) { return 3; }");
+    let more = "int one(void), two(void), three(void); int main(void) { return one() + two() + three(); }";
+    let more = elf(&directory, "more.c", more);
+    tool(&directory, &["llvm-ar-22", "rcs", "mixed.a", "three.o", "one/same.o"]);
+    let (_, error, status) = told(&orcane(&directory, &["run", &more, "mixed.a", "libtwo.a", &say]));
+    assert_eq!((error, status), (String::new(), Some(11)));
+}
+
+#[test]
+fn macho_05_what_a_hidden_archive_defines_is_seen_in_its_dylib_only() {
+    let directory = directory("macho-hidden");
+    let (main, say) = archives(&directory);
+    let user = macho(&directory, &[], "user.c", "int two(void); int one(void) { return two() + 1; }");
+    for hidden in [&["--load-hidden", "libtwo.a"][..], &["-L.", "--hidden-l", "two"]] {
+        // Visible in the dylib.
+        runs(&directory, &[&[&*main, "libone.a", &say], hidden].concat(), "one 0\ntwo 0\n", 44);
+        let inner = macho(&directory, &[], "inner.c", "int one(void); int main(void) { return one(); }");
+        runs(&directory, &[&[&*inner, &say, "--dylib", "second", &user], hidden].concat(), "two 0\n", 5);
+        // Invisible outside.
+        let outside = [&[&*main, "libone.a", &say, "--dylib", "second"], hidden].concat();
+        fails(&directory, &outside, "'two'");
+    }
+    fails(&directory, &[&main, "--load-hidden", &say], "say.o is no archive");
+}
+
+#[test]
+fn macho_17_symbols_of_the_command_line_go_by_their_names_in_the_source() {
+    let directory = directory("macho-alias");
+    let main = "int other(void); extern char place[]; int main(void) { return other() + (int)(long)place; }";
+    let main = macho(&directory, &[], "main.c", main);
+    let real = macho(&directory, &[], "real.c", "int real(void) { return 30; }");
+    runs(&directory, &[&main, &real, "--alias", "other=real", "--define", "place=0x4"], "", 34);
+    fails(&directory, &[&main, &real, "--alias", "other=_real", "--define", "place=0x4"], "'_real'");
+}
+
+#[test]
+fn universal_objects_and_archives_are_read_for_this_machine() {
+    let directory = directory("macho-universal");
+    let parts = |name: &str, text: &str| {
+        for (target, suffix) in [(X86_64, "x86"), (ARM64, "arm")] {
+            let own = if target == HOST { "" } else { "_on_another_machine" };
+            let text = format!("{}\n", text.replace("$", own));
+            macho_for(target, &directory, &[], &format!("{name}-{suffix}.c"), &text);
+        }
+    };
+    parts("main", "int one(void); int main$(void) { return one() + 1; }");
+    parts("one", "int one$(void) { return 1; }");
+    for (first, second) in [("x86", "arm"), ("arm", "x86")] {
+        let main = [&*format!("main-{first}.o"), &format!("main-{second}.o")].map(str::to_owned);
+        tool(&directory, &["llvm-lipo-22", "-create", &main[0], &main[1], "-output", "main.o"]);
+        for suffix in [first, second] {
+            tool(&directory, &["llvm-ar-22", "rcs", &format!("{suffix}.a"), &format!("one-{suffix}.o")]);
+        }
+        tool(&directory, &["llvm-lipo-22", "-create", "x86.a", "arm.a", "-output", "libone.a"]);
+        runs(&directory, &["main.o", "libone.a"], "", 2);
+        runs(&directory, &["main.o", "-L.", "-lone"], "", 2);
+    }
+    // One that has no part for this machine.
+    let other = if HOST == X86_64 { "main-arm.o" } else { "main-x86.o" };
+    tool(&directory, &["llvm-lipo-22", "-create", other, "-output", "other.o"]);
+    fails(&directory, &["other.o"], "none of its parts is for");
+    fails(&directory, &[other], "the session for");
+}
+
+#[test]
+fn macho_29_a_weak_reference_is_null_unless_somebody_defines_it() {
+    let directory = directory("macho-weak");
+    let main = "extern int value __attribute__((weak_import)); int function(void) __attribute__((weak_import));
+        static int *volatile pointer = &value;
+        int main(void) { return (pointer ? *pointer : 1) + 10 * (function ? function() : 1) + 100 * (&value == pointer); }";
+    let main = macho(&directory, &["-O1"], "main.c", main);
+    let both = "int value = 2; int function(void) { return 3; }";
+    let both = [macho(&directory, &[], "both.c", both), elf(&directory, "elf.c", both)];
+    runs(&directory, &[&main], "", 111);
+    for object in &both {
+        runs(&directory, &[&main, object], "", 132);
+    }
+}
+
+/// `_other = _target` where the target is in another object (`N_INDR`), and pointers and stubs as older assemblers'.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn indirect_symbols_pointers_and_stubs_lead_to_what_they_stand_for() {
+    let directory = directory("macho-indirect");
+    let target = "int target(void) { return 7; } int here(void) { return 50; }";
+    let (target, elf_target) = (macho(&directory, &[], "target.c", target), elf(&directory, "elf.c", target));
+    let names = ".globl _other, _again\n_other = _target\n_again = _other\n.subsections_via_symbols\n";
+    let names = macho(&directory, &[], "names.s", names);
+    let stubs = "
+        .text\n.globl _main\n_main: pushq %rbx\ncall L_stub\nmovl %eax, %ebx\ncall *L_pointer(%rip)\naddl %eax, %ebx
+        call _again\naddl %ebx, %eax\npopq %rbx\nret
+        .section __TEXT,__symbol_stub1,symbol_stubs,pure_instructions,6\nL_stub: .indirect_symbol _other\njmpq *L_lazy(%rip)
+        .section __DATA,__la_symbol_ptr,lazy_symbol_pointers\nL_lazy: .indirect_symbol _other\n.quad _nowhere
+        .section __DATA,__nl_symbol_ptr,non_lazy_symbol_pointers\nL_pointer: .indirect_symbol _here\n.quad 0
+        .data\n_nowhere: .quad 0\n.subsections_via_symbols\n";
+    let stubs = macho(&directory, &[], "stubs.s", stubs);
+    for target in [&target, &elf_target] {
+        runs(&directory, &[&stubs, &names, target], "", 64);
+    }
+    fails(&directory, &[&stubs, &names], "'target'");
+}
+
+#[test]
+fn objects_archives_and_aliases_for_arm64_are_linked_at_an_address() {
+    let directory = directory("macho-link");
+    let source = "int two(void), other(void); int main(void) { return two() + other(); }";
+    macho_for(ARM64, &directory, &["-O1"], "main.c", source);
+    macho_for(ARM64, &directory, &["-O1"], "two.c", "int two(void) { return 2; }");
+    macho_for(ARM64, &directory, &[], "names.s", ".globl _other\n_other = _two\n.subsections_via_symbols\n");
+    tool(&directory, &["llvm-ar-22", "rcs", "libtwo.a", "two.o"]);
+    let link = ["link", "--no-exec", "--triple", "arm64-apple-macos11", "--map", "map.json", "main.o", "names.o"];
+    let (_, error, status) = told(&orcane(&directory, &link));
+    assert!(status == Some(127) && error.contains("two is undefined"), "{error}");
+    assert_eq!(told(&orcane(&directory, &[&link[..], &["libtwo.a"]].concat())).2, Some(0));
+    let map = std::fs::read_to_string(directory.join("map.json")).unwrap();
+    assert!(map.contains("{\"name\":\"main\",") && map.contains("{\"name\":\"two\","), "{map}");
+}
