@@ -107,7 +107,7 @@ fn step(choices: &mut Choices<'_>, trackers: &mut Vec<usize>) -> Step {
                 dylib,
                 tracker,
                 name: ALIASES[which].to_owned(),
-                flags: *choices.of(&["e", "ew", "-"]),
+                flags: choices.of(&["e", "ew", "-"]),
                 source: choices.below(DYLIBS),
                 aliasee: (*choices.of(&before)).to_owned(),
                 all: choices.below(2) == 1,

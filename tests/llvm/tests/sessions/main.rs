@@ -18,8 +18,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 use history::Step::{self, Define, Erase, Link, Lookup, Remove, Tracker};
 use ours::{Answer, Player};
 
+type History = fn() -> Vec<Step>;
+
 /// Where we differ on purpose: what it is called, why, and a history that ends in it.
-const DIFFERENCES: [(&str, &str, fn() -> Vec<Step>); 4] = [
+const DIFFERENCES: [(&str, &str, History); 4] = [
     (
         "removal poisons",
         "what needs something that was removed fails with this reason; LLVM leaves it dangling",
