@@ -36,6 +36,9 @@ pub(crate) fn is_finished<T>(thread: &thread::JoinHandle<T>) -> bool {
     thread.is_finished()
 }
 
+/// The width of an index of a list that only grows.
+pub(crate) const PLACE_BITS: u32 = 32;
+
 /// The least length of a session's index of names, a power of two.
 pub(crate) const SMALLEST_INDEX: usize = 64;
 

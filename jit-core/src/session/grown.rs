@@ -2,12 +2,13 @@
 
 use std::sync::OnceLock;
 
+use crate::sync;
+
 /// Elements of the first segment.
 const FIRST: usize = 64;
 /// Segments of each doubling after the first: the list is at most a quarter larger than it was asked to be.
 const QUARTERS: usize = 4;
-/// For every 32-bit index.
-const SEGMENTS: usize = 1 + QUARTERS * (u32::BITS - FIRST.ilog2()) as usize;
+const SEGMENTS: usize = 1 + QUARTERS * (sync::PLACE_BITS - FIRST.ilog2()) as usize;
 
 pub(crate) struct Grown<T> {
     segments: [OnceLock<Box<[T]>>; SEGMENTS],
@@ -35,7 +36,7 @@ impl<T: Default> Grown<T> {
     /// The element, if the list has grown as far.
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
         let (segment, offset, _) = place(index);
-        self.segments[segment].get()?.get(offset)
+        self.segments.get(segment)?.get()?.get(offset)
     }
 
     /// The element; its segment is made if it is not there.
@@ -57,6 +58,6 @@ mod tests {
             assert_eq!((segment, offset), expected, "{index}");
             expected = if offset + 1 == length { (segment + 1, 0) } else { (segment, offset + 1) };
         }
-        assert!(place(u32::MAX).0 < SEGMENTS);
+        assert!(place(u32::MAX >> (u32::BITS - sync::PLACE_BITS)).0 < SEGMENTS);
     }
 }

@@ -30,6 +30,8 @@ pub(crate) fn is_finished<T>(_: &thread::JoinHandle<T>) -> bool {
     false
 }
 
+pub(crate) const PLACE_BITS: u32 = 32;
+
 pub(crate) const SMALLEST_INDEX: usize = 64;
 
 pub(crate) const fn is_torn() -> bool {
