@@ -19,9 +19,10 @@ pub trait SymbolTable: Sync {
     ///
     /// The session's.
     fn define_all(&mut self, address: u64) -> Result<()>;
-    /// The address of a ready symbol, or 0.
+    /// The address of a ready symbol, or 0: Orcane's `ExecutionSession::ready_address`, LLVM's
+    /// `ExecutionSession::lookup` of one name.
     fn lookup(&self, index: usize) -> u64;
-    /// The address of a ready symbol by the text of its name, or 0.
+    /// The address of a ready symbol by the text of its name, or 0: the name is interned and looked up.
     fn lookup_text(&self, name: &str) -> u64;
     /// Defines one symbol with a tracker of its own, looks it up and removes it.
     ///

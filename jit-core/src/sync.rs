@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+pub(crate) use std::hint::spin_loop;
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 pub(crate) use std::{thread, thread_local};
 
@@ -35,20 +36,16 @@ pub(crate) fn is_finished<T>(thread: &thread::JoinHandle<T>) -> bool {
     thread.is_finished()
 }
 
-/// The lock around a session's tables.
-#[derive(Default)]
-pub(crate) struct StateLock<T>(Mutex<T>);
+/// The width of an index of a list that only grows.
+pub(crate) const PLACE_BITS: u32 = 32;
 
-impl<T> StateLock<T> {
-    /// Locks it to change something.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        lock(&self.0)
-    }
+/// The least length of a session's index of names, a power of two.
+pub(crate) const SMALLEST_INDEX: usize = 64;
 
-    /// Reads something.
-    pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        read(&self.lock())
-    }
+/// Whether the model checker is to be shown a defect: changes that may be seen before their
+/// version. It has to find it.
+pub(crate) const fn is_torn() -> bool {
+    false
 }
 
 /// Whether the model checker is to be shown a defect: the end of an epoch that somebody is still

@@ -99,6 +99,12 @@ unsafe impl Send for NonOwningSymbolName {}
 unsafe impl Sync for NonOwningSymbolName {}
 
 impl NonOwningSymbolName {
+    /// A number that no other name has as long as this one is in its pool.
+    #[must_use]
+    pub fn addr(self) -> usize {
+        self.0.addr()
+    }
+
     /// The name's text.
     ///
     /// # Safety

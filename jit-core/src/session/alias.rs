@@ -117,7 +117,7 @@ impl MaterializationResponsibility {
     fn has_only_side_effects(&self) -> bool {
         let state = self.session().state();
         let symbols = state.responsibility(self.unit()).unwrap_or_default();
-        symbols.iter().all(|id| state.symbols.get(*id).is_some_and(|symbol| symbol.flags.side_effects_only))
+        symbols.iter().all(|id| state.symbols.get(*id).is_some_and(|symbol| symbol.flags().side_effects_only))
     }
 
     /// The only symbol is called as `found` is.
@@ -126,9 +126,10 @@ impl MaterializationResponsibility {
         let Some(id) = state.responsibility(self.unit()).ok().and_then(|symbols| symbols.first().copied()) else {
             return;
         };
-        if let Some(symbol) = state.symbols.get_mut(id) {
-            symbol.signature.clone_from(&found.signature);
-            symbol.flags.callable |= found.flags.callable;
+        state.symbols.set_signature(id, found.signature.clone());
+        if let Some(mut symbol) = state.symbols.get_mut(id) {
+            let flags = symbol.flags();
+            symbol.set_flags(SymbolFlags { callable: flags.callable || found.flags.callable, ..flags });
         }
     }
 }

@@ -13,6 +13,14 @@ pub(crate) struct Id<T> {
 }
 
 impl<T> Id<T> {
+    pub(crate) fn new(index: u32, generation: u32) -> Self {
+        Self { index, generation, entry: PhantomData }
+    }
+
+    pub(crate) fn generation(self) -> u32 {
+        self.generation
+    }
+
     pub(crate) fn index(self) -> usize {
         self.index as usize
     }
@@ -115,11 +123,6 @@ impl<T> Arena<T> {
     pub(crate) fn at(&self, index: u32) -> Option<(Id<T>, &T)> {
         let entry = self.entry(index)?;
         Some((Id { index, generation: entry.generation, entry: PhantomData }, entry.value.as_ref()?))
-    }
-
-    /// As [`at`](Self::at).
-    pub(crate) fn at_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.entry_mut(index)?.value.as_mut()
     }
 
     pub(crate) fn remove(&mut self, id: Id<T>) -> Option<T> {

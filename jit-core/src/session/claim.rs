@@ -19,7 +19,7 @@ impl MaterializationResponsibility {
         let Ok(symbols) = state.responsibility(self.unit()) else { return Vec::new() };
         let declared = symbols.iter().filter_map(|id| {
             let symbol = state.symbols.get(*id)?;
-            Some(DeclaredSymbol { name: symbol.name.clone(), id: *id, flags: symbol.flags })
+            Some(DeclaredSymbol { name: symbol.name(), id: *id, flags: symbol.flags() })
         });
         declared.collect()
     }

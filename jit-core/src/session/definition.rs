@@ -6,11 +6,10 @@ use smallvec::SmallVec;
 
 use super::arena::Id;
 use super::dispatch::Priority;
-use super::edges;
 use super::state::{
     Content, Discard, Dylib, Effects, Stage, State, Telling, Tracker, Unit, UnitDefinition, UnitSource,
 };
-use super::symbol::{Symbol, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
+use super::symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
 use super::unit::MaterializationUnit;
 use crate::error::{Cause, DuplicateDefinition, Error};
 use crate::sync::Arc;
@@ -28,9 +27,7 @@ impl State {
         let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
         self.check_strong(dylib, units.len(), || units.names().filter(|(_, flags, _)| flags.is_strong()))?;
         let count = units.len();
-        if let Some(dylib) = self.dylibs.get_mut(dylib) {
-            dylib.symbols.reserve(&self.symbols, count);
-        }
+        self.symbols.reserve(count);
         let mut initializers = initializers.into_iter().peekable();
         for (position, definition) in units.into_definitions().enumerate() {
             let initializer = initializers.next_if(|(owner, _)| *owner == position).map(|(_, name)| name);
@@ -60,7 +57,7 @@ impl State {
         let mut duplicates = Vec::new();
         for (name, _, unit) in strong() {
             let earlier = match here.insert(name.clone()) {
-                true => table.symbols.get(&self.symbols, &name).and_then(|existing| self.irreplaceable(existing)),
+                true => self.symbols.find(dylib, &name).and_then(|existing| self.irreplaceable(existing)),
                 false => strong().find(|(other, ..)| *other == name).map(|(.., unit)| unit.to_owned()),
             };
             if let Some(first) = earlier {
@@ -74,7 +71,7 @@ impl State {
     /// The unit of a symbol whose place no other may take.
     fn irreplaceable(&self, id: SymbolId) -> Option<String> {
         let symbol = self.symbols.get(id)?;
-        let replaceable = !symbol.flags.is_strong() && symbol.state == SymbolState::NeverSearched;
+        let replaceable = !symbol.flags().is_strong() && symbol.state() == SymbolState::NeverSearched;
         (!replaceable).then(|| self.unit_name(symbol.unit))
     }
 
@@ -157,9 +154,7 @@ impl State {
             strong.map(|(declaration, _)| (declaration.name.clone(), declaration.flags, &*name))
         };
         self.check_strong(dylib, symbols.len(), strong)?;
-        if let Some(dylib) = self.dylibs.get_mut(dylib) {
-            dylib.symbols.reserve(&self.symbols, symbols.len());
-        }
+        self.symbols.reserve(symbols.len());
         let (strong, weak): (Vec<_>, Vec<_>) =
             symbols.into_iter().partition(|(declaration, _)| declaration.flags.is_strong());
         // Each weak one is used or replaced by itself.
@@ -171,11 +166,10 @@ impl State {
             for (mut declaration, definition) in group {
                 declaration.flags.absolute = true;
                 let Some(id) = self.place(dylib, unit, declaration, effects) else { continue };
-                if let Some(symbol) = self.symbols.get_mut(id) {
-                    symbol.address = definition.address;
-                    symbol.slot = definition.slot.unwrap_or(0);
+                if let Some(mut symbol) = self.symbols.get_mut(id) {
+                    symbol.set_definition(&definition);
                     if stage == Stage::Running {
-                        symbol.state = SymbolState::Ready;
+                        symbol.set_state(SymbolState::Ready);
                     }
                 }
                 ids.push(id);
@@ -198,28 +192,13 @@ impl State {
         effects: &mut Effects,
     ) -> Option<SymbolId> {
         let SymbolDeclaration { name, flags, signature } = declaration;
-        let table = self.dylibs.get(dylib)?;
-        if let Some(existing) = table.symbols.get(&self.symbols, &name) {
+        if let Some(existing) = self.symbols.find(dylib, &name) {
             if !flags.is_strong() {
                 return None;
             }
             self.discard(existing, effects);
         }
-        let id = self.symbols.insert(Symbol {
-            name: name.clone(),
-            signature,
-            dylib: dylib.index() as u32,
-            unit,
-            address: 0,
-            slot: 0,
-            flags,
-            state: SymbolState::NeverSearched,
-            needs: edges::NONE,
-            needed_by: edges::NONE,
-            pending: None,
-        });
-        self.dylibs.get_mut(dylib)?.symbols.insert(&self.symbols, &name, id);
-        Some(id)
+        Some(self.symbols.insert(dylib, name, flags, signature, unit))
     }
 
     /// Takes a symbol that was never searched for away from its unit.
@@ -312,8 +291,8 @@ impl State {
         for declaration in declarations {
             let name = declaration.name.clone();
             let Some(id) = self.place(dylib, unit_id, declaration, effects) else { continue };
-            if let Some(symbol) = self.symbols.get_mut(id) {
-                symbol.state = SymbolState::Materializing;
+            if let Some(mut symbol) = self.symbols.get_mut(id) {
+                symbol.set_state(SymbolState::Materializing);
             }
             if let Some(unit) = self.units.get_mut(unit_id) {
                 unit.symbols.push(id);
@@ -330,11 +309,10 @@ impl State {
         let tracker = unit.tracker;
         let mut moved = SmallVec::<[SymbolId; 1]>::with_capacity(names.len());
         let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
-        let table = self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
         for name in names {
-            let own = table.symbols.get(&self.symbols, name).and_then(|id| Some((id, self.symbols.get(id)?)));
+            let own = self.symbols.find(dylib, name).and_then(|id| Some((id, self.symbols.get(id)?)));
             match own {
-                Some((id, symbol)) if symbol.unit == from && symbol.state == SymbolState::Materializing => {
+                Some((id, symbol)) if symbol.unit == from && symbol.state() == SymbolState::Materializing => {
                     moved.push(id)
                 }
                 _ => return Err(Error::UnexpectedDefinition(name.clone())),
@@ -342,7 +320,7 @@ impl State {
         }
         let id = self.insert_unit(to, tracker, Stage::Running).ok_or(Error::DefunctTracker)?;
         for symbol in &moved {
-            if let Some(symbol) = self.symbols.get_mut(*symbol) {
+            if let Some(mut symbol) = self.symbols.get_mut(*symbol) {
                 symbol.unit = id;
             }
         }
@@ -378,8 +356,7 @@ impl State {
         let id = self.split(from, &names, definition.name)?;
         let mut wanted = false;
         for symbol in self.units.get(id).map(|unit| unit.symbols.clone()).unwrap_or_default() {
-            let waiters = self.symbols.get(symbol).and_then(|symbol| symbol.pending.as_ref());
-            wanted |= waiters.is_some_and(|pending| !pending.waiters.is_empty());
+            wanted |= self.symbols.get(symbol).is_some_and(|symbol| symbol.is_awaited());
             // The symbol stays bound to this definition: it has been searched for.
         }
         if let Some(unit) = self.units.get_mut(id) {
@@ -396,9 +373,7 @@ impl State {
     pub(crate) fn requested(&self, unit: Id<Unit>) -> Vec<SymbolName> {
         let Some(unit) = self.units.get(unit) else { return Vec::new() };
         let symbols = unit.symbols.iter().filter_map(|id| self.symbols.get(*id));
-        let waited =
-            symbols.filter(|symbol| symbol.pending.as_ref().is_some_and(|pending| !pending.waiters.is_empty()));
-        waited.map(|symbol| symbol.name.clone()).collect()
+        symbols.filter(|symbol| symbol.is_awaited()).map(|symbol| symbol.name()).collect()
     }
 
     /// Fails a unit whose materializer was lost.

@@ -62,21 +62,21 @@ impl ExecutionSession {
             while edge != edges::NONE {
                 let (index, next) = state.edges.need(edge);
                 if let Some((_, needed)) = state.symbols.at(index) {
-                    let is_ready = needed.state == SymbolState::Ready;
-                    needs.push((dylib_name(needed.dylib), needed.name.to_string(), is_ready));
+                    let is_ready = needed.state() == SymbolState::Ready;
+                    needs.push((dylib_name(needed.dylib()), needed.name().to_string(), is_ready));
                 }
                 edge = next;
             }
             needs.sort();
             let dump = SymbolDump {
-                name: symbol.name.to_string(),
-                state: symbol.state,
+                name: symbol.name().to_string(),
+                state: symbol.state(),
                 unit: state.units.get(symbol.unit).map(|unit| unit.name.to_string()).unwrap_or_default(),
-                address: (symbol.address != 0).then_some(symbol.address),
+                address: (symbol.address() != 0).then_some(symbol.address()),
                 failure: symbol.failure().map(ToString::to_string),
                 needs,
             };
-            if let Some(dylib) = dylibs.get_mut(&symbol.dylib) {
+            if let Some(dylib) = dylibs.get_mut(&symbol.dylib()) {
                 dylib.symbols.push(dump);
             }
         }

@@ -9,7 +9,8 @@ use jit_linker::SymbolName;
 
 use super::arena::Id;
 use super::dispatch::{self, Priority};
-use super::query::{Completion, Control, FoundSymbol, Outcome, Owner, Query, Request, all_or_nothing};
+use super::published::{Entry, Published};
+use super::query::{Completion, Control, FoundSymbol, Owner, Query, Request};
 use super::search::Search;
 use super::state::{Dylib, Effects};
 use super::symbol::{SymbolFlags, SymbolState};
@@ -403,19 +404,13 @@ impl ExecutionSession {
 
     /// What a lookup gives that has nothing to wait for and no generator to ask.
     fn find_at_once(&self, order: &SearchOrder, names: &LookupSet, required: SymbolState) -> Option<Vec<FoundSymbol>> {
-        self.shared.state.read(|state| {
-            let outcomes: Option<Vec<_>> = names
-                .names
-                .iter()
-                .map(|name| {
-                    let id = state.find(&order.0, name)?;
-                    let symbol = state.symbols.get(id)?;
-                    let there =
-                        symbol.state >= required && symbol.failure().is_none() && !symbol.flags.side_effects_only;
-                    there.then(|| Outcome::Found(symbol.found(id)))
-                })
-                .collect();
-            all_or_nothing(outcomes?).ok()
+        self.read(|published| {
+            let found = names.names.iter().map(|name| {
+                let entry = find(published, order, name)?;
+                let there = entry.condition().is_there(required) && !entry.condition().flags().side_effects_only;
+                there.then(|| entry.found(name, published))
+            });
+            found.collect()
         })
     }
 
@@ -423,9 +418,18 @@ impl ExecutionSession {
     /// that other threads could hold is waited for while symbols are only looked up.
     #[must_use]
     pub fn ready_address(&self, order: &SearchOrder, name: &SymbolName) -> Option<u64> {
-        self.shared.state.read(|state| {
-            let symbol = state.symbols.get(state.find(&order.0, name)?)?;
-            (symbol.state == SymbolState::Ready && symbol.failure().is_none()).then_some(symbol.address)
+        self.read(|published| {
+            let entry = find(published, order, name)?;
+            entry.condition().is_there(SymbolState::Ready).then_some(entry.address)
+        })
+    }
+
+    /// What `read` sees at one moment: without the lock unless changes come so thick that a reader
+    /// finds no moment between them.
+    fn read<R>(&self, read: impl Fn(&Published) -> R) -> R {
+        self.shared.published.read(&read).unwrap_or_else(|| {
+            let _unchanging = self.state();
+            read(&self.shared.published)
         })
     }
 
@@ -448,4 +452,12 @@ impl ExecutionSession {
         effects.answers.push(query);
         self.perform(effects);
     }
+}
+
+/// The definition of `name` that a search in `order` ends at.
+fn find(published: &Published, order: &SearchOrder, name: &SymbolName) -> Option<Entry> {
+    order.0.iter().find_map(|(dylib, visibility)| {
+        let entry = published.find(*dylib, name)?;
+        (*visibility == DylibLookup::All || entry.condition().flags().exported).then_some(entry)
+    })
 }

@@ -10,10 +10,12 @@ mod dylib;
 mod edges;
 mod executor;
 mod generator;
+mod grown;
 mod lookup;
 mod manager;
 mod platform;
 mod progress;
+mod published;
 mod query;
 mod readiness;
 mod removal;
@@ -22,7 +24,7 @@ mod search;
 mod state;
 mod statistics;
 mod symbol;
-mod table;
+mod symbols;
 mod tracker;
 mod unit;
 mod waits;
@@ -31,13 +33,15 @@ mod watch;
 mod weak;
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 
 use jit_linker::{SymbolName, SymbolStringPool};
 
 use crate::error::{Cause, Error};
-use crate::sync::{Arc, Mutex, MutexGuard, StateLock, lock};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use dispatch::TaskKind;
 use manager::Managers;
+use published::Published;
 use scope::ExecutionScopes;
 use state::{Discard, Effects, State};
 pub(crate) use symbol::SymbolId;
@@ -81,7 +85,9 @@ pub struct ExecutionSession {
 struct Shared {
     names: SymbolStringPool,
     /// Nothing of the user's is called while it is held.
-    state: StateLock<State>,
+    state: Mutex<State>,
+    /// What lookups read of it without the lock.
+    published: Arc<Published>,
     dispatcher: Box<dyn TaskDispatcher>,
     executor: Box<dyn ExecutorProcessControl>,
     reporter: Option<ErrorReporter>,
@@ -98,9 +104,12 @@ impl ExecutionSession {
         dispatcher: Box<dyn TaskDispatcher>,
         reporter: Option<ErrorReporter>,
     ) -> Self {
+        let state = State::default();
+        let published = Arc::clone(state.symbols.published());
         let shared = Shared {
             names: SymbolStringPool::new(),
-            state: StateLock::default(),
+            state: Mutex::new(state),
+            published,
             dispatcher,
             executor,
             reporter,
@@ -130,8 +139,8 @@ impl ExecutionSession {
     }
 
     /// Locks the tables.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock()
+    fn state(&self) -> StateGuard<'_> {
+        StateGuard(lock(&self.shared.state))
     }
 
     /// Creates a dylib that searches itself.
@@ -178,7 +187,7 @@ impl ExecutionSession {
     pub(crate) fn code_of(&self, symbol: SymbolId) -> Option<Option<Arc<jit_linker::memory::FinalizedAllocation>>> {
         let state = self.state();
         let symbol = state.symbols.get(symbol)?;
-        let usable = symbol.state == SymbolState::Ready && symbol.failure().is_none();
+        let usable = symbol.state() == SymbolState::Ready && symbol.failure().is_none();
         usable.then(|| state.units.get(symbol.unit).and_then(|unit| unit.code().cloned()))
     }
 
@@ -192,8 +201,8 @@ impl ExecutionSession {
     #[must_use]
     pub fn symbol_state(&self, dylib: &JitDylib, name: &SymbolName) -> Option<(SymbolState, Option<Arc<Cause>>)> {
         let state = self.state();
-        let symbol = state.symbols.get(state.dylibs.get(dylib.id)?.symbols.get(&state.symbols, name)?)?;
-        Some((symbol.state, symbol.failure().cloned()))
+        let symbol = state.symbols.get(state.symbols.find(dylib.id, name)?)?;
+        Some((symbol.state(), symbol.failure().cloned()))
     }
 
     fn report(&self, symbol: &SymbolName, cause: &Cause) {
@@ -274,6 +283,29 @@ impl ExecutionSession {
 
     fn platform(&self) -> Option<Arc<dyn Platform>> {
         lock(&self.shared.platform).clone()
+    }
+}
+
+/// The lock on a session's tables. What was changed is published just before it goes.
+struct StateGuard<'a>(MutexGuard<'a, State>);
+
+impl Deref for StateGuard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
+    }
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        self.0.symbols.published().complete();
     }
 }
 

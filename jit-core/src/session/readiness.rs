@@ -51,16 +51,16 @@ impl State {
             match self.symbols.get_mut(*id) {
                 None => error = Some(Error::DefunctTracker),
                 Some(symbol) if symbol.failure().is_some() => {}
-                Some(symbol)
-                    if symbol.state == SymbolState::Resolved
-                        || symbol.flags.side_effects_only && symbol.state == SymbolState::Materializing =>
+                Some(mut symbol)
+                    if symbol.state() == SymbolState::Resolved
+                        || symbol.flags().side_effects_only && symbol.state() == SymbolState::Materializing =>
                 {
-                    symbol.state = SymbolState::Emitted;
+                    symbol.set_state(SymbolState::Emitted);
                     // What waits for an address of what will never have one waits for this.
                     self.notify(*id, effects);
                 }
                 Some(symbol) => {
-                    let unresolved = Error::Unresolved(symbol.name.clone());
+                    let unresolved = Error::Unresolved(symbol.name());
                     failed.push((*id, Arc::new(Cause::Session(unresolved.clone()))));
                     error = Some(unresolved);
                 }
@@ -85,7 +85,7 @@ impl State {
             }
         }
         for &index in &waiting {
-            let Some(symbol) = self.symbols.at_mut(index) else { continue };
+            let Some(mut symbol) = self.symbols.at_mut(index) else { continue };
             let first = symbol.needs;
             symbol.pending().ring.get_or_insert_default().members.push((index, first));
         }
@@ -110,7 +110,7 @@ impl State {
         let mut edge = symbol.needs;
         while edge != edges::NONE {
             let (dependency, next) = self.edges.need(edge);
-            if self.symbols.at(dependency).is_some_and(|(_, symbol)| symbol.state != SymbolState::Ready) {
+            if self.symbols.at(dependency).is_some_and(|(_, symbol)| symbol.state() != SymbolState::Ready) {
                 return false;
             }
             edge = next;
@@ -120,17 +120,17 @@ impl State {
     }
 
     fn set_ready(&mut self, id: SymbolId, effects: &mut Effects) {
-        let Some(symbol) = self.symbols.get_mut(id) else { return };
-        symbol.state = SymbolState::Ready;
+        let Some(mut symbol) = self.symbols.get_mut(id) else { return };
+        symbol.set_state(SymbolState::Ready);
         self.notify(id, effects);
-        if let Some(symbol) = self.symbols.get_mut(id) {
+        if let Some(mut symbol) = self.symbols.get_mut(id) {
             symbol.pending = None;
         }
     }
 
     fn add_dependence(&mut self, from: SymbolId, to: SymbolId) -> Result<(), (Error, Arc<Cause>)> {
         let Some(dependant) = self.symbols.get(from) else { return Ok(()) };
-        let (name, needs) = (dependant.name.clone(), dependant.needs);
+        let (name, needs) = (dependant.name(), dependant.needs);
         let Some(dependency) = self.symbols.get(to) else {
             let cause = Arc::new(Cause::Removed);
             return Err((
@@ -139,16 +139,13 @@ impl State {
             ));
         };
         if let Some(cause) = dependency.failure() {
-            let error = Error::UnsatisfiedDependency {
-                symbol: name,
-                dependency: dependency.name.clone(),
-                cause: Arc::clone(cause),
-            };
+            let error =
+                Error::UnsatisfiedDependency { symbol: name, dependency: dependency.name(), cause: Arc::clone(cause) };
             return Err((error, self.dependency_cause(to, cause)));
         }
         let edge = self.edges.add(from.index() as u32, needs, to.index() as u32, dependency.needed_by);
         for (id, head) in [(from, true), (to, false)] {
-            if let Some(symbol) = self.symbols.get_mut(id) {
+            if let Some(mut symbol) = self.symbols.get_mut(id) {
                 *(if head { &mut symbol.needs } else { &mut symbol.needed_by }) = edge;
             }
         }
@@ -156,14 +153,14 @@ impl State {
     }
 
     fn ring(&mut self, symbol: u32) -> Option<&mut Ring> {
-        Some(self.symbols.at_mut(symbol)?.pending().ring.get_or_insert_default())
+        Some(self.symbols.at_mut(symbol)?.into_own().pending().ring.get_or_insert_default())
     }
 
     /// Whether a symbol is emitted and neither ready nor failed.
     fn is_waiting(&self, symbol: u32) -> bool {
         self.symbols
             .at(symbol)
-            .is_some_and(|(_, symbol)| symbol.state == SymbolState::Emitted && symbol.failure().is_none())
+            .is_some_and(|(_, symbol)| symbol.state() == SymbolState::Emitted && symbol.failure().is_none())
     }
 
     /// The symbol that stands for the ring of `symbol`.
@@ -210,7 +207,7 @@ impl State {
     /// Whether a ring's blocker is still not ready. (One that failed has failed the ring too.)
     fn is_blocked(&mut self, ring: u32) -> bool {
         let Some(blocker) = self.ring(ring).and_then(|ring| ring.blocker) else { return false };
-        let ready = self.symbols.at(blocker).is_none_or(|(_, symbol)| symbol.state == SymbolState::Ready);
+        let ready = self.symbols.at(blocker).is_none_or(|(_, symbol)| symbol.state() == SymbolState::Ready);
         if ready && let Some(ring) = self.ring(ring) {
             ring.blocker = None;
             ring.shortcut = None;
@@ -222,7 +219,7 @@ impl State {
     fn find_blocker(&mut self, ring: u32) -> bool {
         while let Some(dependency) = self.next_dependence(ring) {
             let Some((_, symbol)) = self.symbols.at(dependency) else { continue };
-            let waits = match symbol.state {
+            let waits = match symbol.state() {
                 SymbolState::Ready => false,
                 SymbolState::Emitted => self.representative(dependency) != ring && !self.close_ring(ring, dependency),
                 _ => true,
@@ -238,7 +235,7 @@ impl State {
     /// The next dependence of a ring that was not looked at.
     fn next_dependence(&mut self, ring: u32) -> Option<u32> {
         loop {
-            let ring = self.symbols.at_mut(ring)?.pending.as_mut()?.ring.as_mut()?;
+            let ring = self.symbols.at_mut(ring)?.into_own().pending.as_mut()?.ring.as_mut()?;
             let (member, edge) = ring.members.last_mut()?;
             if *edge != edges::NONE {
                 let dependency;
@@ -297,7 +294,7 @@ impl State {
             let Some(ring) = self.ring(current) else { break };
             let (blocker, shortcut) = (ring.blocker, ring.shortcut);
             let valid = shortcut
-                .filter(|to| self.symbols.at(*to).is_some_and(|(_, symbol)| symbol.state != SymbolState::Ready));
+                .filter(|to| self.symbols.at(*to).is_some_and(|(_, symbol)| symbol.state() != SymbolState::Ready));
             let Some(next) = valid.or(blocker) else { break };
             path.push(current);
             current = if self.is_waiting(next) { self.representative(next) } else { next };

@@ -7,7 +7,8 @@ use super::arena::Id;
 use super::manager::Notification;
 use super::query::Query;
 use super::state::{Dylib, Effects, Reach, State, Tracker, Unit};
-use super::symbol::{Symbol, SymbolId, SymbolState};
+use super::symbol::{SymbolId, SymbolState};
+use super::symbols::RemovedSymbol;
 use crate::error::{Cause, Error, Use};
 use crate::sync::Arc;
 
@@ -60,7 +61,7 @@ impl State {
             let Some(symbol) = self.symbols.get(*symbol) else { continue };
             for user in self.edges.dependants(symbol.needed_by).filter_map(|index| Some(self.symbols.at(index)?.1)) {
                 if !removed.contains(&user.unit) && user.failure().is_none() {
-                    uses.push(Use { name: symbol.name.clone(), user: user.name.clone() });
+                    uses.push(Use { name: symbol.name(), user: user.name() });
                 }
             }
         }
@@ -78,7 +79,9 @@ impl State {
             for symbol in symbols.iter().filter_map(|symbol| self.symbols.get(*symbol)) {
                 let users = self.edges.dependants(symbol.needed_by).filter_map(|index| Some(self.symbols.at(index)?.1));
                 // A function that can be redirected outlives its bodies.
-                all.extend(users.filter(|user| user.slot == 0).map(|user| user.unit).filter(|unit| seen.insert(*unit)));
+                all.extend(
+                    users.filter(|user| user.slot() == 0).map(|user| user.unit).filter(|unit| seen.insert(*unit)),
+                );
             }
         }
         all
@@ -104,20 +107,15 @@ impl State {
         }
     }
 
-    pub(crate) fn remove_symbol(&mut self, id: SymbolId) -> Option<Symbol> {
-        let mut symbol = self.symbols.remove(id)?;
-        if let Some(dylib) = self.dylibs.at_mut(symbol.dylib) {
-            dylib.symbols.remove(&symbol.name, id);
-        }
+    pub(crate) fn remove_symbol(&mut self, id: SymbolId) -> Option<RemovedSymbol> {
+        let symbol = self.symbols.remove(id)?;
         let symbols = &mut self.symbols;
         self.edges.remove_needs(symbol.needs, |to, head| {
-            if let Some(symbol) = symbols.at_mut(to) {
+            if let Some(mut symbol) = symbols.at_mut(to) {
                 symbol.needed_by = head;
             }
         });
         self.edges.orphan(symbol.needed_by);
-        // A ring's watchers fail or become ready with what they watch; none is left to wake.
-        symbol.pending = None;
         Some(symbol)
     }
 
@@ -128,14 +126,14 @@ impl State {
         names: &[SymbolName],
         effects: &mut Effects,
     ) -> Result<(), Error> {
-        let table = self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
+        self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
         let (mut missing, mut busy, mut found) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
-            let entry = table.symbols.get(&self.symbols, name).and_then(|id| Some((id, self.symbols.get(id)?)));
+            let entry = self.symbols.find(dylib, name).and_then(|id| Some((id, self.symbols.get(id)?)));
             match entry {
                 None => missing.push(name.clone()),
                 Some((id, symbol)) if symbol.failure().is_some() => found.push(id),
-                Some((id, symbol)) => match symbol.state {
+                Some((id, symbol)) => match symbol.state() {
                     SymbolState::NeverSearched | SymbolState::Ready => found.push(id),
                     _ => busy.push(name.clone()),
                 },
@@ -150,7 +148,7 @@ impl State {
         let cause = Arc::new(Cause::Removed);
         for id in found {
             let Some(symbol) = self.symbols.get(id) else { continue };
-            if symbol.state == SymbolState::NeverSearched {
+            if symbol.state() == SymbolState::NeverSearched {
                 self.discard(id, effects);
                 continue;
             }
@@ -248,6 +246,7 @@ impl State {
     ) -> Result<(), Error> {
         self.clear_dylib(id, policy, effects)?;
         let Some(dylib) = self.dylibs.remove(id) else { return Err(Error::DylibGone) };
+        self.symbols.published().remove_dylib(id);
         for tracker in dylib.trackers {
             self.trackers.remove(tracker);
         }

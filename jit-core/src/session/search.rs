@@ -168,7 +168,7 @@ impl Search {
                     let searched = &self.order.0[..=self.dylib];
                     // What the dylib has and hides is not for its generators to define.
                     let missing = |name: &&SymbolName| {
-                        entry.symbols.get(&state.symbols, name).is_none() && state.find(searched, name).is_none()
+                        state.symbols.find(dylib, name).is_none() && state.find(searched, name).is_none()
                     };
                     let mut seen = FxHashSet::default();
                     let mut names: Vec<_> =

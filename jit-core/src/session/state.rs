@@ -16,8 +16,8 @@ use super::lookup::{DylibLookup, SymbolLookup};
 use super::manager::Notification;
 use super::query::{self, Control, Outcome, Query, Waiter, failure};
 use super::search::GeneratorSlot;
-use super::symbol::{Symbol, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
-use super::table::SymbolTable;
+use super::symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
+use super::symbols::{SymbolRef, Symbols};
 use super::unit::MaterializationUnit;
 use super::watch::Watches;
 use crate::error::{Cause, Error, SymbolFailure};
@@ -26,7 +26,6 @@ use crate::sync::Arc;
 /// A table of symbols, and where it looks for those it does not define.
 pub(crate) struct Dylib {
     pub(crate) name: String,
-    pub(crate) symbols: SymbolTable,
     pub(crate) link_order: Vec<(Id<Dylib>, DylibLookup)>,
     pub(crate) generators: Vec<Arc<GeneratorSlot>>,
     pub(crate) default_tracker: Id<Tracker>,
@@ -162,7 +161,7 @@ pub(crate) struct Effects {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) dylibs: Arena<Dylib>,
-    pub(crate) symbols: Arena<Symbol>,
+    pub(crate) symbols: Symbols,
     pub(crate) units: Arena<Unit>,
     pub(crate) trackers: Arena<Tracker>,
     pub(crate) queries: Arena<Query>,
@@ -192,9 +191,9 @@ impl State {
         }
         let id = self.dylibs.next_id();
         let default_tracker = self.trackers.insert(Tracker::new(id));
+        self.symbols.published().add_dylib(id);
         Ok(self.dylibs.insert(Dylib {
             name: name.to_owned(),
-            symbols: SymbolTable::default(),
             link_order: vec![(id, DylibLookup::All)],
             generators: Vec::new(),
             default_tracker,
@@ -217,15 +216,15 @@ impl State {
     /// The definition of `name` that a search in `order` ends at.
     pub(crate) fn find(&self, order: &[(Id<Dylib>, DylibLookup)], name: &SymbolName) -> Option<SymbolId> {
         order.iter().find_map(|(dylib, visibility)| {
-            let id = self.dylibs.get(*dylib)?.symbols.get(&self.symbols, name)?;
+            let id = self.symbols.find(*dylib, name)?;
             let symbol = self.symbols.get(id)?;
-            (*visibility == DylibLookup::All || symbol.flags.exported).then_some(id)
+            (*visibility == DylibLookup::All || symbol.flags().exported).then_some(id)
         })
     }
 
     /// The dylib that a symbol belongs to.
-    pub(crate) fn dylib_of(&self, symbol: &Symbol) -> Option<&Dylib> {
-        self.dylibs.at(symbol.dylib).map(|(_, dylib)| dylib)
+    pub(crate) fn dylib_of(&self, symbol: SymbolRef<'_>) -> Option<&Dylib> {
+        self.dylibs.at(symbol.dylib()).map(|(_, dylib)| dylib)
     }
 
     /// Starts a query: what is there is found, what is not is waited for, and the units that
@@ -274,7 +273,7 @@ impl State {
         self.enter_wait(control.request.owner, id);
         self.queries.insert(query);
         for &(position, symbol) in &waiting {
-            if let Some(symbol) = self.symbols.get_mut(symbol) {
+            if let Some(mut symbol) = self.symbols.get_mut(symbol) {
                 symbol.pending().waiters.push(Waiter { query: id, position, required });
             }
         }
@@ -297,15 +296,15 @@ impl State {
     /// What a query that wants `required` of a symbol gets now.
     fn outcome(&self, id: SymbolId, required: SymbolState, lookup: SymbolLookup) -> Outcome {
         let Some(symbol) = self.symbols.get(id) else { return Outcome::Waiting(id) };
-        let failed = |cause| failure(symbol.name.clone(), self.dylib_of(symbol), cause);
+        let failed = |cause| failure(symbol.name(), self.dylib_of(symbol), cause);
         if let Some(cause) = symbol.failure() {
             return Outcome::Failed(failed(Arc::clone(cause)));
         }
-        let side_effects = symbol.flags.side_effects_only && required != SymbolState::NeverSearched;
+        let side_effects = symbol.flags().side_effects_only && required != SymbolState::NeverSearched;
         if side_effects && lookup == SymbolLookup::Required {
             return Outcome::Failed(failed(Arc::new(Cause::SideEffectsOnly)));
         }
-        match symbol.state >= required {
+        match symbol.state() >= required {
             true if side_effects => Outcome::Missing(failed(Arc::new(Cause::SideEffectsOnly))),
             true => Outcome::Found(symbol.found(id)),
             false => Outcome::Waiting(id),
@@ -315,7 +314,7 @@ impl State {
     /// Sees to it that the unit of a symbol runs, and soon if somebody waits for it.
     pub(crate) fn demand(&mut self, id: SymbolId, priority: Priority, effects: &mut Effects) {
         let Some(symbol) = self.symbols.get(id) else { return };
-        if symbol.state > SymbolState::Materializing {
+        if symbol.state() > SymbolState::Materializing {
             return;
         }
         let unit_id = symbol.unit;
@@ -331,12 +330,12 @@ impl State {
             effects.dispatch.push((unit_id, priority));
             return;
         }
-        if symbol.flags.absolute && matches!(unit.content, Content::Nothing) && !self.telling.contains_key(&unit_id) {
+        if symbol.flags().absolute && matches!(unit.content, Content::Nothing) && !self.telling.contains_key(&unit_id) {
             return self.settle_absolute(unit_id, effects);
         }
         for symbol in &unit.symbols {
-            if let Some(symbol) = self.symbols.get_mut(*symbol) {
-                symbol.state = SymbolState::Materializing;
+            if let Some(mut symbol) = self.symbols.get_mut(*symbol) {
+                symbol.set_state(SymbolState::Materializing);
             }
         }
         effects.dispatch.push((unit_id, priority));
@@ -347,11 +346,11 @@ impl State {
         let Some(unit) = self.units.get_mut(unit) else { return };
         unit.stage = Stage::Running;
         for id in unit.symbols.clone() {
-            if let Some(symbol) = self.symbols.get_mut(id) {
-                symbol.state = SymbolState::Ready;
+            if let Some(mut symbol) = self.symbols.get_mut(id) {
+                symbol.set_state(SymbolState::Ready);
             }
             self.notify(id, effects);
-            if let Some(symbol) = self.symbols.get_mut(id) {
+            if let Some(mut symbol) = self.symbols.get_mut(id) {
                 symbol.pending = None;
             }
         }
@@ -394,18 +393,18 @@ impl State {
     ) -> Result<(), Error> {
         for (id, _) in definitions {
             let symbol = self.symbols.get(*id).ok_or(Error::DefunctTracker)?;
-            if symbol.state != SymbolState::Materializing {
-                return Err(Error::UnexpectedDefinition(symbol.name.clone()));
+            if symbol.state() != SymbolState::Materializing {
+                return Err(Error::UnexpectedDefinition(symbol.name()));
             }
         }
         for (id, definition) in definitions {
-            if let Some(symbol) = self.symbols.get_mut(*id)
+            if let Some(mut symbol) = self.symbols.get_mut(*id)
                 && symbol.failure().is_none()
             {
-                symbol.address = definition.address;
-                symbol.slot = definition.slot.unwrap_or(0);
-                symbol.state = SymbolState::Resolved;
-                (symbol.flags.weak, symbol.flags.common) = (false, false);
+                symbol.set_definition(definition);
+                symbol.set_state(SymbolState::Resolved);
+                let flags = symbol.flags();
+                symbol.set_flags(SymbolFlags { weak: false, common: false, ..flags });
             }
             self.aliases.remove(id);
             self.notify(*id, effects);
@@ -415,8 +414,8 @@ impl State {
 
     /// Answers the queries that wait for no more of a symbol than it has reached.
     pub(crate) fn notify(&mut self, id: SymbolId, effects: &mut Effects) {
-        let Some(symbol) = self.symbols.get_mut(id) else { return };
-        let state = symbol.state;
+        let Some(mut symbol) = self.symbols.get_mut(id) else { return };
+        let state = symbol.state();
         let Some(pending) = &mut symbol.pending else { return };
         if pending.waiters.is_empty() {
             return;
@@ -465,16 +464,16 @@ impl State {
         while let Some((id, cause)) = work.get(position).cloned() {
             let root = position < roots;
             position += 1;
-            let Some(symbol) = self.symbols.get_mut(id) else { continue };
+            let Some(mut symbol) = self.symbols.get_mut(id) else { continue };
             if symbol.failure().is_some() {
                 continue;
             }
-            if symbol.state == SymbolState::Ready && (reach == Reach::Unready || !root && symbol.slot != 0) {
+            if symbol.state() == SymbolState::Ready && (reach == Reach::Unready || !root && symbol.slot() != 0) {
                 // A function that can be redirected outlives its bodies: whoever watches them
                 // says where its calls go.
                 continue;
             }
-            symbol.pending().failure = Some(Arc::clone(&cause));
+            symbol.fail(Arc::clone(&cause));
             let dependants = symbol.needed_by;
             if dependants != edges::NONE {
                 let cause = self.dependency_cause(id, &cause);
@@ -496,7 +495,7 @@ impl State {
         match (&**cause, self.symbols.get(id)) {
             (Cause::Dependency { .. }, _) | (_, None) => Arc::clone(cause),
             (_, Some(symbol)) => Arc::new(Cause::Dependency {
-                name: symbol.name.clone(),
+                name: symbol.name(),
                 dylib: self.dylib_of(symbol).map(|dylib| dylib.name.clone()).unwrap_or_default(),
                 cause: Arc::clone(cause),
             }),

@@ -6,11 +6,13 @@ use jit_linker::SymbolName;
 use smallvec::SmallVec;
 
 use super::arena::Id;
-use super::query::{FoundSymbol, Waiter};
+use super::edges;
+use super::published::Cell;
+use super::query::Waiter;
 use super::readiness::Ring;
 use super::state::Unit;
 use crate::error::Cause;
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 
 pub(crate) type SymbolId = Id<Symbol>;
 
@@ -100,44 +102,30 @@ pub struct SymbolDeclaration {
     pub signature: Option<SymbolName>,
 }
 
-/// A symbol's entry in its dylib.
+/// What a session knows of a symbol beside what it publishes.
 pub(crate) struct Symbol {
-    pub(crate) name: SymbolName,
-    pub(crate) signature: Option<SymbolName>,
     pub(crate) unit: Id<Unit>,
-    pub(crate) address: u64,
-    /// 0 for none.
-    pub(crate) slot: u64,
-    /// The index of its dylib, which goes no sooner than its symbols.
-    pub(crate) dylib: u32,
     /// First edge to a symbol that this one depends on.
     pub(crate) needs: u32,
     /// First edge from a symbol that depends on this one.
     pub(crate) needed_by: u32,
-    pub(crate) flags: SymbolFlags,
-    pub(crate) state: SymbolState,
     /// What is known while somebody waits, or the symbol is not ready or has failed.
     pub(crate) pending: Option<Box<Pending>>,
 }
 
 impl Symbol {
-    pub(crate) fn definition(&self) -> SymbolDef {
-        SymbolDef { address: self.address, slot: (self.slot != 0).then_some(self.slot) }
-    }
-
-    pub(crate) fn found(&self, id: SymbolId) -> FoundSymbol {
-        FoundSymbol {
-            name: self.name.clone(),
-            definition: self.definition(),
-            flags: self.flags,
-            signature: self.signature.clone(),
-            id,
-        }
+    pub(crate) fn new(unit: Id<Unit>) -> Self {
+        Self { unit, needs: edges::NONE, needed_by: edges::NONE, pending: None }
     }
 
     /// Why it can't be had.
     pub(crate) fn failure(&self) -> Option<&Arc<Cause>> {
         self.pending.as_ref()?.failure.as_ref()
+    }
+
+    /// Whether somebody waits for it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| !pending.waiters.is_empty())
     }
 
     pub(crate) fn pending(&mut self) -> &mut Pending {
@@ -152,6 +140,80 @@ pub(crate) struct Pending {
     pub(crate) failure: Option<Arc<Cause>>,
     /// `None` for a ring of one that nobody watches and that watches nobody.
     pub(crate) ring: Option<Box<Ring>>,
+}
+
+/// A symbol's flags, its state and whether it has failed, in one word. 0 is no symbol's.
+#[derive(Clone, Copy)]
+pub(crate) struct Condition(u32);
+
+const USED: u32 = 1 << 31;
+const FAILED: u32 = 1 << 30;
+const FLAGS: u32 = 0x3F;
+const STATE: u32 = 8;
+
+impl Condition {
+    /// That of a symbol that was never searched for.
+    pub(crate) fn new(flags: SymbolFlags) -> Self {
+        Self(USED).with_flags(flags)
+    }
+
+    pub(crate) fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) fn of(cell: &Cell) -> Self {
+        Self(cell.condition.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_used(self) -> bool {
+        self.0 & USED != 0
+    }
+
+    pub(crate) fn flags(self) -> SymbolFlags {
+        let has = |bit: u32| self.0 >> bit & 1 != 0;
+        SymbolFlags {
+            weak: has(0),
+            common: has(1),
+            exported: has(2),
+            callable: has(3),
+            absolute: has(4),
+            side_effects_only: has(5),
+        }
+    }
+
+    pub(crate) fn with_flags(self, flags: SymbolFlags) -> Self {
+        let SymbolFlags { weak, common, exported, callable, absolute, side_effects_only } = flags;
+        let flags = [weak, common, exported, callable, absolute, side_effects_only];
+        let bits = flags.iter().zip(0..).fold(0, |bits, (flag, bit)| bits | u32::from(*flag) << bit);
+        Self(self.0 & !FLAGS | bits)
+    }
+
+    pub(crate) fn state(self) -> SymbolState {
+        match self.0 >> STATE & 7 {
+            0 => SymbolState::NeverSearched,
+            1 => SymbolState::Materializing,
+            2 => SymbolState::Resolved,
+            3 => SymbolState::Emitted,
+            _ => SymbolState::Ready,
+        }
+    }
+
+    pub(crate) fn with_state(self, state: SymbolState) -> Self {
+        Self(self.0 & !(7 << STATE) | (state as u32) << STATE)
+    }
+
+    pub(crate) fn with_failure(self) -> Self {
+        Self(self.0 | FAILED)
+    }
+
+    /// Whether a lookup that wants `required` has it, address and all.
+    pub(crate) fn is_there(self, required: SymbolState) -> bool {
+        self.0 & FAILED == 0 && self.state() >= required
+    }
 }
 
 impl fmt::Display for SymbolState {

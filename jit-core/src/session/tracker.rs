@@ -186,7 +186,7 @@ impl ResourceTracker {
         let state = self.session.state();
         let tracker = state.trackers.get(self.id()).ok_or(Error::DefunctTracker)?;
         let symbols = tracker.units.iter().filter_map(|unit| state.units.get(*unit)).flat_map(|unit| &unit.symbols);
-        Ok(symbols.filter_map(|symbol| Some(state.symbols.get(*symbol)?.name.clone())).collect())
+        Ok(symbols.filter_map(|symbol| Some(state.symbols.get(*symbol)?.name())).collect())
     }
 }
 

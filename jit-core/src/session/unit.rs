@@ -186,10 +186,7 @@ impl MaterializationResponsibility {
     pub fn symbols(&self) -> SmallVec<[OwnSymbol; 1]> {
         let state = self.session.state();
         let Ok(symbols) = state.responsibility(self.unit) else { return SmallVec::new() };
-        symbols
-            .iter()
-            .filter_map(|id| Some(OwnSymbol { name: state.symbols.get(*id)?.name.clone(), id: *id }))
-            .collect()
+        symbols.iter().filter_map(|id| Some(OwnSymbol { name: state.symbols.get(*id)?.name(), id: *id })).collect()
     }
 
     /// The names that somebody waits for.
@@ -202,7 +199,7 @@ impl MaterializationResponsibility {
     #[must_use]
     pub fn initializer(&self) -> Option<SymbolName> {
         let state = self.session.state();
-        Some(state.symbols.get(*state.initializers.get(&self.unit)?)?.name.clone())
+        Some(state.symbols.get(*state.initializers.get(&self.unit)?)?.name())
     }
 
     /// The dylib that the symbols belong to.
@@ -469,7 +466,7 @@ impl ExecutionSession {
         let mut effects = Effects::default();
         let mut state = self.state();
         let symbols: SmallVec<[SymbolId; 2]> = state.responsibility(unit).map(SmallVec::from_slice).unwrap_or_default();
-        let names: Vec<_> = symbols.iter().filter_map(|id| Some(state.symbols.get(*id)?.name.clone())).collect();
+        let names: Vec<_> = symbols.iter().filter_map(|id| Some(state.symbols.get(*id)?.name())).collect();
         state.fail(symbols, cause, &mut effects);
         drop(state);
         for name in names {

@@ -73,7 +73,7 @@ impl State {
     }
 
     fn names(&self, symbols: &[SymbolId]) -> Vec<jit_linker::SymbolName> {
-        symbols.iter().filter_map(|symbol| Some(self.symbols.get(*symbol)?.name.clone())).collect()
+        symbols.iter().filter_map(|symbol| Some(self.symbols.get(*symbol)?.name())).collect()
     }
 
     /// Searches what the query waits for, and what that waits for, for something that `unit` has
@@ -87,7 +87,7 @@ impl State {
         work.extend(query.outstanding().map(|(_, symbol)| (symbol, required, usize::MAX)));
         while let Some((id, required, from)) = work.pop() {
             let Some(symbol) = self.symbols.get(id) else { continue };
-            if symbol.state >= required
+            if symbol.state() >= required
                 || symbol.failure().is_some()
                 || !seen.insert((id, required >= SymbolState::Emitted))
             {
@@ -95,7 +95,7 @@ impl State {
             }
             path.push((id, from));
             let here = path.len() - 1;
-            if symbol.state == SymbolState::Emitted {
+            if symbol.state() == SymbolState::Emitted {
                 let mut edge = symbol.needs;
                 while edge != edges::NONE {
                     let (needed, next) = self.edges.need(edge);

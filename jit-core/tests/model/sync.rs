@@ -4,6 +4,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool as Switch;
 use std::time::Instant;
 
+// What is written with the session's lock held: `loom` checks how it is read without. Here it only
+// costs schedules.
+pub(crate) use std::hint::spin_loop;
+pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, fence};
+
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use shuttle::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 pub(crate) use shuttle::{thread, thread_local};
@@ -25,17 +30,12 @@ pub(crate) fn is_finished<T>(_: &thread::JoinHandle<T>) -> bool {
     false
 }
 
-#[derive(Default)]
-pub(crate) struct StateLock<T>(Mutex<T>);
+pub(crate) const PLACE_BITS: u32 = 32;
 
-impl<T> StateLock<T> {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        lock(&self.0)
-    }
+pub(crate) const SMALLEST_INDEX: usize = 64;
 
-    pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
-        read(&self.lock())
-    }
+pub(crate) const fn is_torn() -> bool {
+    false
 }
 
 /// Set by the one test that wants a defect.

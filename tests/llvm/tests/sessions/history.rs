@@ -103,11 +103,12 @@ fn step(choices: &mut Choices<'_>, trackers: &mut Vec<usize>) -> Step {
         5 => {
             let which = choices.below(ALIASES.len());
             let before: Vec<&str> = NAMES.iter().chain(&ALIASES[..which]).copied().collect();
+            let flags = *choices.of(&["e", "ew", "-"]);
             Step::Alias {
                 dylib,
                 tracker,
                 name: ALIASES[which].to_owned(),
-                flags: choices.of(&["e", "ew", "-"]),
+                flags,
                 source: choices.below(DYLIBS),
                 aliasee: (*choices.of(&before)).to_owned(),
                 all: choices.below(2) == 1,

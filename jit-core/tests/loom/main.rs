@@ -1,0 +1,13 @@
+//! What is read without a lock, under a model checker that plays through what the memory model
+//! allows: the sources themselves, compiled once more with `loom`'s atomics.
+
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "the sources of a library, of which a part is used")]
+
+mod ready_lookup;
+#[path = "../../src/session"]
+mod session {
+    pub(crate) mod arena;
+    mod grown;
+    pub(crate) mod published;
+}
+mod sync;
