@@ -23,6 +23,8 @@ pub(crate) struct Player {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) text: String,
+    /// The whole error.
+    pub(crate) detail: String,
     /// Whether a symbol failed, be others missing or not.
     pub(crate) has_failed: bool,
     /// Whether something was removed that a symbol needed.
@@ -167,7 +169,7 @@ fn failure(error: &LookupError) -> Answer {
     let because_of_removal = failed.iter().any(|failure| removed(&failure.cause));
     let names: Vec<_> = not_found.iter().map(|failure| failure.name.as_str().to_owned()).collect();
     let answer = if names.is_empty() { "failed".into() } else { missing(names) };
-    Answer { has_failed: !failed.is_empty(), because_of_removal, ..answer }
+    Answer { has_failed: !failed.is_empty(), because_of_removal, detail: error.to_string(), ..answer }
 }
 
 fn removed(cause: &Cause) -> bool {
