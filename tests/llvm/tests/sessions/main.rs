@@ -15,13 +15,13 @@ use proptest::collection::vec;
 use proptest::prelude::any;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-use history::Step::{self, Define, Erase, Link, Lookup, Remove, Tracker};
+use history::Step::{self, Alias, Define, Erase, Link, Lookup, Remove, Tracker};
 use ours::{Answer, Player};
 
 type History = fn() -> Vec<Step>;
 
 /// Where we differ on purpose: what it is called, why, and a history that ends in it.
-const DIFFERENCES: [(&str, &str, History); 4] = [
+const DIFFERENCES: [(&str, &str, History); 6] = [
     (
         "removal poisons",
         "what needs something that was removed fails with this reason; LLVM leaves it dangling",
@@ -52,6 +52,43 @@ const DIFFERENCES: [(&str, &str, History); 4] = [
         "LLVM loses the unit of what it found when another name is hidden from the lookup",
         || vec![unit("a", "-", &[], None), look("a", false)],
     ),
+    (
+        "a removal takes its own",
+        "removing the tracker of a weak definition that a strong one has replaced, LLVM removes the strong one",
+        || {
+            vec![
+                Tracker { dylib: 0 },
+                unit("a", "ew", &[], Some(0)),
+                works("a", &[], None),
+                Remove { tracker: 0 },
+                look("a", true),
+            ]
+        },
+    ),
+    (
+        "what was asked for is made",
+        "LLVM gives a re-export back if its lookup has failed by the time its turn comes, and makes it otherwise; which \
+         of the two depends on the addresses of names",
+        || {
+            let name = |name: &str| (name.to_owned(), false);
+            let fails = |name: &str| (name.to_owned(), "e");
+            vec![
+                Alias {
+                    dylib: 0,
+                    tracker: None,
+                    name: "x".to_owned(),
+                    flags: "e",
+                    source: 0,
+                    aliasee: "e".to_owned(),
+                    all: true,
+                },
+                Define { dylib: 0, tracker: None, mode: "fails", symbols: vec![fails("a")], needs: Vec::new() },
+                Lookup { order: vec![(0, true)], names: vec![name("x"), name("a")] },
+                works("e", &[], None),
+                look("x", true),
+            ]
+        },
+    ),
 ];
 
 fn unit(name: &str, flags: &'static str, needs: &[&str], tracker: Option<usize>) -> Step {
@@ -75,7 +112,9 @@ fn link() -> Step {
 fn each_listed_difference_shows() {
     for (name, reason, history) in DIFFERENCES {
         let steps: Vec<_> = [Step::Dylib].into_iter().chain(history()).collect();
-        assert_eq!(judge(&steps), Ok(Some(name)), "{reason}\n{}", text_of(&steps));
+        // What depends on addresses shows in one run and not in another.
+        let shows = (0..64).any(|_| judge(&steps) == Ok(Some(name)));
+        assert!(shows, "{name}: {reason}\n{}", text_of(&steps));
     }
 }
 
@@ -105,24 +144,9 @@ fn play_ours(steps: &[Step]) -> Vec<Answer> {
     steps.iter().map(|step| player.play(step)).collect()
 }
 
-/// LLVM goes through symbols in the order of their names' addresses, and not every run of it gives the same answers. It
-/// has this many tries to give ours.
-const TRIES: usize = 64;
-
 /// Compares up to the first listed difference, after which the sessions are not the same any more.
 fn judge(steps: &[Step]) -> Result<Option<&'static str>, String> {
     let ours = play_ours(steps);
-    let mut verdict = compare(steps, &ours);
-    for _ in 1..TRIES {
-        if verdict.is_ok() {
-            break;
-        }
-        verdict = compare(steps, &ours);
-    }
-    verdict
-}
-
-fn compare(steps: &[Step], ours: &[Answer]) -> Result<Option<&'static str>, String> {
     for (index, (ours, theirs)) in ours.iter().zip(play_llvm(steps)).enumerate() {
         if ours.text == theirs && !ours.hides || says_part_of(&theirs, ours) {
             continue;
@@ -143,7 +167,9 @@ fn difference(ours: &Answer, theirs: &str) -> Option<&'static str> {
     match theirs {
         "waits" => Some("answers come"),
         "busy" if ours.was_failed && ours.text == "ok" => Some("failures go"),
+        _ if ours.outlives && theirs.starts_with("missing") => Some("a removal takes its own"),
         _ if ours.hides && theirs.starts_with("missing") => Some("failed lookups leave no trace"),
+        _ if theirs.starts_with("found") && ours.dangles => Some("what was asked for is made"),
         _ if theirs.starts_with("found") && ours.because_of_removal => Some("removal poisons"),
         _ => None,
     }
@@ -155,7 +181,7 @@ fn random_histories_have_llvms_answers() {
     println!("{cases} histories, ORCANE_SEED={seed}");
     let mut seed_bytes = [0; 32];
     seed_bytes[..4].copy_from_slice(&seed.to_le_bytes());
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 3_000, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed_bytes));
     let result = runner.run(&vec(any::<u8>(), 0..300), |bytes| {
         judge(&history::generate(&bytes)).map(|_| ()).map_err(TestCaseError::fail)

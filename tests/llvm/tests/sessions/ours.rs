@@ -17,6 +17,10 @@ pub(crate) struct Player {
     dylibs: Vec<JitDylib>,
     trackers: Vec<ResourceTracker>,
     units: u64,
+    /// Names that each tracker has had weak definitions of.
+    weak: Vec<Vec<String>>,
+    /// Those whose tracker was removed.
+    outlived: Vec<String>,
 }
 
 /// An answer. Of a failure it says all, where LLVM says the first it comes to.
@@ -27,8 +31,12 @@ pub(crate) struct Answer {
     pub(crate) detail: String,
     /// Whether a symbol failed, be others missing or not.
     pub(crate) has_failed: bool,
+    /// Whether it has a name whose weak definition was removed, be it after another had taken its place.
+    pub(crate) outlives: bool,
     /// Whether something was removed that a symbol needed.
     pub(crate) because_of_removal: bool,
+    /// Whether a re-export has failed because nothing had the name it is for.
+    pub(crate) dangles: bool,
     /// Whether a name is missing because a dylib hides it.
     pub(crate) hides: bool,
     /// Whether what was removed had failed before.
@@ -58,7 +66,7 @@ impl Player {
     pub(crate) fn new() -> Self {
         let executor = InProcess::new(Architecture::host().unwrap(), Arc::new(PageManager::new()));
         let session = ExecutionSession::new(Box::new(executor), Box::new(InPlaceDispatcher::new()), None);
-        Self { session, dylibs: Vec::new(), trackers: Vec::new(), units: 0 }
+        Self { session, dylibs: Vec::new(), trackers: Vec::new(), units: 0, weak: Vec::new(), outlived: Vec::new() }
     }
 
     fn tracker(&self, dylib: usize, tracker: Option<usize>) -> ResourceTracker {
@@ -76,9 +84,13 @@ impl Player {
             }
             Step::Tracker { dylib } => {
                 self.trackers.push(self.dylibs[*dylib].create_tracker().unwrap());
+                self.weak.push(Vec::new());
                 "ok".into()
             }
-            Step::Remove { tracker } => answer(self.trackers[*tracker].remove()),
+            Step::Remove { tracker } => {
+                self.outlived.append(&mut self.weak[*tracker]);
+                answer(self.trackers[*tracker].remove())
+            }
             Step::Clear { dylib } => answer(self.dylibs[*dylib].clear()),
             Step::Erase { dylib, name } => {
                 let (dylib, name) = (&self.dylibs[*dylib], self.session.intern(name));
@@ -87,6 +99,10 @@ impl Player {
             }
             Step::Define { dylib, tracker, mode, symbols, needs } => {
                 self.units += 1;
+                if let Some(tracker) = tracker {
+                    let weak = symbols.iter().filter(|(_, flags)| flags.contains(['w', 'c']));
+                    self.weak[*tracker].extend(weak.map(|(name, _)| name.clone()));
+                }
                 let addresses = 256 * self.units..;
                 let symbols: Vec<_> = symbols
                     .iter()
@@ -126,14 +142,19 @@ impl Player {
                 });
                 match self.session.lookup(&order, names) {
                     Ok(found) => {
+                        let outlives = found.iter().any(|symbol| self.outlived.contains(&symbol.name.to_string()));
                         let mut found: Vec<_> = found
                             .iter()
                             .map(|symbol| format!(" {}={}", symbol.name.as_str(), symbol.definition.address))
                             .collect();
                         found.sort();
-                        Answer { text: format!("found{}", found.concat()), ..Answer::default() }
+                        Answer { text: format!("found{}", found.concat()), outlives, ..Answer::default() }
                     }
-                    Err(error) => Answer { hides: self.hides(dylibs, &error), ..failure(&error) },
+                    Err(error) => {
+                        let outlived = |name: &SymbolName| self.outlived.iter().any(|other| other == name.as_str());
+                        let outlives = error.failures.iter().any(|failure| outlived(&failure.name));
+                        Answer { hides: self.hides(dylibs, &error), outlives, ..failure(&error) }
+                    }
                 }
             }
         }
@@ -167,9 +188,12 @@ fn failure(error: &LookupError) -> Answer {
     let (not_found, failed): (Vec<_>, Vec<_>) =
         error.failures.iter().partition(|failure| matches!(*failure.cause, Cause::NotFound));
     let because_of_removal = failed.iter().any(|failure| removed(&failure.cause));
+    let dangles = failed.iter().any(
+        |failure| matches!(&*failure.cause, Cause::Dependency { cause, .. } if matches!(**cause, Cause::NotFound)),
+    );
     let names: Vec<_> = not_found.iter().map(|failure| failure.name.as_str().to_owned()).collect();
     let answer = if names.is_empty() { "failed".into() } else { missing(names) };
-    Answer { has_failed: !failed.is_empty(), because_of_removal, detail: error.to_string(), ..answer }
+    Answer { has_failed: !failed.is_empty(), because_of_removal, dangles, detail: error.to_string(), ..answer }
 }
 
 fn removed(cause: &Cause) -> bool {
