@@ -5,22 +5,8 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use common::add;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
-
-const TWO: &str = "
-    function %one() -> i64 system_v {
-    block0:
-        v0 = iconst.i64 1
-        return v0
-    }
-    function %two() -> i64 system_v {
-        fn0 = %one() -> i64 system_v
-    block0:
-        v0 = call fn0()
-        return v0
-    }";
 
 /// Notes the names of spans that are entered, in order.
 struct Spans(Arc<Mutex<Vec<&'static str>>>, Mutex<Vec<&'static str>>);
@@ -52,8 +38,10 @@ fn each_phase_has_a_span() {
     let entered = Arc::new(Mutex::new(Vec::new()));
     tracing::subscriber::with_default(Spans(Arc::clone(&entered), Mutex::default()), || {
         let jit = common::jit();
-        add(&jit, TWO);
-        jit.lookup_address("two").unwrap();
+        let mut module = jit.module("chain");
+        common::chain(&mut module, 2);
+        jit.add_module(module).unwrap();
+        jit.lookup_address("f1").unwrap();
     });
     let entered = entered.lock().unwrap();
     let count = |name| entered.iter().filter(|entered| **entered == name).count();

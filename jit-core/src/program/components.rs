@@ -190,8 +190,14 @@ impl Shared {
             .iter()
             .map(|(name, aliasee)| Alias { name: name.clone(), aliasee: aliasee.clone(), flags: SymbolFlags::EXPORTED })
             .collect();
-        tracker.define_aliases(&dylib.link_order(), aliases)?;
-        self.add_graph(&tracker, component, graph)?;
+        let added = tracker
+            .define_aliases(&dylib.link_order(), aliases)
+            .and_then(|()| self.add_graph(&tracker, component, graph));
+        if let Err(error) = added {
+            // All or nothing.
+            tracker.remove()?;
+            return Err(error);
+        }
         Ok(tracker)
     }
 

@@ -171,9 +171,8 @@ impl Search {
                         state.symbols.find(dylib, name).is_none() && state.find(searched, name).is_none()
                     };
                     let mut seen = FxHashSet::default();
-                    let mut names: Vec<_> =
-                        self.control.request.names.iter().map(|(name, _)| name).filter(missing).cloned().collect();
-                    names.retain(|name| seen.insert(name.clone()));
+                    let names = self.control.request.names.iter().map(|(name, _)| name);
+                    let names: Vec<_> = names.filter(missing).filter(|name| seen.insert(*name)).cloned().collect();
                     if !names.is_empty() {
                         break Ok(waiting.first().map(|slot| Step {
                             slot: Arc::clone(slot),

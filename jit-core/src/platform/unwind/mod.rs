@@ -346,9 +346,11 @@ pub(crate) struct ObjectFrames {
 impl ObjectFrames {
     pub(crate) fn of(allocated: &Allocated) -> Self {
         let graph = allocated.graph();
+        let section = graph.section_with(SectionRole::EhFrame).map(|section| allocated.section_range(section));
         Self {
             architecture: graph.architecture(),
-            section: graph.section_with(SectionRole::EhFrame).map(|section| allocated.section_range(section)),
+            // One of which nothing is left may be nowhere.
+            section: section.filter(|range| !range.is_empty()),
             stubs: allocated.stub_ranges(),
         }
     }

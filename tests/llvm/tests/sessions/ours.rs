@@ -17,10 +17,10 @@ pub(crate) struct Player {
     dylibs: Vec<JitDylib>,
     trackers: Vec<ResourceTracker>,
     units: u64,
-    /// Names that each tracker has had weak definitions of.
-    weak: Vec<Vec<String>>,
-    /// Those whose tracker was removed.
-    outlived: Vec<String>,
+    /// What each tracker has had weak definitions of: dylibs and names.
+    weak: Vec<Vec<(usize, String)>>,
+    /// That of which the tracker was removed.
+    outlived: Vec<(usize, String)>,
 }
 
 /// An answer. Of a failure it says all, where LLVM says the first it comes to.
@@ -101,7 +101,7 @@ impl Player {
                 self.units += 1;
                 if let Some(tracker) = tracker {
                     let weak = symbols.iter().filter(|(_, flags)| flags.contains(['w', 'c']));
-                    self.weak[*tracker].extend(weak.map(|(name, _)| name.clone()));
+                    self.weak[*tracker].extend(weak.map(|(name, _)| (*dylib, name.clone())));
                 }
                 let addresses = 256 * self.units..;
                 let symbols: Vec<_> = symbols
@@ -142,7 +142,7 @@ impl Player {
                 });
                 match self.session.lookup(&order, names) {
                     Ok(found) => {
-                        let outlives = found.iter().any(|symbol| self.outlived.contains(&symbol.name.to_string()));
+                        let outlives = found.iter().any(|symbol| self.outlives(dylibs, &symbol.name));
                         let mut found: Vec<_> = found
                             .iter()
                             .map(|symbol| format!(" {}={}", symbol.name.as_str(), symbol.definition.address))
@@ -151,13 +151,18 @@ impl Player {
                         Answer { text: format!("found{}", found.concat()), outlives, ..Answer::default() }
                     }
                     Err(error) => {
-                        let outlived = |name: &SymbolName| self.outlived.iter().any(|other| other == name.as_str());
-                        let outlives = error.failures.iter().any(|failure| outlived(&failure.name));
+                        let outlives = error.failures.iter().any(|failure| self.outlives(dylibs, &failure.name));
                         Answer { hides: self.hides(dylibs, &error), outlives, ..failure(&error) }
                     }
                 }
             }
         }
+    }
+
+    /// Whether a searched dylib had a weak definition of a name whose tracker was removed.
+    fn outlives(&self, order: &[(usize, bool)], name: &SymbolName) -> bool {
+        let searched = |dylib: usize| order.iter().any(|(other, _)| *other == dylib);
+        self.outlived.iter().any(|(dylib, other)| searched(*dylib) && other == name.as_str())
     }
 
     /// Whether a missing name is one that a searched dylib has.
