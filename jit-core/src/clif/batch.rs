@@ -28,7 +28,7 @@ use crate::platform::tls;
 use crate::platform::unwind::{self, Frames, Handler};
 use crate::redirect::FirstTier;
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
-use crate::sync::{Arc, Weak, lock};
+use crate::sync::{Arc, Weak, lock, thread};
 
 /// Takes the next items of a module and links them.
 pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
@@ -47,6 +47,7 @@ pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
     let compiled = Instant::now();
     let counters = &module.layer.counters;
     counters.compile_nanoseconds.fetch_add((compiled - start).as_nanos() as u64, Ordering::Relaxed);
+    batch.count();
     batch.link();
     counters.link_nanoseconds.fetch_add(compiled.elapsed().as_nanos() as u64, Ordering::Relaxed);
 }
@@ -71,9 +72,11 @@ struct Told {
     code: Option<Box<(u32, Details)>>,
 }
 
-struct Batch {
+struct Batch<'a> {
     session: ExecutionSession,
-    module: Arc<ModuleUnits>,
+    module: &'a Arc<ModuleUnits>,
+    /// Whether this is another thread than the one that added the module.
+    is_elsewhere: bool,
     architecture: Architecture,
     graph: LinkGraph,
     /// The graph's symbol for each reference, by namespace and index.
@@ -85,6 +88,10 @@ struct Batch {
     frames: Option<Frames>,
     /// Functions that are compiled.
     spent: Vec<BoxedFunction>,
+    /// What was compiled: told to the layer once, because compile threads share its counters.
+    functions: u64,
+    code_bytes: u64,
+    data_bytes: u64,
 }
 
 struct External {
@@ -117,15 +124,16 @@ fn describe_failure(error: &CodegenError) -> String {
     }
 }
 
-impl Batch {
-    fn new(session: &ExecutionSession, module: &Arc<ModuleUnits>, items: usize) -> Self {
+impl<'a> Batch<'a> {
+    fn new(session: &ExecutionSession, module: &'a Arc<ModuleUnits>, items: usize) -> Self {
         let architecture = session.executor().architecture();
         let mut graph = LinkGraph::new(&*module.name, architecture);
         graph.reserve(items);
         let frames = module.layer.services.want_frames().then(|| Frames::of_functions(architecture, items));
         Self {
             session: session.clone(),
-            module: Arc::clone(module),
+            module,
+            is_elsewhere: thread::current().id() != module.added_by,
             architecture,
             graph,
             references: FxHashMap::with_capacity_and_hasher(2 * items, FxBuildHasher),
@@ -133,17 +141,28 @@ impl Batch {
             own: Vec::with_capacity(items),
             frames,
             spent: Vec::new(),
+            functions: 0,
+            code_bytes: 0,
+            data_bytes: 0,
         }
     }
 
+    /// Tells the layer what was compiled.
+    fn count(&self) {
+        let counters = &self.module.layer.counters;
+        counters.functions.fetch_add(self.functions, Ordering::Relaxed);
+        counters.code_bytes.fetch_add(self.code_bytes, Ordering::Relaxed);
+        counters.data_bytes.fetch_add(self.data_bytes, Ordering::Relaxed);
+    }
+
     fn compile(&mut self, items: Vec<(Item, MaterializationResponsibility)>) {
-        let layer = Arc::clone(&self.module.layer);
-        let pooled = lock(&layer.contexts).pop();
+        let layer = &self.module.layer;
+        let symbols = self.session.first_symbols(items.iter().map(|(_, responsibility)| responsibility));
         // A panic of Cranelift's loses the context, which may be in any state then.
-        let mut context = pooled.unwrap_or_else(|| Box::new(Context::new()));
-        for (item, responsibility) in items.into_iter().rev() {
+        let mut context = layer.contexts.take();
+        for ((item, responsibility), symbol) in items.into_iter().zip(symbols).rev() {
             // Gone already: its tracker was removed.
-            let Some(symbol) = responsibility.symbols().first().map(|symbol| symbol.id) else { continue };
+            let Some(symbol) = symbol else { continue };
             let _span = tracing::debug_span!("compile", name = self.module.name_of(item).as_str()).entered();
             let added = match item {
                 Item::Function(index) => self.add_function(&mut context, index, &responsibility),
@@ -158,7 +177,7 @@ impl Batch {
                 Err(cause) => responsibility.fail_with(&cause),
             }
         }
-        lock(&layer.contexts).push(context);
+        layer.contexts.give_back(context);
         layer.spent.free(std::mem::take(&mut self.spent));
     }
 
@@ -194,14 +213,14 @@ impl Batch {
         let held = first_tier.transform(function, &body.name, &mut func).map_err(refused)?;
         responsibility.hold(held).map_err(refused)?;
         let (block, told) = self.add_clif(context, index, func, &**first_tier.isa())?;
-        self.module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
+        self.functions += 1;
         Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
     }
 
     /// The function as it was defined.
     fn add_final(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).take_function(index);
-        let module = Arc::clone(&self.module);
+        let module = self.module;
         let (block, told) = match body {
             Some(TakenBody::Clif(func)) => self.add_clif(context, index, func, &*module.layer.isa)?,
             Some(TakenBody::Compiled(mut code)) => {
@@ -212,7 +231,7 @@ impl Batch {
             }
             None => return Err(refused("the function was materialized before")),
         };
-        module.layer.counters.functions.fetch_add(1, Ordering::Relaxed);
+        self.functions += 1;
         Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
     }
 
@@ -241,12 +260,19 @@ impl Batch {
         isa: &dyn TargetIsa,
     ) -> Result<(BlockId, Told), Refused> {
         context.clear();
-        std::mem::swap(&mut context.func, &mut func);
+        if self.is_elsewhere {
+            // Cranelift grows it as it compiles. If compile threads do that in the heap of the one that
+            // built it, each waits for the others.
+            context.func = (*func).clone();
+        } else {
+            std::mem::swap(&mut context.func, &mut func);
+        }
         self.spent.push(func);
         for transform in &self.module.transforms {
             transform.apply(FuncId::new(index as usize), context).map_err(|error| Arc::new(Cause::Other(error)))?;
         }
-        let layer = &self.module.layer;
+        let module = self.module;
+        let layer = &module.layer;
         let (cache, counters) = (layer.options.cache.as_deref(), &layer.cache_counters);
         if let Err(error) = cache::compile(context, isa, &mut ControlPlane::default(), cache, counters) {
             return Err(refused(describe_failure(&error)));
@@ -265,14 +291,13 @@ impl Batch {
             Some(_) => cfi::instructions(isa, &code.buffer.unwind_info),
             None => SmallVec::new(),
         };
-        let module = Arc::clone(&self.module);
         let names = module.variables.get(&index);
         Ok((block, self.tell(code.code_buffer(), &instructions, &handlers(code), || details(isa, code, names))))
     }
 
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {
         self.check_references(relocs)?;
-        self.module.layer.counters.code_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.code_bytes += bytes.len() as u64;
         let block = self.graph.add_block(SegmentKind::Code, bytes, align).map_err(refused)?;
         self.add_edges(block, (FUNCTION, index), relocs)?;
         Ok(block)
@@ -341,7 +366,7 @@ impl Batch {
         let kind = if writable && !tls { SegmentKind::Data } else { SegmentKind::ReadOnly };
         let block = self.add_contents(kind, &description, align)?;
         self.add_edges(block, (DATA, index), &relocs)?;
-        self.module.layer.counters.data_bytes.fetch_add(description.init.size() as u64, Ordering::Relaxed);
+        self.data_bytes += description.init.size() as u64;
         if !tls {
             return Ok(Added { symbol: self.define(DATA, index, block), told: Told::default(), variable: None });
         }
@@ -401,7 +426,8 @@ impl Batch {
     }
 
     fn link(self) {
-        let Self { session, module, graph, externals, own, frames, .. } = self;
+        let Self { session, graph, externals, own, frames, .. } = self;
+        let module = Arc::clone(self.module);
         if own.is_empty() {
             return;
         }

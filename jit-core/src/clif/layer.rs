@@ -28,6 +28,7 @@ use crate::session::{
     ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolFlags, UnitDefinition, UnitSource,
 };
+use crate::sync::thread::{self, ThreadId};
 use crate::sync::{Arc, Mutex, Weak, lock};
 
 /// How many functions are compiled and linked together, at most: what a link costs once is shared
@@ -42,8 +43,7 @@ pub struct ClifLayer {
 
 pub(crate) struct LayerShared {
     pub(crate) isa: OwnedTargetIsa,
-    /// Contexts between two batches: they keep their buffers.
-    pub(crate) contexts: Mutex<Vec<Box<Context>>>,
+    pub(crate) contexts: Contexts,
     pub(crate) spent: Spent,
     pub(crate) hooks: Hooks,
     modules: AtomicU64,
@@ -53,6 +53,27 @@ pub(crate) struct LayerShared {
     pub(crate) slots: OnceLock<Weak<FunctionTable>>,
     pub(crate) cache_counters: CacheCounters,
     pub(crate) options: ClifOptions,
+}
+
+/// Contexts between two batches: they keep their buffers, and each goes back to the thread from whose
+/// heap those are.
+#[derive(Default)]
+pub(crate) struct Contexts(Mutex<Vec<(ThreadId, Box<Context>)>>);
+
+impl Contexts {
+    pub(crate) fn take(&self) -> Box<Context> {
+        let here = thread::current().id();
+        let mut contexts = lock(&self.0);
+        let own = contexts.iter().position(|(thread, _)| *thread == here);
+        match own.map(|place| contexts.swap_remove(place)).or_else(|| contexts.pop()) {
+            Some((_, context)) => context,
+            None => Box::new(Context::new()),
+        }
+    }
+
+    pub(crate) fn give_back(&self, context: Box<Context>) {
+        lock(&self.0).push((thread::current().id(), context));
+    }
 }
 
 /// How a layer compiles.
@@ -281,6 +302,7 @@ impl ClifLayer {
         Ok(Arc::new(ModuleUnits {
             layer: Arc::clone(&self.shared),
             name,
+            added_by: thread::current().id(),
             functions: names.functions,
             data: names.data,
             source,
@@ -413,6 +435,8 @@ type OwnedItem = (Item, MaterializationResponsibility);
 pub(crate) struct ModuleUnits {
     pub(crate) layer: Arc<LayerShared>,
     pub(crate) name: Arc<str>,
+    /// The thread that added it, and as a rule built it: its CLIF is in that one's heap.
+    pub(crate) added_by: ThreadId,
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
     pub(crate) source: Option<Arc<SourceText>>,

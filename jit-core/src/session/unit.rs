@@ -455,6 +455,15 @@ impl ExecutionSession {
         result
     }
 
+    /// The first symbol of each, or none if its tracker was removed.
+    pub(crate) fn first_symbols<'a>(
+        &self,
+        responsibilities: impl Iterator<Item = &'a MaterializationResponsibility>,
+    ) -> Vec<Option<SymbolId>> {
+        let state = self.state();
+        responsibilities.map(|own| state.responsibility(own.unit).ok()?.first().copied()).collect()
+    }
+
     pub(crate) fn resolve(&self, definitions: &[(SymbolId, SymbolDef)]) -> Result<(), Error> {
         let mut effects = Effects::default();
         let result = self.state().resolve(definitions, &mut effects);
