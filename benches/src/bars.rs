@@ -158,10 +158,23 @@ pub(crate) fn timed(count: usize) -> Result<Vec<Bar>> {
         let what = format!("{count} functions, {name}: two threads / two processes");
         bars.push(Bar::at_least(0.9, what, median(ratios)));
     }
+    bars.push(cycle()?);
     let empty = Run { subject: Subject::EmptyJit, level: OptLevel::Speed, count: 0 };
     let microseconds = empty.times()?.total.as_secs_f64() * 1e6;
     bars.push(Bar::at_most(50.0, "an empty `Jit`, created and dropped, us", microseconds));
     Ok(bars)
+}
+
+/// A function that is added, looked up and removed, as a REPL does with what is typed: what that adds to its
+/// compilation.
+fn cycle() -> Result<Bar> {
+    const CYCLES: usize = 5_000;
+    let time = |subject| move || Run { subject, level: OptLevel::None, count: CYCLES }.times();
+    let rounds = interleaved(ROUNDS, [&time(Subject::CycleCompile), &time(Subject::Cycle)])?;
+    let added = rounds
+        .iter()
+        .map(|[compile, cycle]| (cycle.total.as_secs_f64() - compile.total.as_secs_f64()) * 1e6 / CYCLES as f64);
+    Ok(Bar::at_most(10.0, "add, look up, remove one function: us added to the compile", median(added)))
 }
 
 /// Functions a second, from a module that is built to addresses.

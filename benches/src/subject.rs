@@ -16,6 +16,9 @@ use workloads::child::Times;
 use workloads::functions::{expected, generate, name};
 use workloads::llvm::LlvmSubject;
 
+/// Rounds that are not measured.
+const WARM_UP: usize = 100;
+
 /// What a process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
@@ -33,6 +36,10 @@ pub(crate) enum Subject {
     OrcaneAtDefinition,
     /// The same, with unwind tables, which cranelift-jit does not register.
     OrcaneUnwinding,
+    /// One function after another, each in a module of its own: added, looked up, called and removed.
+    Cycle,
+    /// Builds the same modules and calls `Context::compile`: what is not the cycle's.
+    CycleCompile,
     /// Creates an empty `Jit` and drops it, many times; gives the median.
     EmptyJit,
     /// A session of units that need each other.
@@ -43,7 +50,7 @@ pub(crate) enum Subject {
     LlvmNothing,
 }
 
-const NAMES: [(&str, Subject); 13] = [
+const NAMES: [(&str, Subject); 15] = [
     ("nothing", Subject::Nothing),
     ("build", Subject::Build),
     ("compile", Subject::Compile),
@@ -52,6 +59,8 @@ const NAMES: [(&str, Subject); 13] = [
     ("orcane-2-threads", Subject::Orcane(2)),
     ("orcane-at-definition", Subject::OrcaneAtDefinition),
     ("orcane-unwinding", Subject::OrcaneUnwinding),
+    ("cycle", Subject::Cycle),
+    ("cycle-compile", Subject::CycleCompile),
     ("empty-jit", Subject::EmptyJit),
     ("llvm-nothing", Subject::LlvmNothing),
     ("chain", Subject::Graph(Shape::Chain)),
@@ -91,6 +100,8 @@ impl Subject {
             Self::Orcane(threads) => orcane(same_work(level).compile_threads(threads), count, CompileAt::Lookup),
             Self::OrcaneAtDefinition => orcane(same_work(level), count, CompileAt::Definition),
             Self::OrcaneUnwinding => orcane(same_work(level).unwinding(true), count, CompileAt::Definition),
+            Self::Cycle => cycle(level, count),
+            Self::CycleCompile => cycle_compile(level, count),
             Self::EmptyJit => empty_jit(),
             Self::Graph(shape) => graph(shape, count),
             Self::Llvm(_) | Self::LlvmNothing => Err("LLVM's subjects are in another program".into()),
@@ -172,6 +183,40 @@ fn orcane(builder: JitBuilder, count: usize, at: CompileAt) -> Result<Times> {
     Ok(times)
 }
 
+fn cycle(level: OptLevel, count: usize) -> Result<Times> {
+    // What the first functions of a process cost is another measurement's.
+    let jit = Jit::builder().opt_level(level).verifier(false).build()?;
+    let mut start = Instant::now();
+    for round in 0..WARM_UP + count {
+        if round == WARM_UP {
+            start = Instant::now();
+        }
+        let mut module = ClifModule::new("cycle", jit.isa().clone(), CompileAt::Definition);
+        generate(&mut module, 1, |module, id, context| Ok(module.define_function(id, context)?))?;
+        let tracker = jit.add_module(module)?;
+        check(jit.lookup_address(&name(0))?, 1)?;
+        tracker.remove()?;
+    }
+    Ok(Times { total: start.elapsed(), callable: Duration::ZERO })
+}
+
+fn cycle_compile(level: OptLevel, count: usize) -> Result<Times> {
+    let isa = isa(level, true)?;
+    let mut control = ControlPlane::default();
+    let mut start = Instant::now();
+    for round in 0..WARM_UP + count {
+        if round == WARM_UP {
+            start = Instant::now();
+        }
+        let mut module = ClifModule::new("cycle", isa.clone(), CompileAt::Definition);
+        generate(&mut module, 1, |_, _, context| {
+            context.compile(&*isa, &mut control).map_err(|error| error.inner)?;
+            Ok(())
+        })?;
+    }
+    Ok(Times { total: start.elapsed(), callable: Duration::ZERO })
+}
+
 fn graph(shape: Shape, count: usize) -> Result<Times> {
     let start = Instant::now();
     shape.run(count)?;
@@ -180,7 +225,6 @@ fn graph(shape: Shape, count: usize) -> Result<Times> {
 }
 
 fn empty_jit() -> Result<Times> {
-    const WARM_UP: usize = 100;
     let mut times = Vec::new();
     for _ in 0..10 * WARM_UP {
         let start = Instant::now();

@@ -53,6 +53,9 @@ pub enum Error {
     /// A name of a dylib is taken.
     #[error("a dylib named '{0}' exists already")]
     DylibExists(String),
+    /// The session has as many dylibs as it can number: two million.
+    #[error("there are too many dylibs")]
+    TooManyDylibs,
     /// A responsibility reported a symbol that is not its own.
     #[error("'{0}' is not among the symbols of this responsibility")]
     UnexpectedDefinition(SymbolName),

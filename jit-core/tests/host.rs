@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 
 use common::{add, jit};
 
@@ -84,4 +84,85 @@ fn a_host_function_of_another_signature_than_declared_does_not_link() {
         "symbol 'caller' in dylib 'main': depends on 'host' in dylib 'main': \
          'test' declares it as (i64) -> i64 system_v, it is defined as (f64) -> f64 system_v"
     );
+}
+
+/// A function that calls `host` twice, so that it is still inside when the first call comes back.
+const TWICE: &str = "
+    function %twice(i64) -> i64 system_v {
+        sig0 = (i64) -> i64 system_v
+        fn0 = %host sig0
+    block0(v0: i64):
+        v1 = call fn0(v0)
+        v2 = call fn0(v1)
+        v3 = iconst.i64 1
+        v4 = iadd v2, v3
+        return v4
+    }";
+
+/// A `Jit` with `twice`, whose host function says that it was called and waits to be told to go on; the tracker of
+/// `twice`, and what the two say.
+fn with_a_call_inside() -> (jit_core::Jit, jit_core::ResourceTracker, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (inside, entered) = mpsc::channel();
+    let (go_on, told) = mpsc::channel();
+    let told = Mutex::new(told);
+    let jit = jit();
+    jit.define_closure("host", move |x: i64| {
+        inside.send(()).unwrap();
+        told.lock().unwrap().recv().unwrap();
+        x + 20
+    })
+    .unwrap();
+    let tracker = add(&jit, TWICE);
+    (jit, tracker, entered, go_on)
+}
+
+/// Memory of the code in the process, if it is there.
+fn is_mapped(address: u64) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().any(|line| {
+        let (range, rest) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let bounds = u64::from_str_radix(start, 16).unwrap()..u64::from_str_radix(end, 16).unwrap();
+        bounds.contains(&address) && rest.as_bytes()[2] == b'x'
+    })
+}
+
+#[test]
+fn gap_14_a_handle_keeps_code_while_a_thread_runs_in_it() {
+    let (jit, tracker, entered, go_on) = with_a_call_inside();
+    let twice = jit.lookup::<Unary>("twice").unwrap();
+    std::thread::scope(|scope| {
+        // SAFETY: the functions only compute.
+        let call = scope.spawn(|| unsafe { twice.call(1) });
+        entered.recv().unwrap();
+        tracker.remove().unwrap();
+        assert!(jit.lookup::<Unary>("twice").is_err());
+        assert!(is_mapped(twice.address()));
+        go_on.send(()).unwrap();
+        entered.recv().unwrap();
+        go_on.send(()).unwrap();
+        assert_eq!(call.join().unwrap(), 42);
+    });
+}
+
+#[test]
+fn gap_14_a_scope_keeps_code_while_a_thread_runs_in_it() {
+    let (jit, tracker, entered, go_on) = with_a_call_inside();
+    let address = jit.lookup_address("twice").unwrap();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            let _inside = jit.session().enter();
+            // SAFETY: it has that signature, and the scope keeps it.
+            unsafe { std::mem::transmute::<u64, Unary>(address)(1) }
+        });
+        entered.recv().unwrap();
+        tracker.remove().unwrap();
+        assert_eq!(jit.session().statistics().retired, 1);
+        assert!(is_mapped(address));
+        go_on.send(()).unwrap();
+        entered.recv().unwrap();
+        go_on.send(()).unwrap();
+        assert_eq!(call.join().unwrap(), 42);
+    });
+    assert_eq!(jit.session().statistics().retired, 0);
 }

@@ -1,32 +1,68 @@
 //! Interned symbol names.
 
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
-use triomphe::ThinArc;
+
+/// What stands before a name's text. There may be millions of names: words would be half of what most of them take.
+#[repr(C)]
+struct Header {
+    /// Handles of the name.
+    count: AtomicU32,
+    /// Of the text, in bytes.
+    length: u32,
+}
 
 /// An interned name: a handle that keeps the name in its pool.
 ///
 /// Two handles from one [`SymbolStringPool`] are equal exactly if their texts are, so they compare
 /// and hash as one word. The order of handles is arbitrary, and fixed while they live.
-#[derive(Clone)]
-pub struct SymbolName(ThinArc<(), u8>);
+pub struct SymbolName(NonNull<Header>);
+
+// SAFETY: the text never changes, and the count is atomic.
+unsafe impl Send for SymbolName {}
+// SAFETY: as above.
+unsafe impl Sync for SymbolName {}
 
 impl SymbolName {
     fn new(text: &str) -> Self {
-        Self(ThinArc::from_header_and_slice((), text.as_bytes()))
+        let length = u32::try_from(text.len()).expect("a name is shorter than 4 GiB");
+        let layout = Self::layout(length);
+        // SAFETY: the layout has room for a header at least.
+        let Some(header) = NonNull::new(unsafe { alloc(layout) }.cast::<Header>()) else { handle_alloc_error(layout) };
+        // SAFETY: the memory is new, aligned for a header, and has room for the text behind it.
+        unsafe {
+            header.write(Header { count: AtomicU32::new(1), length });
+            header.add(1).cast::<u8>().copy_from_nonoverlapping(NonNull::from(text).cast(), text.len());
+        }
+        Self(header)
+    }
+
+    fn layout(length: u32) -> Layout {
+        let text = Layout::array::<u8>(length as usize);
+        let whole = text.and_then(|text| Layout::new::<Header>().extend(text));
+        whole.expect("a header and 4 GiB fit the address space").0
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: it lives as long as one of its handles, and is only shared.
+        unsafe { self.0.as_ref() }
     }
 
     /// The name's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // SAFETY: `new`, the only constructor, copies the bytes of a `str`, and nothing changes
+        let length = self.header().length as usize;
+        // SAFETY: `new`, the only constructor, copied so many bytes of a `str` behind the header, and nothing changes
         // them.
-        unsafe { std::str::from_utf8_unchecked(&self.0.slice) }
+        unsafe { std::str::from_utf8_unchecked(NonNull::slice_from_raw_parts(self.0.add(1).cast(), length).as_ref()) }
     }
 
     fn text_hash(&self) -> u64 {
@@ -34,7 +70,38 @@ impl SymbolName {
     }
 
     fn address(&self) -> usize {
-        self.0.as_ptr() as usize
+        self.0.addr().get()
+    }
+
+    /// Handles of the name.
+    fn count(&self) -> usize {
+        self.header().count.load(Ordering::Relaxed) as usize
+    }
+}
+
+impl Clone for SymbolName {
+    #[inline]
+    fn clone(&self) -> Self {
+        // Handles that were forgotten could bring the count around. Nobody gets from here to there at once.
+        if self.header().count.fetch_add(1, Ordering::Relaxed) > u32::MAX / 2 {
+            std::process::abort();
+        }
+        Self(self.0)
+    }
+}
+
+impl Drop for SymbolName {
+    #[inline]
+    fn drop(&mut self) {
+        let Header { count, length } = self.header();
+        let layout = Self::layout(*length);
+        if count.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        // What others did with their handles comes before.
+        fence(Ordering::Acquire);
+        // SAFETY: this was the last handle; `new` allocated it so.
+        unsafe { dealloc(self.0.as_ptr().cast(), layout) };
     }
 }
 
@@ -42,13 +109,14 @@ impl SymbolName {
     /// A handle that keeps nothing.
     #[must_use]
     pub fn non_owning(&self) -> NonOwningSymbolName {
-        NonOwningSymbolName(self.0.as_ptr().cast())
+        NonOwningSymbolName(self.0.as_ptr().cast_const().cast())
     }
 
     /// Takes the handle apart, without giving it up: what is left is one count of the name.
     #[must_use]
     pub fn into_raw(self) -> *const () {
-        ThinArc::into_raw(self.0).cast()
+        let name = std::mem::ManuallyDrop::new(self);
+        name.0.as_ptr().cast_const().cast()
     }
 
     /// Puts a handle together again.
@@ -59,8 +127,8 @@ impl SymbolName {
     /// give.
     #[must_use]
     pub unsafe fn from_raw(raw: *const ()) -> Self {
-        // SAFETY: as the caller says.
-        Self(unsafe { ThinArc::from_raw(raw.cast()) })
+        // SAFETY: as the caller says; `into_raw` gives no null.
+        Self(unsafe { NonNull::new_unchecked(raw.cast_mut().cast()) })
     }
 
     /// Adds one count of a name: another handle may be put together from `raw`.
@@ -226,6 +294,10 @@ impl SymbolStringPool {
     }
 
     /// The handle of `text`, the same for the same text as long as a handle lives.
+    ///
+    /// # Panics
+    ///
+    /// When the text has 4 GiB or more.
     pub fn intern(&self, text: &str) -> SymbolName {
         let hash = hash(text);
         let mut names = lock(&self.shards[(hash >> 32) as usize % SHARDS]);
@@ -240,7 +312,7 @@ impl SymbolStringPool {
     pub fn clear_dead_entries(&self) {
         for shard in &self.shards {
             let mut names = lock(shard);
-            names.retain(|name| ThinArc::strong_count(&name.0) > 1);
+            names.retain(|name| name.count() > 1);
             names.shrink_to_fit(SymbolName::text_hash);
         }
     }
@@ -264,7 +336,7 @@ impl fmt::Debug for SymbolStringPool {
         let mut map = f.debug_map();
         for shard in &self.shards {
             for name in lock(shard).iter() {
-                map.entry(name, &(ThinArc::strong_count(&name.0) - 1));
+                map.entry(name, &(name.count() - 1));
             }
         }
         map.finish()

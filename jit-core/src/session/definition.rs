@@ -1,15 +1,17 @@
 //! Transitions that enter definitions into a dylib's table, and take them out of their units.
 
-use jit_linker::SymbolName;
+use jit_linker::{NonOwningSymbolName, SymbolName};
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use super::arena::Id;
 use super::dispatch::Priority;
+use super::dylib::AbsoluteSymbol;
 use super::state::{
     Content, Discard, Dylib, Effects, Stage, State, Telling, Tracker, Unit, UnitDefinition, UnitSource,
 };
 use super::symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
+use super::symbols::Occupied;
 use super::unit::MaterializationUnit;
 use crate::error::{Cause, DuplicateDefinition, Error};
 use crate::sync::Arc;
@@ -49,20 +51,20 @@ impl State {
         count: usize,
         strong: impl Fn() -> I,
     ) -> Result<(), Error> {
-        let table = self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
-        let mut here: FxHashSet<SymbolName> = FxHashSet::default();
+        self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
+        // Whoever is asked for the names keeps them.
+        let mut here: FxHashSet<NonOwningSymbolName> = FxHashSet::default();
         if count > 1 {
             here.reserve(count);
         }
         let mut duplicates = Vec::new();
         for (name, _, unit) in strong() {
-            let earlier = match here.insert(name.clone()) {
+            let earlier = match here.insert(name.non_owning()) {
                 true => self.symbols.find(dylib, &name).and_then(|existing| self.irreplaceable(existing)),
                 false => strong().find(|(other, ..)| *other == name).map(|(.., unit)| unit.to_owned()),
             };
             if let Some(first) = earlier {
-                let (dylib, second) = (table.name.clone(), unit.to_owned());
-                duplicates.push(DuplicateDefinition { name, dylib, first, second });
+                duplicates.push(self.duplicate(dylib, name, first, unit));
             }
         }
         if duplicates.is_empty() { Ok(()) } else { Err(Error::DuplicateDefinitions(duplicates)) }
@@ -144,43 +146,89 @@ impl State {
     pub(crate) fn define_absolute(
         &mut self,
         tracker: Id<Tracker>,
-        symbols: Vec<(SymbolDeclaration, SymbolDef)>,
+        symbols: Vec<AbsoluteSymbol>,
         effects: &mut Effects,
     ) -> Result<(), Error> {
         let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
         let name: Arc<str> = Arc::from("absolute symbols");
-        let strong = || {
-            let strong = symbols.iter().filter(|(declaration, _)| declaration.flags.is_strong());
-            strong.map(|(declaration, _)| (declaration.name.clone(), declaration.flags, &*name))
-        };
-        self.check_strong(dylib, symbols.len(), strong)?;
+        let unit = self.insert_unit(Arc::clone(&name), tracker, Stage::Running).ok_or(Error::DefunctTracker)?;
         self.symbols.reserve(symbols.len());
-        let (strong, weak): (Vec<_>, Vec<_>) =
-            symbols.into_iter().partition(|(declaration, _)| declaration.flags.is_strong());
-        // Each weak one is used or replaced by itself.
-        let groups =
-            std::iter::once((strong, Stage::Running)).chain(weak.into_iter().map(|one| (vec![one], Stage::Waiting)));
-        for (group, stage) in groups.filter(|(group, _)| !group.is_empty()) {
-            let Some(unit) = self.insert_unit(Arc::clone(&name), tracker, stage) else { break };
-            let mut ids = SmallVec::with_capacity(group.len());
-            for (mut declaration, definition) in group {
-                declaration.flags.absolute = true;
-                let Some(id) = self.place(dylib, unit, declaration, effects) else { continue };
-                if let Some(mut symbol) = self.symbols.get_mut(id) {
-                    symbol.set_definition(&definition);
-                    if stage == Stage::Running {
-                        symbol.set_state(SymbolState::Ready);
+        let mut ids = SmallVec::with_capacity(symbols.len());
+        // Entered as they come: a table of many thousand is not searched twice. Others wait until it is known that
+        // all can be.
+        let (mut replacing, mut weak, mut duplicates) = (Vec::new(), Vec::new(), Vec::new());
+        let mut replaced = FxHashSet::default();
+        for symbol in symbols {
+            if !symbol.flags.is_strong() {
+                weak.push(symbol);
+                continue;
+            }
+            let AbsoluteSymbol { name: symbol, definition, flags, signature } = symbol;
+            match self.enter_absolute(dylib, unit, (symbol, flags, signature), &definition, SymbolState::Ready) {
+                Ok(id) => ids.push(id),
+                Err(Occupied { by, name: symbol, signature }) => {
+                    let again = !replaced.insert(by);
+                    match self.irreplaceable(by).or_else(|| again.then(|| name.to_string())) {
+                        Some(first) => duplicates.push(self.duplicate(dylib, symbol, first, &name)),
+                        None => replacing.push((by, AbsoluteSymbol { name: symbol, definition, flags, signature })),
                     }
                 }
-                ids.push(id);
             }
-            if ids.is_empty() {
-                effects.garbage.extend(self.take_unit(unit));
-            } else if let Some(unit) = self.units.get_mut(unit) {
-                unit.symbols = ids;
+        }
+        if !duplicates.is_empty() {
+            for id in ids {
+                self.remove_symbol(id);
+            }
+            effects.garbage.extend(self.take_unit(unit));
+            return Err(Error::DuplicateDefinitions(duplicates));
+        }
+        for (by, AbsoluteSymbol { name, definition, flags, signature }) in replacing {
+            self.discard(by, effects);
+            let entered = self.enter_absolute(dylib, unit, (name, flags, signature), &definition, SymbolState::Ready);
+            ids.extend(entered.ok());
+        }
+        if ids.is_empty() {
+            effects.garbage.extend(self.take_unit(unit));
+        } else if let Some(unit) = self.units.get_mut(unit) {
+            ids.shrink_to_fit();
+            unit.symbols = ids;
+        }
+        for AbsoluteSymbol { name: symbol, definition, flags, signature } in weak {
+            // Each is used or replaced by itself.
+            let Some(unit) = self.insert_unit(Arc::clone(&name), tracker, Stage::Waiting) else { break };
+            let state = SymbolState::NeverSearched;
+            match self.enter_absolute(dylib, unit, (symbol, flags, signature), &definition, state) {
+                Err(_) => effects.garbage.extend(self.take_unit(unit)),
+                Ok(id) => {
+                    if let Some(unit) = self.units.get_mut(unit) {
+                        unit.symbols.push(id);
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    fn enter_absolute(
+        &mut self,
+        dylib: Id<Dylib>,
+        unit: Id<Unit>,
+        (name, flags, signature): (SymbolName, SymbolFlags, Option<SymbolName>),
+        definition: &SymbolDef,
+        state: SymbolState,
+    ) -> Result<SymbolId, Occupied> {
+        let flags = SymbolFlags { absolute: true, ..flags };
+        let id = self.symbols.insert(dylib, name, flags, signature, unit)?;
+        if let Some(mut symbol) = self.symbols.get_mut(id) {
+            symbol.set_definition(definition);
+            symbol.set_state(state);
+        }
+        Ok(id)
+    }
+
+    fn duplicate(&self, dylib: Id<Dylib>, name: SymbolName, first: String, second: &str) -> DuplicateDefinition {
+        let dylib = self.dylibs.get(dylib).map(|dylib| dylib.name.clone()).unwrap_or_default();
+        DuplicateDefinition { name, dylib, first, second: second.to_owned() }
     }
 
     /// Enters a symbol into its dylib's table, unless it loses to another.
@@ -192,13 +240,16 @@ impl State {
         effects: &mut Effects,
     ) -> Option<SymbolId> {
         let SymbolDeclaration { name, flags, signature } = declaration;
-        if let Some(existing) = self.symbols.find(dylib, &name) {
-            if !flags.is_strong() {
-                return None;
+        match self.symbols.insert(dylib, name, flags, signature, unit) {
+            Ok(id) => Some(id),
+            Err(Occupied { by, name, signature }) => {
+                if !flags.is_strong() {
+                    return None;
+                }
+                self.discard(by, effects);
+                self.symbols.insert(dylib, name, flags, signature, unit).ok()
             }
-            self.discard(existing, effects);
         }
-        Some(self.symbols.insert(dylib, name, flags, signature, unit))
     }
 
     /// Takes a symbol that was never searched for away from its unit.

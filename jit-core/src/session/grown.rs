@@ -1,63 +1,148 @@
 //! A list that grows and moves nothing: whoever reads it needs no lock while it grows.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::sync;
 
 /// Elements of the first segment.
 const FIRST: usize = 64;
-/// Segments of each doubling after the first: the list is at most a quarter larger than it was asked to be.
-const QUARTERS: usize = 4;
-const SEGMENTS: usize = 1 + QUARTERS * (sync::PLACE_BITS - FIRST.ilog2()) as usize;
+/// The most segments that a doubling may have.
+const MAX_PARTS: usize = 4;
+const SEGMENTS: usize = 1 + MAX_PARTS * (sync::PLACE_BITS - FIRST.ilog2()) as usize;
 
-pub(crate) struct Grown<T> {
-    segments: [OnceLock<Box<[T]>>; SEGMENTS],
+/// `PARTS`, a power of two, says in how many segments a doubling comes: with four, the list is at most a quarter
+/// larger than it was asked to be.
+pub(crate) struct Grown<T, const PARTS: usize = MAX_PARTS> {
+    /// Each null, or the first element of a `Box<[T]>` whose length its position tells.
+    segments: [AtomicPtr<T>; SEGMENTS],
 }
 
-impl<T> Default for Grown<T> {
+impl<T, const PARTS: usize> Default for Grown<T, PARTS> {
     fn default() -> Self {
-        Self { segments: [const { OnceLock::new() }; SEGMENTS] }
+        const { assert!(PARTS.is_power_of_two() && PARTS <= MAX_PARTS && PARTS <= FIRST) }
+        Self { segments: [const { AtomicPtr::new(std::ptr::null_mut()) }; SEGMENTS] }
     }
 }
 
 /// The segment of an element, its place there, and the segment's length.
-fn place(index: u32) -> (usize, usize, usize) {
+fn place<const PARTS: usize>(index: u32) -> (usize, usize, usize) {
     let index = index as usize;
     if index < FIRST {
         return (0, index, FIRST);
     }
     let doubling = index.ilog2();
-    let length = (1 << doubling) / QUARTERS;
-    let quarter = index / length % QUARTERS;
-    (1 + (doubling - FIRST.ilog2()) as usize * QUARTERS + quarter, index % length, length)
+    let length = doubling - PARTS.ilog2();
+    // The upper bits count from `PARTS`: the first of them is the doubling itself.
+    let part = (index >> length) - PARTS;
+    (1 + (doubling - FIRST.ilog2()) as usize * PARTS + part, index & ((1 << length) - 1), 1 << length)
 }
 
-impl<T: Default> Grown<T> {
+/// The length of a segment.
+fn length_of<const PARTS: usize>(segment: usize) -> usize {
+    if segment == 0 { FIRST } else { (FIRST / PARTS) << ((segment - 1) / PARTS) }
+}
+
+impl<T: Default, const PARTS: usize> Grown<T, PARTS> {
     /// The element, if the list has grown as far.
+    #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        let (segment, offset, _) = place(index);
-        self.segments.get(segment)?.get()?.get(offset)
+        let (segment, offset, _) = place::<PARTS>(index);
+        let elements = self.segments.get(segment)?.load(Ordering::Acquire);
+        if elements.is_null() {
+            return None;
+        }
+        // SAFETY: `grow` put a box of the segment's length there, which stays as long as the list; the offset is less.
+        Some(unsafe { &*elements.add(offset) })
     }
 
     /// The element; its segment is made if it is not there.
+    #[inline]
     pub(crate) fn grow(&self, index: u32) -> &T {
-        let (segment, offset, length) = place(index);
-        &self.segments[segment].get_or_init(|| (0..length).map(|_| T::default()).collect())[offset]
+        match self.get(index) {
+            Some(element) => element,
+            None => self.add_segment(index),
+        }
     }
+
+    #[cold]
+    fn add_segment(&self, index: u32) -> &T {
+        let (segment, offset, length) = place::<PARTS>(index);
+        let mut elements = Vec::with_capacity(length);
+        prefer_huge_pages(&elements.spare_capacity_mut()[..length]);
+        elements.extend((0..length).map(|_| T::default()));
+        let new = Box::into_raw(elements.into_boxed_slice()).cast::<T>();
+        let old = std::ptr::null_mut();
+        let there = match self.segments[segment].compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => new,
+            Err(there) => {
+                // SAFETY: it was made above, and nobody else has seen it.
+                drop(unsafe { segment_from(new, length) });
+                there
+            }
+        };
+        // SAFETY: as in `get`.
+        unsafe { &*there.add(offset) }
+    }
+}
+
+/// The box of a segment's elements.
+///
+/// # Safety
+///
+/// `add_segment` made it so, and its owner gives it up.
+unsafe fn segment_from<T>(elements: *mut T, length: usize) -> Box<[T]> {
+    // SAFETY: as the caller says.
+    unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(elements, length)) }
+}
+
+impl<T, const PARTS: usize> Drop for Grown<T, PARTS> {
+    fn drop(&mut self) {
+        for (segment, elements) in self.segments.iter_mut().enumerate() {
+            if !elements.get_mut().is_null() {
+                // SAFETY: the list owns it, and goes.
+                drop(unsafe { segment_from(*elements.get_mut(), length_of::<PARTS>(segment)) });
+            }
+        }
+    }
+}
+
+/// Lookups in a large table go anywhere in it: with small pages, each would first look for its page.
+fn prefer_huge_pages<T>(memory: &[T]) {
+    #[cfg(target_os = "linux")]
+    {
+        const HUGE: usize = 2 << 20;
+        let range = memory.as_ptr_range();
+        let start = range.start.addr().next_multiple_of(HUGE);
+        if let Some(length) = range.end.addr().checked_sub(start)
+            && length >= HUGE
+        {
+            // SAFETY: it changes nothing that a program sees, and the range is a part of `memory`. If it is refused,
+            // pages are small.
+            unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn segments_follow_each_other_without_a_gap() {
+    fn check<const PARTS: usize>() {
         let mut expected = (0, 0);
         for index in 0..10_000 {
-            let (segment, offset, length) = place(index);
+            let (segment, offset, length) = place::<PARTS>(index);
             assert_eq!((segment, offset), expected, "{index}");
+            assert_eq!(length, length_of::<PARTS>(segment), "{index}");
             expected = if offset + 1 == length { (segment + 1, 0) } else { (segment, offset + 1) };
         }
-        assert!(place(u32::MAX >> (u32::BITS - sync::PLACE_BITS)).0 < SEGMENTS);
+        assert!(place::<PARTS>(u32::MAX >> (u32::BITS - sync::PLACE_BITS)).0 < SEGMENTS);
+    }
+
+    #[test]
+    fn segments_follow_each_other_without_a_gap() {
+        check::<1>();
+        check::<MAX_PARTS>();
     }
 }

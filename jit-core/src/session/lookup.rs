@@ -9,11 +9,11 @@ use jit_linker::SymbolName;
 
 use super::arena::Id;
 use super::dispatch::{self, Priority};
-use super::published::{Entry, Published};
+use super::published::{Cell, Published};
 use super::query::{Completion, Control, FoundSymbol, Owner, Query, Request};
 use super::search::Search;
 use super::state::{Dylib, Effects};
-use super::symbol::{SymbolFlags, SymbolState};
+use super::symbol::{Condition, SymbolFlags, SymbolState};
 use super::{ExecutionSession, JitDylib};
 use crate::error::{Cause, LookupError, SymbolFailure};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
@@ -406,7 +406,8 @@ impl ExecutionSession {
     fn find_at_once(&self, order: &SearchOrder, names: &LookupSet, required: SymbolState) -> Option<Vec<FoundSymbol>> {
         self.read(|published| {
             let found = names.names.iter().map(|name| {
-                let entry = find(published, order, name)?;
+                let (place, cell) = find(published, order, name)?;
+                let entry = published.entry(place, cell);
                 let there = entry.condition().is_there(required) && !entry.condition().flags().side_effects_only;
                 there.then(|| entry.found(name, published))
             });
@@ -419,18 +420,22 @@ impl ExecutionSession {
     #[must_use]
     pub fn ready_address(&self, order: &SearchOrder, name: &SymbolName) -> Option<u64> {
         self.read(|published| {
-            let entry = find(published, order, name)?;
-            entry.condition().is_there(SymbolState::Ready).then_some(entry.address)
+            let (_, cell) = find(published, order, name)?;
+            Condition::of(cell).is_there(SymbolState::Ready).then(|| cell.address.load(Ordering::Relaxed))
         })
     }
 
     /// What `read` sees at one moment: without the lock unless changes come so thick that a reader
     /// finds no moment between them.
+    #[inline]
     fn read<R>(&self, read: impl Fn(&Published) -> R) -> R {
-        self.shared.published.read(&read).unwrap_or_else(|| {
-            let _unchanging = self.state();
-            read(&self.shared.published)
-        })
+        self.shared.published.read(&read).unwrap_or_else(|| self.read_locked(read))
+    }
+
+    #[cold]
+    fn read_locked<R>(&self, read: impl Fn(&Published) -> R) -> R {
+        let _unchanging = self.state();
+        read(&self.shared.published)
     }
 
     /// Ends a lookup that has not ended.
@@ -454,10 +459,11 @@ impl ExecutionSession {
     }
 }
 
-/// The definition of `name` that a search in `order` ends at.
-fn find(published: &Published, order: &SearchOrder, name: &SymbolName) -> Option<Entry> {
+/// The definition of `name` that a search in `order` ends at: its place, and the cell there.
+#[inline]
+fn find<'a>(published: &'a Published, order: &SearchOrder, name: &SymbolName) -> Option<(u32, &'a Cell)> {
     order.0.iter().find_map(|(dylib, visibility)| {
-        let entry = published.find(*dylib, name)?;
-        (*visibility == DylibLookup::All || entry.condition().flags().exported).then_some(entry)
+        let (place, cell) = published.find_cell(*dylib, name)?;
+        (*visibility == DylibLookup::All || Condition::of(cell).flags().exported).then_some((place, cell))
     })
 }

@@ -163,7 +163,7 @@ impl ExecutionSession {
     /// The dylib of that name.
     #[must_use]
     pub fn dylib(&self, name: &str) -> Option<JitDylib> {
-        let id = self.state().dylibs.iter().find(|(_, dylib)| dylib.name == name).map(|(id, _)| id)?;
+        let id = *self.state().dylib_names.get(name)?;
         Some(JitDylib { session: self.clone(), id })
     }
 

@@ -19,22 +19,30 @@ use crate::sync::{self, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, 
 /// How often a reader tries before it takes the lock.
 const ATTEMPTS: usize = 8;
 
-/// A symbol as lookups see it.
+/// Bits of a symbol's condition.
+pub(crate) const CONDITION_BITS: u32 = 11;
+
+const CONDITION: u32 = (1 << CONDITION_BITS) - 1;
+
+/// How many dylibs there may be at a time.
+pub(crate) const MAX_DYLIBS: usize = 1 << (u32::BITS - CONDITION_BITS);
+
+/// A symbol as lookups see it: half a line of the processor's cache.
 #[derive(Default)]
+#[repr(align(32))]
 pub(crate) struct Cell {
     /// Comes from `SymbolName::into_raw`; null in a place that is not used. Equal to a reader's
     /// name only if that name is here: a name is not freed before the cell gave it back.
     name: AtomicPtr<()>,
     pub(crate) address: AtomicU64,
-    /// 0 for none.
-    pub(crate) slot: AtomicU64,
-    /// The index of its dylib, which goes no sooner than its symbols.
-    pub(crate) dylib: AtomicU32,
+    /// The index of its dylib, which goes no sooner than its symbols, and below it the symbol's
+    /// condition: flags and state.
+    owner: AtomicU32,
     pub(crate) generation: AtomicU32,
     /// The number of its signature; 0 for none.
     pub(crate) signature: AtomicU32,
-    /// Flags and state.
-    pub(crate) condition: AtomicU32,
+    /// The number of its slot; 0 for none.
+    slot: AtomicU32,
 }
 
 /// The names of all symbols by dylib, and the symbols in their places.
@@ -43,11 +51,19 @@ pub(crate) struct Published {
     version: AtomicU64,
     /// One less than the length of `index`, a power of two; 0 as long as it is empty.
     mask: AtomicU32,
-    /// Open addressing, by dylib and name: a symbol's place plus one, or 0.
-    index: Grown<AtomicU32>,
+    /// Open addressing, by dylib and name: as many low bits as the mask has are a symbol's place
+    /// plus one, the others a part of its hash that its home does not tell; or 0.
+    index: Grown<AtomicU32, 1>,
     /// Entries of the index. Only the holder of the session's lock looks.
     count: AtomicUsize,
     cells: Grown<Cell>,
+    /// The addresses of slots, which few symbols have. In one that is not used is the number of the
+    /// next such.
+    slots: Grown<AtomicU64>,
+    /// How many slots there are, and the number of the first that is not used. Only the holder of
+    /// the session's lock looks.
+    slot_count: AtomicU32,
+    free_slot: AtomicU32,
     /// The generations of the dylibs.
     dylibs: Grown<AtomicU32>,
     /// The texts of signatures by their number less one. There are as many as a program has types
@@ -68,55 +84,82 @@ pub(crate) struct Entry {
 
 impl Published {
     /// What `read` sees at one moment. `None` if changes have disturbed it again and again.
+    #[inline]
     pub(crate) fn read<R>(&self, read: impl Fn(&Self) -> R) -> Option<R> {
-        for _ in 0..ATTEMPTS {
-            let version = self.version.load(Ordering::Acquire);
-            if version.is_multiple_of(2) {
-                let result = read(self);
-                // Whoever has read anything of a change sees its version, too.
-                fence(Ordering::Acquire);
-                if self.version.load(Ordering::Relaxed) == version {
-                    return Some(result);
-                }
-            }
-            sync::spin_loop();
+        self.try_read(&read).or_else(|| self.read_again(read))
+    }
+
+    #[inline]
+    fn try_read<R>(&self, read: impl Fn(&Self) -> R) -> Option<R> {
+        let version = self.version.load(Ordering::Acquire);
+        if !version.is_multiple_of(2) {
+            return None;
         }
-        None
+        let result = read(self);
+        // Whoever has read anything of a change sees its version, too.
+        fence(Ordering::Acquire);
+        (self.version.load(Ordering::Relaxed) == version).then_some(result)
+    }
+
+    #[cold]
+    fn read_again<R>(&self, read: impl Fn(&Self) -> R) -> Option<R> {
+        (1..ATTEMPTS).find_map(|_| {
+            sync::spin_loop();
+            self.try_read(&read)
+        })
     }
 
     /// The symbol of that name in a dylib. Means something only within [`read`](Self::read), or
     /// under the session's lock.
     pub(crate) fn find<D>(&self, dylib: Id<D>, name: &SymbolName) -> Option<Entry> {
+        let (place, cell) = self.find_cell(dylib, name)?;
+        Some(self.entry(place, cell))
+    }
+
+    /// What is in a cell, as long as nothing changes.
+    pub(crate) fn entry(&self, place: u32, cell: &Cell) -> Entry {
+        Entry {
+            place,
+            generation: cell.generation.load(Ordering::Relaxed),
+            address: cell.address.load(Ordering::Relaxed),
+            slot: self.slot(cell).unwrap_or(0),
+            signature: cell.signature.load(Ordering::Relaxed),
+            condition: cell.condition(),
+        }
+    }
+
+    /// As [`find`](Self::find): its place, and the cell there.
+    #[inline]
+    pub(crate) fn find_cell<D>(&self, dylib: Id<D>, name: &SymbolName) -> Option<(u32, &Cell)> {
         let index = dylib.index() as u32;
         if self.dylibs.get(index)?.load(Ordering::Relaxed) != dylib.generation() {
             return None;
         }
-        let (place, cell) = self.probe(index, name)?;
-        Some(Entry {
-            place,
-            generation: cell.generation.load(Ordering::Relaxed),
-            address: cell.address.load(Ordering::Relaxed),
-            slot: cell.slot.load(Ordering::Relaxed),
-            signature: cell.signature.load(Ordering::Relaxed),
-            condition: cell.condition.load(Ordering::Relaxed),
-        })
+        self.probe(&Key::new(index, address(name))).ok()
     }
 
-    /// The place of a symbol by the index of its dylib.
-    pub(crate) fn probe(&self, dylib: u32, name: &SymbolName) -> Option<(u32, &Cell)> {
+    /// Where a symbol is, or else the position in the index where it would be entered.
+    #[inline]
+    fn probe(&self, key: &Key) -> Result<(u32, &Cell), u32> {
         let mask = self.mask.load(Ordering::Relaxed);
-        let wanted = address(name);
-        let mut position = home(dylib, wanted, mask);
+        let (mut position, tag) = key.home_and_tag(mask);
         // Bounded: in the midst of a change there may be no end in it.
         for _ in 0..=mask {
-            let place = self.index.get(position)?.load(Ordering::Relaxed).checked_sub(1)?;
-            let cell = self.cells.get(place)?;
-            if cell.name.load(Ordering::Relaxed).addr() == wanted && cell.dylib.load(Ordering::Relaxed) == dylib {
-                return Some((place, cell));
+            let entry = self.index.get(position).map_or(0, |entry| entry.load(Ordering::Relaxed));
+            if entry == 0 {
+                break;
+            }
+            if entry & !mask == tag
+                && let place = (entry & mask).wrapping_sub(1)
+                && let Some(cell) = self.cells.get(place)
+                && cell.name.load(Ordering::Relaxed).addr() == key.name
+                && cell.dylib() == key.dylib
+            {
+                return Ok((place, cell));
             }
             position = position.wrapping_add(1) & mask;
         }
-        None
+        Err(position)
     }
 
     pub(crate) fn signature(&self, number: u32) -> Option<SymbolName> {
@@ -125,6 +168,12 @@ impl Published {
 
     pub(crate) fn cell(&self, place: u32) -> Option<&Cell> {
         self.cells.get(place)
+    }
+
+    /// The address of a symbol's slot.
+    pub(crate) fn slot(&self, cell: &Cell) -> Option<u64> {
+        let number = cell.slot.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.slots.get(number)?.load(Ordering::Relaxed))
     }
 }
 
@@ -149,33 +198,71 @@ impl Published {
         }
     }
 
-    /// Enters a symbol, whose name its dylib does not have.
-    pub(crate) fn insert(&self, place: u32, dylib: u32, name: SymbolName) -> &Cell {
-        self.change();
+    /// Enters a symbol, unless its dylib has that name: then the name comes back with the place of
+    /// the symbol that has it.
+    pub(crate) fn insert(&self, place: u32, dylib: u32, name: SymbolName) -> Result<&Cell, (SymbolName, u32)> {
         self.reserve(1);
+        let key = Key::new(dylib, address(&name));
+        let position = match self.probe(&key) {
+            Ok((place, _)) => return Err((name, place)),
+            Err(position) => position,
+        };
+        self.change();
+        self.put(position, key.home_and_tag(self.mask.load(Ordering::Relaxed)).1, place);
         let cell = self.cells.grow(place);
-        cell.dylib.store(dylib, Ordering::Relaxed);
-        self.enter(place, dylib, address(&name));
+        cell.owner.store(dylib << CONDITION_BITS, Ordering::Relaxed);
         cell.put_name(name);
         self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        cell
+        Ok(cell)
     }
 
     /// Takes a symbol out; its name, if it was there.
     pub(crate) fn remove(&self, place: u32) -> Option<SymbolName> {
         let cell = self.cells.get(place)?;
         self.change();
-        let name = cell.name.load(Ordering::Relaxed).addr();
-        self.leave(place, cell.dylib.load(Ordering::Relaxed), name);
+        self.leave(place, &cell.key());
+        self.set_slot(cell, None);
         cell.generation.store(cell.generation.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        for number in [&cell.signature, &cell.condition] {
+        for number in [&cell.signature, &cell.owner] {
             number.store(0, Ordering::Relaxed);
         }
-        for word in [&cell.address, &cell.slot] {
-            word.store(0, Ordering::Relaxed);
-        }
+        cell.address.store(0, Ordering::Relaxed);
         self.count.store(self.count.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
         cell.take_name()
+    }
+
+    pub(crate) fn set_slot(&self, cell: &Cell, slot: Option<u64>) {
+        let number = cell.slot.load(Ordering::Relaxed);
+        if number == 0 && slot.is_none() {
+            return;
+        }
+        self.change();
+        match slot {
+            None => {
+                let next = self.free_slot.swap(number, Ordering::Relaxed);
+                self.slots.grow(number - 1).store(next.into(), Ordering::Relaxed);
+                cell.slot.store(0, Ordering::Relaxed);
+            }
+            Some(address) => {
+                let number = if number == 0 { self.take_slot() } else { number };
+                self.slots.grow(number - 1).store(address, Ordering::Relaxed);
+                cell.slot.store(number, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The number of a slot that nobody uses.
+    fn take_slot(&self) -> u32 {
+        let free = self.free_slot.load(Ordering::Relaxed);
+        if free == 0 {
+            let number = self.slot_count.load(Ordering::Relaxed) + 1;
+            self.slot_count.store(number, Ordering::Relaxed);
+            return number;
+        }
+        // A number in a slot came from one.
+        let next = self.slots.grow(free - 1).load(Ordering::Relaxed) as u32;
+        self.free_slot.store(next, Ordering::Relaxed);
+        free
     }
 
     /// Makes room for so many more symbols.
@@ -191,15 +278,18 @@ impl Published {
         let length = needed.next_power_of_two().max(sync::SMALLEST_INDEX);
         // A place takes more than a byte: 2^32 of them fit no machine's memory.
         let length = u32::try_from(length).unwrap_or(1 << 31);
-        let entries: Vec<u32> = (0..if mask == 0 { 0 } else { mask + 1 })
+        let old: Vec<u32> = (0..if mask == 0 { 0 } else { mask + 1 })
             .map(|position| self.index.grow(position).swap(0, Ordering::Relaxed))
             .filter(|entry| *entry != 0)
             .collect();
-        (0..length).for_each(|position| _ = self.index.grow(position));
+        _ = (0..length).map(|position| self.index.grow(position)).last();
         self.mask.store(length - 1, Ordering::Relaxed);
-        for place in entries.iter().map(|entry| entry - 1) {
-            let cell = self.cells.grow(place);
-            self.enter(place, cell.dylib.load(Ordering::Relaxed), cell.name.load(Ordering::Relaxed).addr());
+        for place in old.iter().map(|entry| (entry & mask) - 1) {
+            let (mut position, tag) = self.cells.grow(place).key().home_and_tag(length - 1);
+            while self.index.grow(position).load(Ordering::Relaxed) != 0 {
+                position = position.wrapping_add(1) & (length - 1);
+            }
+            self.put(position, tag, place);
         }
     }
 
@@ -220,28 +310,23 @@ impl Published {
         _ = self.signatures.grow(number - 1).set(text);
     }
 
-    fn enter(&self, place: u32, dylib: u32, name: usize) {
-        let mask = self.mask.load(Ordering::Relaxed);
-        let mut position = home(dylib, name, mask);
-        while self.index.grow(position).load(Ordering::Relaxed) != 0 {
-            position = position.wrapping_add(1) & mask;
-        }
-        self.index.grow(position).store(place + 1, Ordering::Relaxed);
+    fn put(&self, position: u32, tag: u32, place: u32) {
+        self.index.grow(position).store(tag | (place + 1), Ordering::Relaxed);
     }
 
     /// Takes an entry out of the index, and moves up what was put behind it for want of its place.
-    fn leave(&self, place: u32, dylib: u32, name: usize) {
+    fn leave(&self, place: u32, key: &Key) {
         let mask = self.mask.load(Ordering::Relaxed);
-        let mut hole = home(dylib, name, mask);
-        while self.index.grow(hole).load(Ordering::Relaxed) != place + 1 {
+        let mut hole = key.home_and_tag(mask).0;
+        while self.index.grow(hole).load(Ordering::Relaxed) & mask != place + 1 {
             hole = hole.wrapping_add(1) & mask;
         }
         let mut position = hole;
         loop {
             position = position.wrapping_add(1) & mask;
             let entry = self.index.grow(position).load(Ordering::Relaxed);
-            let Some(cell) = entry.checked_sub(1).and_then(|place| self.cells.get(place)) else { break };
-            let home = home(cell.dylib.load(Ordering::Relaxed), cell.name.load(Ordering::Relaxed).addr(), mask);
+            let Some(cell) = (entry & mask).checked_sub(1).and_then(|place| self.cells.get(place)) else { break };
+            let home = cell.key().home_and_tag(mask).0;
             if position.wrapping_sub(home) & mask >= position.wrapping_sub(hole) & mask {
                 self.index.grow(hole).store(entry, Ordering::Relaxed);
                 hole = position;
@@ -252,6 +337,24 @@ impl Published {
 }
 
 impl Cell {
+    /// The index of its dylib.
+    pub(crate) fn dylib(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed) >> CONDITION_BITS
+    }
+
+    pub(crate) fn condition(&self) -> u32 {
+        self.owner.load(Ordering::Relaxed) & CONDITION
+    }
+
+    pub(crate) fn set_condition(&self, condition: u32) {
+        let owner = self.owner.load(Ordering::Relaxed);
+        self.owner.store(owner & !CONDITION | condition & CONDITION, Ordering::Relaxed);
+    }
+
+    fn key(&self) -> Key {
+        Key::new(self.dylib(), self.name.load(Ordering::Relaxed).addr())
+    }
+
     fn put_name(&self, name: SymbolName) {
         let old = self.name.swap(name.into_raw().cast_mut(), Ordering::AcqRel);
         debug_assert!(old.is_null());
@@ -288,9 +391,28 @@ fn address(name: &SymbolName) -> usize {
     name.non_owning().addr()
 }
 
-/// Where the search for a name begins: the upper bits of a product, which all bits of the key reach.
-fn home(dylib: u32, name: usize, mask: u32) -> u32 {
-    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-    let key = (name as u64).rotate_right(3) ^ u64::from(dylib).wrapping_mul(GOLDEN).rotate_left(16);
-    (key.wrapping_mul(GOLDEN) >> 32) as u32 >> mask.leading_zeros().min(31) & mask
+/// What a symbol is looked up by.
+struct Key {
+    dylib: u32,
+    name: usize,
+    hash: u32,
+}
+
+impl Key {
+    #[inline]
+    fn new(dylib: u32, name: usize) -> Self {
+        const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+        let word = (name as u64).rotate_right(3) ^ u64::from(dylib).wrapping_mul(GOLDEN).rotate_left(16);
+        // The upper bits of a product: all bits of the key reach them.
+        Self { dylib, name, hash: (word.wrapping_mul(GOLDEN) >> 32) as u32 }
+    }
+
+    /// Where the search for it begins in an index of `mask + 1` positions: as many upper bits of the hash; and the
+    /// others, as an entry has them.
+    #[inline]
+    fn home_and_tag(&self, mask: u32) -> (u32, u32) {
+        let bits = u32::BITS - mask.leading_zeros();
+        let moved = u64::from(self.hash) << bits;
+        ((moved >> 32) as u32, moved as u32)
+    }
 }

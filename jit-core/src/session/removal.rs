@@ -247,6 +247,7 @@ impl State {
         self.clear_dylib(id, policy, effects)?;
         let Some(dylib) = self.dylibs.remove(id) else { return Err(Error::DylibGone) };
         self.symbols.published().remove_dylib(id);
+        self.dylib_names.remove(&dylib.name);
         for tracker in dylib.trackers {
             self.trackers.remove(tracker);
         }

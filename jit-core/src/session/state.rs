@@ -14,6 +14,7 @@ use super::dispatch::Priority;
 use super::edges::{self, Edges};
 use super::lookup::{DylibLookup, SymbolLookup};
 use super::manager::Notification;
+use super::published::MAX_DYLIBS;
 use super::query::{self, Control, Outcome, Query, Waiter, failure};
 use super::search::GeneratorSlot;
 use super::symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
@@ -161,6 +162,7 @@ pub(crate) struct Effects {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) dylibs: Arena<Dylib>,
+    pub(crate) dylib_names: FxHashMap<String, Id<Dylib>>,
     pub(crate) symbols: Symbols,
     pub(crate) units: Arena<Unit>,
     pub(crate) trackers: Arena<Tracker>,
@@ -186,12 +188,16 @@ impl State {
         if self.ended {
             return Err(Error::SessionEnded);
         }
-        if self.dylibs.iter().any(|(_, dylib)| dylib.name == name) {
+        if self.dylib_names.contains_key(name) {
             return Err(Error::DylibExists(name.to_owned()));
         }
         let id = self.dylibs.next_id();
+        if id.index() >= MAX_DYLIBS {
+            return Err(Error::TooManyDylibs);
+        }
         let default_tracker = self.trackers.insert(Tracker::new(id));
         self.symbols.published().add_dylib(id);
+        self.dylib_names.insert(name.to_owned(), id);
         Ok(self.dylibs.insert(Dylib {
             name: name.to_owned(),
             link_order: vec![(id, DylibLookup::All)],

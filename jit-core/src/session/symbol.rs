@@ -7,12 +7,12 @@ use smallvec::SmallVec;
 
 use super::arena::Id;
 use super::edges;
-use super::published::Cell;
+use super::published::{CONDITION_BITS, Cell};
 use super::query::Waiter;
 use super::readiness::Ring;
 use super::state::Unit;
 use crate::error::Cause;
-use crate::sync::{Arc, Ordering};
+use crate::sync::Arc;
 
 pub(crate) type SymbolId = Id<Symbol>;
 
@@ -142,14 +142,14 @@ pub(crate) struct Pending {
     pub(crate) ring: Option<Box<Ring>>,
 }
 
-/// A symbol's flags, its state and whether it has failed, in one word. 0 is no symbol's.
+/// A symbol's flags, its state and whether it has failed, in as many bits as its cell has for it. 0 is no symbol's.
 #[derive(Clone, Copy)]
 pub(crate) struct Condition(u32);
 
-const USED: u32 = 1 << 31;
-const FAILED: u32 = 1 << 30;
 const FLAGS: u32 = 0x3F;
-const STATE: u32 = 8;
+const STATE: u32 = 6;
+const FAILED: u32 = 1 << 9;
+const USED: u32 = 1 << (CONDITION_BITS - 1);
 
 impl Condition {
     /// That of a symbol that was never searched for.
@@ -166,7 +166,7 @@ impl Condition {
     }
 
     pub(crate) fn of(cell: &Cell) -> Self {
-        Self(cell.condition.load(Ordering::Relaxed))
+        Self(cell.condition())
     }
 
     pub(crate) fn is_used(self) -> bool {

@@ -37,6 +37,14 @@ pub(crate) struct SymbolMut<'a> {
     own: &'a mut Symbol,
 }
 
+/// Why a symbol was not entered, and what was to be.
+pub(crate) struct Occupied {
+    /// The symbol that has the name.
+    pub(crate) by: SymbolId,
+    pub(crate) name: SymbolName,
+    pub(crate) signature: Option<SymbolName>,
+}
+
 /// What is left of a symbol that was removed.
 pub(crate) struct RemovedSymbol {
     pub(crate) name: SymbolName,
@@ -50,7 +58,7 @@ impl Symbols {
         &self.published
     }
 
-    /// Enters a symbol, whose name its dylib does not have.
+    /// Enters a symbol, unless its dylib has that name.
     pub(crate) fn insert(
         &mut self,
         dylib: Id<Dylib>,
@@ -58,26 +66,37 @@ impl Symbols {
         flags: SymbolFlags,
         signature: Option<SymbolName>,
         unit: Id<Unit>,
-    ) -> SymbolId {
-        let place = self.free.pop().unwrap_or_else(|| self.len());
-        let signature = self.number(signature);
-        let cell = self.published.insert(place, dylib.index() as u32, name);
-        cell.signature.store(signature, Ordering::Relaxed);
-        cell.condition.store(Condition::new(flags).bits(), Ordering::Relaxed);
+    ) -> Result<SymbolId, Occupied> {
+        let place = self.free.last().copied().unwrap_or_else(|| self.len());
+        let cell = match self.published.insert(place, dylib.index() as u32, name) {
+            Ok(cell) => cell,
+            Err((name, place)) => {
+                let generation = self.published.cell(place).map_or(0, |cell| cell.generation.load(Ordering::Relaxed));
+                return Err(Occupied { by: Id::new(place, generation), name, signature });
+            }
+        };
+        cell.set_condition(Condition::new(flags).bits());
         let id = Id::new(place, cell.generation.load(Ordering::Relaxed));
-        let symbol = Symbol::new(unit);
-        match self.own_mut(place) {
-            Some(own) => *own = symbol,
-            None => {
-                if (place as usize).is_multiple_of(CHUNK) {
-                    self.chunks.push(Vec::with_capacity(CHUNK));
-                }
-                if let Some(chunk) = self.chunks.last_mut() {
-                    chunk.push(symbol);
-                }
+        if signature.is_some() {
+            let number = self.number(signature);
+            if let Some(cell) = self.published.cell(place) {
+                cell.signature.store(number, Ordering::Relaxed);
             }
         }
-        id
+        let symbol = Symbol::new(unit);
+        if self.free.pop().is_some()
+            && let Some(own) = self.own_mut(place)
+        {
+            *own = symbol;
+        } else {
+            if (place as usize).is_multiple_of(CHUNK) {
+                self.chunks.push(Vec::with_capacity(CHUNK));
+            }
+            if let Some(chunk) = self.chunks.last_mut() {
+                chunk.push(symbol);
+            }
+        }
+        Ok(id)
     }
 
     /// Places, used or not.
@@ -190,15 +209,16 @@ impl<'a> SymbolRef<'a> {
 
     /// The index of its dylib, which goes no sooner than its symbols.
     pub(crate) fn dylib(&self) -> u32 {
-        self.cell.dylib.load(Ordering::Relaxed)
+        self.cell.dylib()
     }
 
     pub(crate) fn address(&self) -> u64 {
         self.cell.address.load(Ordering::Relaxed)
     }
 
+    /// 0 for none.
     pub(crate) fn slot(&self) -> u64 {
-        self.cell.slot.load(Ordering::Relaxed)
+        self.published.slot(self.cell).unwrap_or(0)
     }
 
     /// Why it can't be had.
@@ -248,7 +268,7 @@ impl<'a> SymbolMut<'a> {
 
     fn set_condition(&mut self, condition: Condition) {
         self.published.change();
-        self.cell.condition.store(condition.bits(), Ordering::Relaxed);
+        self.cell.set_condition(condition.bits());
     }
 
     pub(crate) fn set_state(&mut self, state: SymbolState) {
@@ -262,7 +282,7 @@ impl<'a> SymbolMut<'a> {
     pub(crate) fn set_definition(&mut self, definition: &SymbolDef) {
         self.published.change();
         self.cell.address.store(definition.address, Ordering::Relaxed);
-        self.cell.slot.store(definition.slot.unwrap_or(0), Ordering::Relaxed);
+        self.published.set_slot(self.cell, definition.slot.filter(|slot| *slot != 0));
     }
 
     pub(crate) fn fail(&mut self, cause: Arc<Cause>) {

@@ -5,7 +5,6 @@ use jit_linker::SymbolName;
 use super::arena::Id;
 use super::removal::RemovalPolicy;
 use super::state::{Effects, Tracker};
-use super::symbol::SymbolDeclaration;
 use super::{AbsoluteSymbol, ExecutionSession, JitDylib, Shared};
 use crate::error::Error;
 use crate::sync::{Arc, Weak};
@@ -88,12 +87,6 @@ impl ResourceTracker {
     ///
     /// As [`JitDylib::define_absolute`].
     pub fn define_absolute(&self, symbols: Vec<AbsoluteSymbol>) -> Result<(), Error> {
-        let symbols = symbols
-            .into_iter()
-            .map(|AbsoluteSymbol { name, definition, flags, signature }| {
-                (SymbolDeclaration { name, flags, signature }, definition)
-            })
-            .collect();
         let mut effects = Effects::default();
         let result = self.session.state().define_absolute(self.id(), symbols, &mut effects);
         self.session.perform(effects);

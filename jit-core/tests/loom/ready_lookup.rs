@@ -45,10 +45,10 @@ fn session(dylibs: u32) -> Arc<Published> {
 
 /// Defines a symbol in place `place`, ready at `address`, with a slot to match.
 fn define(published: &Published, place: u32, owner: u32, name: &SymbolName, address: u64) {
-    let cell = published.insert(place, owner, name.clone());
+    let Ok(cell) = published.insert(place, owner, name.clone()) else { panic!("{name} is there already") };
     cell.address.store(address, Ordering::Relaxed);
-    cell.slot.store(address + 1, Ordering::Relaxed);
-    cell.condition.store(1, Ordering::Relaxed);
+    published.set_slot(cell, Some(address + 1));
+    cell.set_condition(1);
 }
 
 /// What is found is whole: the address and the slot of one definition.

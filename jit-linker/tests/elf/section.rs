@@ -114,6 +114,22 @@ fn elf_24_and_33_start_and_stop_are_a_sections_bounds() {
 }
 
 #[test]
+fn fmt_02_initializers_are_known_by_type_or_name() {
+    let holds = |section: &str| {
+        let graph = assemble(X86_64, &format!(".section {section}\n.quad 1\n"));
+        graph.initializers().len()
+    };
+    for section in [".init_array, \"aw\", @init_array", ".init_array.5, \"aw\"", ".ctors, \"aw\"", ".ctors.7, \"aw\""] {
+        assert_eq!(holds(section), 1, "{section}");
+    }
+    let others =
+        [".text, \"ax\"", ".data, \"aw\"", ".init_arrays, \"aw\"", ".ctors.later, \"aw\"", ".fini_array, \"aw\""];
+    for section in others {
+        assert_eq!(holds(section), 0, "{section}");
+    }
+}
+
+#[test]
 fn elf_32_initializers_and_finalizers_come_in_the_order_they_run() {
     let source = ".section .init_array, \"aw\", @init_array\n.quad 3\n.section .init_array.00200, \"aw\", @init_array\n.quad 2\n\
                   .section .init_array.00101, \"aw\", @init_array\n.quad 1\n.section .ctors.65434, \"aw\"\n.quad 11\n\

@@ -240,6 +240,19 @@ fn macho_33_section_bounds_are_those_of_the_section() {
 }
 
 #[test]
+fn fmt_01_initializers_are_known_by_type() {
+    let holds = |section: &str| {
+        let source = format!(".text\n_f: ret\n.section {section}\n.p2align 3\n.quad _f\n.subsections_via_symbols\n");
+        parse(assemble(X86_64, &source)).initializers().len()
+    };
+    assert_eq!(holds("__DATA,__mod_init_func,mod_init_funcs"), 1);
+    assert_eq!(holds("__DATA,__my_own,mod_init_funcs"), 1);
+    for section in ["__DATA,__data", "__DATA,__mod_init_func", "__DATA,__mod_term_func,mod_term_funcs"] {
+        assert_eq!(holds(section), 0, "{section}");
+    }
+}
+
+#[test]
 fn macho_15_initializers_and_finalizers_are_exposed_in_order() {
     let source = "
         .text\n_i1: ret\n_i2: ret\n_t: ret
