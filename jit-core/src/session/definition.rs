@@ -16,6 +16,9 @@ use super::unit::MaterializationUnit;
 use crate::error::{Cause, DuplicateDefinition, Error};
 use crate::sync::Arc;
 
+/// How many names are fetched into the cache together.
+const FETCHED: usize = 32;
+
 impl State {
     /// Defines units, all or none. A weak definition that another one makes pointless is told so
     /// to its unit, and not defined.
@@ -158,19 +161,26 @@ impl State {
         // all can be.
         let (mut replacing, mut weak, mut duplicates) = (Vec::new(), Vec::new(), Vec::new());
         let mut replaced = FxHashSet::default();
-        for symbol in symbols {
-            if !symbol.flags.is_strong() {
-                weak.push(symbol);
-                continue;
-            }
-            let AbsoluteSymbol { name: symbol, definition, flags, signature } = symbol;
-            match self.enter_absolute(dylib, unit, (symbol, flags, signature), &definition, SymbolState::Ready) {
-                Ok(id) => ids.push(id),
-                Err(Occupied { by, name: symbol, signature }) => {
-                    let again = !replaced.insert(by);
-                    match self.irreplaceable(by).or_else(|| again.then(|| name.to_string())) {
-                        Some(first) => duplicates.push(self.duplicate(dylib, symbol, first, &name)),
-                        None => replacing.push((by, AbsoluteSymbol { name: symbol, definition, flags, signature })),
+        let mut symbols = symbols.into_iter();
+        while !symbols.as_slice().is_empty() {
+            let count = symbols.len().min(FETCHED);
+            self.symbols.fetch(dylib, symbols.as_slice()[..count].iter().map(|symbol| &symbol.name));
+            for symbol in symbols.by_ref().take(count) {
+                if !symbol.flags.is_strong() {
+                    weak.push(symbol);
+                    continue;
+                }
+                let AbsoluteSymbol { name: symbol, definition, flags, signature } = symbol;
+                match self.enter_absolute(dylib, unit, (symbol, flags, signature), &definition, SymbolState::Ready) {
+                    Ok(id) => ids.push(id),
+                    Err(Occupied { by, name: symbol, signature }) => {
+                        let again = !replaced.insert(by);
+                        match self.irreplaceable(by).or_else(|| again.then(|| name.to_string())) {
+                            Some(first) => duplicates.push(self.duplicate(dylib, symbol, first, &name)),
+                            None => {
+                                replacing.push((by, AbsoluteSymbol { name: symbol, definition, flags, signature }));
+                            }
+                        }
                     }
                 }
             }

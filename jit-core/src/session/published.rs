@@ -162,6 +162,12 @@ impl Published {
         Err(position)
     }
 
+    /// What stands in the index where the search for a name begins.
+    pub(crate) fn home(&self, dylib: u32, name: &SymbolName) -> u32 {
+        let (position, _) = Key::new(dylib, address(name)).home_and_tag(self.mask.load(Ordering::Relaxed));
+        self.index.get(position).map_or(0, |entry| entry.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn signature(&self, number: u32) -> Option<SymbolName> {
         self.signatures.get(number.checked_sub(1)?)?.get().cloned()
     }

@@ -99,6 +99,12 @@ impl Symbols {
         Ok(id)
     }
 
+    /// Looks at where names will be entered, before the first of them is: of places that do not depend on each other
+    /// the processor fetches several at a time.
+    pub(crate) fn fetch<'a>(&self, dylib: Id<Dylib>, names: impl Iterator<Item = &'a SymbolName>) {
+        names.for_each(|name| _ = std::hint::black_box(self.published.home(dylib.index() as u32, name)));
+    }
+
     /// Places, used or not.
     fn len(&self) -> u32 {
         let Some(last) = self.chunks.last() else { return 0 };
