@@ -15,6 +15,7 @@ use target_lexicon::Triple;
 use crate::clif::{
     ClifLayer, ClifModule, ClifOptions, ClifTransform, CompileAt, CompileStatistics, ObjectCache, describe,
 };
+use crate::dump::{DumpSink, GraphDumps};
 use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
@@ -201,6 +202,26 @@ impl JitBuilder {
         self
     }
 
+    /// Shows what becomes of symbols on their way into memory: CLIF, assembly, link graphs, objects.
+    /// Of functions that were compiled when they were defined, only the last two.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use jit_core::{DumpDirectory, Form, Jit};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let directory = std::env::temp_dir().join(format!("dumps-{}", std::process::id()));
+    /// let dumps = DumpDirectory::new(&directory)?.forms(&[Form::Clif, Form::Assembly]);
+    /// let jit = Jit::builder().dumps(Arc::new(dumps)).build()?;
+    /// # drop(jit);
+    /// # std::fs::remove_dir(directory)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn dumps(mut self, sink: Arc<dyn DumpSink>) -> Self {
+        self.services.dumps = Some(sink);
+        self
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -235,6 +256,9 @@ impl JitBuilder {
             ProcessAccess::None => {}
         }
         let objects = ObjectLinkingLayer::new();
+        if let Some(sink) = &self.services.dumps {
+            objects.add_plugin(Arc::new(GraphDumps(Arc::clone(sink))));
+        }
         let options = ClifOptions { cache: self.object_cache, transforms: self.transforms };
         let layer = ClifLayer::with_options(isa, &objects, options, self.services.clone())?;
         let table = FunctionTable::new(

@@ -20,6 +20,8 @@ mod sync;
 #[cfg(feature = "cranelift")]
 mod clif;
 #[cfg(feature = "cranelift")]
+mod dump;
+#[cfg(feature = "cranelift")]
 mod first_call;
 #[cfg(feature = "cranelift")]
 mod function;
@@ -48,6 +50,8 @@ pub use clif::{
     ClifLayer, ClifModule, ClifTransform, ClifTransformLayer, CompileAt, CompileStatistics, FunctionTransform,
     InMemoryCache, InlineSmallFunctions, ModuleLayer, ObjectCache, TransformError,
 };
+#[cfg(feature = "cranelift")]
+pub use dump::{DumpDirectory, DumpSink, Form};
 #[cfg(feature = "cranelift")]
 pub use first_call::{CallThrough, FirstCall, LazyBody, LazyFunctions};
 #[cfg(feature = "cranelift")]

@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::add;
+use jit_core::{DumpDirectory, Form, InMemoryCache};
 
 const TWO: &str = "
     function %one() -> i64 system_v {
@@ -113,4 +116,50 @@ fn a_module_shows_the_code_of_a_function() {
     assert!(two.contains("call") && two.contains("ret"), "{two}");
     let error = module.assembly(ids["missing"]).unwrap_err().to_string();
     assert!(error.contains("is not defined in shown"), "{error}");
+}
+
+#[test]
+fn dumps_show_a_symbol_on_its_way_into_memory() {
+    use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+    let directory = std::env::temp_dir().join(format!("orcane-dumps-{}", std::process::id()));
+    let dumps = Arc::new(DumpDirectory::new(&directory).unwrap());
+    let jit =
+        jit_core::Jit::builder().dumps(dumps.clone()).object_cache(Arc::new(InMemoryCache::new())).build().unwrap();
+    add(&jit, TWO);
+    let address = jit.lookup_address("two").unwrap();
+    let read = |form| std::fs::read(dumps.file("two", form)).unwrap();
+    let text = |form| String::from_utf8(read(form)).unwrap();
+
+    assert!(text(Form::Clif).starts_with("function u0:"), "{}", text(Form::Clif));
+    assert!(text(Form::Assembly).contains("ret"), "{}", text(Form::Assembly));
+    let graph = text(Form::Graph);
+    assert!(graph.contains(" two:") && graph.contains(" one ") && !graph.contains(" one:"), "{graph}");
+    let object = read(Form::Object);
+    let object = object::File::parse(&*object).unwrap();
+    let symbol = object.symbols().find(|symbol| symbol.name() == Ok("two")).unwrap();
+    assert_eq!(symbol.address(), address);
+    let code = object.section_by_name(".text").unwrap().data().unwrap().to_vec();
+    // SAFETY: the function is there, and as long as its symbol says.
+    let there = unsafe { std::slice::from_raw_parts(address as *const u8, symbol.size() as usize) };
+    assert_eq!(code, there);
+    // What nobody needed was not made.
+    assert!(!dumps.file("broken", Form::Clif).exists());
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn dumps_of_any_name_have_a_file_of_their_own() {
+    let directory = std::env::temp_dir().join(format!("orcane-dump-names-{}", std::process::id()));
+    let dumps = DumpDirectory::new(&directory).unwrap();
+    let file = |name: &str| {
+        let file = dumps.file(name, Form::Clif);
+        assert_eq!(file.parent(), Some(&*directory));
+        file.file_name().unwrap().to_str().unwrap().to_owned()
+    };
+    assert_eq!(file("_ZN3foo3barE.llvm"), "_ZN3foo3barE.llvm.clif");
+    assert_eq!(file("../escape"), "%2e.%2fescape.clif");
+    let (a, b) = (format!("{}a", "é".repeat(500)), format!("{}b", "é".repeat(500)));
+    assert!(file(&a) != file(&b) && file(&a).len() < 255);
+    std::fs::remove_dir(directory).unwrap();
 }

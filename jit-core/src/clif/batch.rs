@@ -21,6 +21,7 @@ use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, module_reloc};
 use super::reloc::edge_kind;
 use super::{cache, cfi};
+use crate::dump::Form;
 use crate::error::{Cause, SymbolFailure};
 use crate::object::{Watched, dependency};
 use crate::platform::code::{Details, LinkedCode, LinkedFunction};
@@ -273,11 +274,22 @@ impl<'a> Batch<'a> {
         }
         let module = self.module;
         let layer = &module.layer;
-        let (cache, counters) = (layer.options.cache.as_deref(), &layer.cache_counters);
-        if let Err(error) = cache::compile(context, isa, &mut ControlPlane::default(), cache, counters) {
+        let name = &module.functions[index as usize].name;
+        let dumps = |form| layer.services.dumps.as_ref().filter(|dumps| dumps.wants(name, form));
+        if let Some(dumps) = dumps(Form::Clif) {
+            dumps.dump(name, Form::Clif, context.func.to_string().as_bytes());
+        }
+        let assembly = dumps(Form::Assembly);
+        context.set_disasm(assembly.is_some());
+        // No cache keeps the text.
+        let cache = layer.options.cache.as_deref().filter(|_| assembly.is_none());
+        if let Err(error) = cache::compile(context, isa, &mut ControlPlane::default(), cache, &layer.cache_counters) {
             return Err(refused(describe_failure(&error)));
         }
         let Some(code) = context.compiled_code() else { return Err(refused("no code was generated")) };
+        if let (Some(dumps), Some(text)) = (assembly, &code.vcode) {
+            dumps.dump(name, Form::Assembly, text.as_bytes());
+        }
         let align = alignment(isa, code.buffer.alignment);
         let relocs = code
             .buffer

@@ -23,7 +23,7 @@ pub(crate) struct LinkedCode {
     pub(crate) frames: Option<Frames>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LinkedFunction {
     pub(crate) name: SymbolName,
     pub(crate) start: u64,

@@ -19,11 +19,13 @@ pub mod trap;
 pub mod unwind;
 
 #[cfg(feature = "cranelift")]
+use crate::dump::DumpSink;
+#[cfg(feature = "cranelift")]
 use crate::sync::Arc;
 
 /// Who is told of code when it has been linked.
 #[cfg(feature = "cranelift")]
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Services {
     /// The process's unwinder.
     pub(crate) unwinding: bool,
@@ -33,12 +35,14 @@ pub(crate) struct Services {
     pub(crate) debugger: bool,
     /// Profilers.
     pub(crate) profiler: Option<Arc<perf::Output>>,
+    /// Whoever wants to see what becomes of symbols.
+    pub(crate) dumps: Option<Arc<dyn DumpSink>>,
 }
 
 #[cfg(feature = "cranelift")]
 impl Default for Services {
     fn default() -> Self {
-        Self { unwinding: true, traps: false, debugger: false, profiler: None }
+        Self { unwinding: true, traps: false, debugger: false, profiler: None, dumps: None }
     }
 }
 
@@ -51,13 +55,17 @@ impl Services {
 
     /// Whether anyone wants to know more than that.
     pub(crate) fn want_code(&self) -> bool {
-        self.traps || self.debugger || self.profiler.is_some()
+        self.traps || self.debugger || self.profiler.is_some() || self.dumps.is_some()
     }
 
     /// Tells of code. What is given is to be dropped before the code's memory is used again.
     pub(crate) fn register(&self, code: code::LinkedCode) -> Box<dyn Send + Sync> {
         if let Some(profiler) = &self.profiler {
             profiler.tell(&code);
+        }
+        if let Some(dumps) = &self.dumps {
+            // SAFETY: it was linked, and is not given back before it is undone what is done here.
+            unsafe { debug::dump(&**dumps, &code) };
         }
         let code = Arc::new(code);
         // The last that were told are undone first.

@@ -66,6 +66,36 @@ impl LinkGraph {
     }
 }
 
+/// The part of a graph that a symbol is in.
+struct Excerpt<'a>(&'a LinkGraph, SymbolId);
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(graph, symbol) = *self;
+        let Definition::Block { block: id, .. } = graph.symbol(symbol).definition else {
+            return writeln!(f, "{}:{}", Label(graph, symbol), Attributes(graph, symbol));
+        };
+        graph.fmt_block(f, id, graph.block(id))?;
+        let here = graph.symbols().filter_map(|(other, symbol)| match symbol.definition {
+            Definition::Block { block, offset } if block == id => Some((offset, other)),
+            _ => None,
+        });
+        let mut here: Vec<_> = here.collect();
+        here.sort_unstable();
+        for (offset, symbol) in here {
+            writeln!(f, "  {offset:#06x} {}:{}", Label(graph, symbol), Attributes(graph, symbol))?;
+        }
+        graph.edges().iter().filter(|edge| edge.block == id).try_for_each(|edge| graph.fmt_edge(f, edge))
+    }
+}
+
+impl LinkGraph {
+    /// The text of a symbol's block, as it is in that of the whole graph.
+    pub fn excerpt(&self, symbol: SymbolId) -> impl fmt::Display + '_ {
+        Excerpt(self, symbol)
+    }
+}
+
 impl fmt::Display for LinkGraph {
     /// One line a block, with its symbols and its edges after it; what is elsewhere at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,5 +163,8 @@ mod tests {
                         \x20 0x0001 Plt32 puts -4\n\
                         external puts\n";
         assert_eq!(graph.to_string(), expected);
+        let main = graph.symbols().find(|(_, symbol)| symbol.name.as_deref() == Some("main")).expect("it is there").0;
+        let excerpt: Vec<_> = expected.lines().skip(1).take(3).collect();
+        assert_eq!(graph.excerpt(main).to_string().lines().collect::<Vec<_>>(), excerpt);
     }
 }

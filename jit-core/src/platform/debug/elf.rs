@@ -44,7 +44,15 @@ impl Section {
 
 /// The file that describes some code.
 pub(crate) fn describe(code: &LinkedCode) -> Vec<u8> {
-    let mut text = Section::new(".text", SHT_NOBITS, Vec::new());
+    describe_with(code, Section::new(".text", SHT_NOBITS, Vec::new()))
+}
+
+/// The same, with the code in it, which is `bytes`.
+pub(crate) fn contain(code: &LinkedCode, bytes: &[u8]) -> Vec<u8> {
+    describe_with(code, Section::new(".text", SHT_PROGBITS, bytes.to_vec()))
+}
+
+fn describe_with(code: &LinkedCode, mut text: Section) -> Vec<u8> {
     (text.flags, text.address) = (SHF_ALLOC | SHF_EXECINSTR, code.range.start);
     text.size = code.range.end - code.range.start;
     let (symbols, strings) = symbols(code);

@@ -12,7 +12,8 @@ use std::cell::UnsafeCell;
 use std::ptr;
 
 use super::code::LinkedCode;
-use crate::sync::{Mutex, lock};
+use crate::dump::{DumpSink, Form};
+use crate::sync::{Arc, Mutex, lock};
 
 /// Whether debuggers are told of compiled code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,6 +127,28 @@ pub(crate) fn register(code: &LinkedCode) -> Registration {
         announce(descriptor, REGISTER, entry);
     }
     Registration { entry, _file: file }
+}
+
+/// Shows a sink the object of each function.
+///
+/// # Safety
+///
+/// The code is in memory.
+pub(crate) unsafe fn dump(sink: &dyn DumpSink, code: &LinkedCode) {
+    for function in code.functions.iter().filter(|function| sink.wants(&function.name, Form::Object)) {
+        let range = function.start..function.start + u64::from(function.size);
+        // SAFETY: it is there, as the caller says, and code is not written to.
+        let bytes = unsafe { std::slice::from_raw_parts(function.start as *const u8, function.size as usize) };
+        let alone = LinkedCode {
+            architecture: code.architecture,
+            module: Arc::clone(&code.module),
+            range,
+            functions: vec![function.clone()],
+            source: code.source.clone(),
+            frames: None,
+        };
+        sink.dump(&function.name, Form::Object, &elf::contain(&alone, bytes));
+    }
 }
 
 impl Drop for Registration {

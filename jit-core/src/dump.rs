@@ -1,0 +1,136 @@
+//! What becomes of a symbol on its way into memory, to be looked at.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::{fs, io};
+
+use jit_linker::LinkGraph;
+use jit_linker::graph::Definition;
+
+use crate::object::{Link, LinkPlugin};
+use crate::sync::Arc;
+
+/// What a symbol is at a station of its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Form {
+    /// The function's CLIF as it goes to the compiler, after all transforms.
+    Clif,
+    /// What Cranelift made of it, in its own notation of instructions.
+    Assembly,
+    /// Its block of the link graph, with the symbols and edges there: text.
+    Graph,
+    /// An ELF object of the linked function at its address: code, symbol, lines and variables, for any disassembler.
+    Object,
+}
+
+impl Form {
+    /// All of them, in the order in which a function comes by them.
+    pub const ALL: [Self; 4] = [Self::Clif, Self::Assembly, Self::Graph, Self::Object];
+
+    /// What files that hold it end in.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Clif => "clif",
+            Self::Assembly => "s",
+            Self::Graph => "graph",
+            Self::Object => "o",
+        }
+    }
+}
+
+/// Is shown what becomes of symbols: see [`JitBuilder::dumps`](crate::JitBuilder::dumps).
+///
+/// Calls come from any thread that compiles or links, several at a time, with no lock held. A symbol that is made again
+/// (by a later tier, or after it was removed) is shown again.
+pub trait DumpSink: Send + Sync {
+    /// Whether a form of a symbol is wanted. One that is not is not made.
+    fn wants(&self, symbol: &str, form: Form) -> bool;
+
+    /// Is shown a form of a symbol: bytes of an object, otherwise text.
+    fn dump(&self, symbol: &str, form: Form, content: &[u8]);
+}
+
+/// Writes a file for each form of each symbol: `SYMBOL.clif`, `SYMBOL.s`, `SYMBOL.graph`, `SYMBOL.o`. The newest stays.
+///
+/// Bytes of names that file names had better not have are written as `%` and two hexadecimal digits. What can't be
+/// written is told to `tracing`, as a warning.
+#[derive(Clone, Debug)]
+pub struct DumpDirectory {
+    path: PathBuf,
+    forms: Vec<Form>,
+}
+
+impl DumpDirectory {
+    /// Writes all forms to a directory, which is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be made.
+    pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        fs::create_dir_all(&path)?;
+        Ok(Self { path, forms: Form::ALL.to_vec() })
+    }
+
+    /// Writes only some.
+    #[must_use]
+    pub fn forms(mut self, forms: &[Form]) -> Self {
+        self.forms = forms.to_vec();
+        self
+    }
+
+    /// Where a form of a symbol is written to.
+    #[must_use]
+    pub fn file(&self, symbol: &str, form: Form) -> PathBuf {
+        /// Of the 255 bytes that file systems allow, some are for the extension.
+        const LONGEST: usize = 240;
+        let mut name = String::new();
+        for byte in symbol.bytes() {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'$') || byte == b'.' && !name.is_empty() {
+                name.push(byte.into());
+            } else {
+                _ = write!(name, "%{byte:02x}");
+            }
+        }
+        if name.len() > LONGEST {
+            // Its hash tells it from others that begin so.
+            let hash = symbol.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+            name.truncate(LONGEST - 17);
+            _ = write!(name, "%{hash:016x}");
+        }
+        self.path.join(format!("{name}.{}", form.extension()))
+    }
+}
+
+impl DumpSink for DumpDirectory {
+    fn wants(&self, _: &str, form: Form) -> bool {
+        self.forms.contains(&form)
+    }
+
+    fn dump(&self, symbol: &str, form: Form, content: &[u8]) {
+        let file = self.file(symbol, form);
+        if let Err(error) = fs::write(&file, content) {
+            tracing::warn!(symbol, file = %file.display(), %error, "a dump was not written");
+        }
+    }
+}
+
+/// Shows a sink the link graph of each symbol.
+pub(crate) struct GraphDumps(pub(crate) Arc<dyn DumpSink>);
+
+impl LinkPlugin for GraphDumps {
+    fn loaded(&self, _: &Link, graph: &LinkGraph) {
+        for (id, symbol) in graph.symbols() {
+            if matches!(symbol.definition, Definition::Block { .. })
+                && let Some(name) = &symbol.name
+                && self.0.wants(name, Form::Graph)
+            {
+                self.0.dump(name, Form::Graph, graph.excerpt(id).to_string().as_bytes());
+            }
+        }
+    }
+}
