@@ -14,6 +14,7 @@
 
 mod bars;
 mod beside_llvm;
+mod linking;
 mod measure;
 mod report;
 mod run_time;
@@ -28,6 +29,7 @@ use measure::Run;
 use report::Report;
 use workloads::Result;
 use workloads::child::{CHILD, CHILD_WITH_MEMORY};
+use workloads::link;
 use workloads::quality::QUALITY;
 
 const COUNT: usize = 10_000;
@@ -41,6 +43,10 @@ fn main() -> Result<ExitCode> {
         }
         [beside_llvm::TABLE, count] => {
             println!("{}", beside_llvm::report_table(count.parse()?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        _ if link::is_link(&arguments) => {
+            println!("{}", linking::child(&arguments)?);
             Ok(ExitCode::SUCCESS)
         }
         [QUALITY, program, generator] => {

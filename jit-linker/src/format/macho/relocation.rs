@@ -11,7 +11,7 @@ use super::section::{full_name, is_eh_frame};
 use super::{Reader, aarch64, x86_64};
 use crate::arch::Architecture;
 use crate::format::ParseError;
-use crate::graph::{BlockId, Edge, EdgeKind, SymbolId};
+use crate::graph::{BlockId, Edge, EdgeKind, SymbolId, SymbolKind};
 
 /// The field of a relocation.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +133,9 @@ impl<'data> Reader<'data> {
                 (target, addend.wrapping_sub(length))
             }
         };
+        if relocation.r_type == X86_64_RELOC_TLV {
+            self.is_descriptor(target);
+        }
         edges.push(field.edge(EdgeKind::X86_64(kind), target, addend));
         Ok(())
     }
@@ -185,6 +188,9 @@ impl<'data> Reader<'data> {
                 self.anonymous(section, addend.unwrap_or(0))?
             }
         };
+        if matches!(relocation.r_type, ARM64_RELOC_TLVP_LOAD_PAGE21 | ARM64_RELOC_TLVP_LOAD_PAGEOFF12) {
+            self.is_descriptor(target);
+        }
         edges.push(field.edge(EdgeKind::Aarch64(kind), target, addend));
         Ok(())
     }
@@ -266,6 +272,11 @@ impl<'data> Reader<'data> {
 
     pub(super) fn extern_target(&mut self, relocation: RelocationInfo) -> Result<SymbolId, ParseError> {
         self.symbol(SymbolIndex(relocation.r_symbolnum as usize))
+    }
+
+    /// Notes that code takes a symbol for the descriptor of a thread-local variable: it can be no other.
+    fn is_descriptor(&mut self, symbol: SymbolId) {
+        self.graph.symbols[symbol.index()].kind = SymbolKind::ThreadLocalDescriptor;
     }
 
     fn section_index(&self, relocation: RelocationInfo) -> Result<usize, ParseError> {
