@@ -117,7 +117,8 @@ fn elf_19_elf_35_e2e_11_e2e_16_groups_fold_as_a_whole_with_strong_members() {
     let cc = toolchain::C[0][0];
     let first = compile(&directory, &[cc], "first.s", &number(1));
     let second = compile(&directory, &[cc], "second.s", &number(2));
-    let main = "int strong_member(void), weak_member(void); int main(void) { return 10 * strong_member() + weak_member(); }";
+    let main =
+        "int strong_member(void), weak_member(void); int main(void) { return 10 * strong_member() + weak_member(); }";
     let main = compile(&directory, &[cc], "main.c", main);
     for (objects, status) in [([&main, &first, &second], 11), ([&main, &second, &first], 22)] {
         let output = told(&orcane(&directory, &["run", objects[0], objects[1], objects[2]]));
@@ -152,7 +153,8 @@ fn elf_19_e2e_34_e2e_35_the_first_weak_definition_is_taken_whichever_object_is_n
 fn e2e_23_what_is_hidden_is_for_its_own_dylib() {
     let directory = directory("hidden");
     let cc = toolchain::C[0][0];
-    let hidden = "__attribute__((visibility(\"hidden\"))) int secret(void) { return 7; } int known(void) { return secret(); }";
+    let hidden =
+        "__attribute__((visibility(\"hidden\"))) int secret(void) { return 7; } int known(void) { return secret(); }";
     let hidden = compile(&directory, &[cc], "hidden.c", hidden);
     let main = compile(&directory, &[cc], "main.c", "int secret(void); int main(void) { return secret(); }");
     let output = told(&orcane(&directory, &["run", &main, &hidden]));

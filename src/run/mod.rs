@@ -145,6 +145,10 @@ impl Loaded {
                     input.path.display()
                 );
             }
+        }
+        // What is searched comes first: an object is added with an eye to what libraries define.
+        let (searched, defined): (Vec<_>, Vec<_>) = inputs.iter().partition(|input| input.kind.is_searched());
+        for input in searched.into_iter().chain(defined) {
             let dylib = input.dylib.as_ref().and_then(|name| dylibs.iter().find(|(known, _)| known == name));
             this.add(input, dylib.map_or(&main, |(_, dylib)| dylib), options)?;
         }

@@ -98,7 +98,9 @@ impl Program {
         self.shared.initializers.set_arguments(arguments);
     }
 
-    /// Adds an object to a dylib. `name` appears in errors. The tracker removes it.
+    /// Adds an object to a dylib. `name` appears in errors. The tracker removes it. Of its weak definitions those are left
+    /// out that generators in the dylib's link order know from the process, if the program [wants](WeakDefinitions) that:
+    /// libraries are added before.
     ///
     /// # Errors
     ///
@@ -225,9 +227,8 @@ impl Shared {
             .iter()
             .map(|(name, aliasee)| Alias { name: name.clone(), aliasee: aliasee.clone(), flags: SymbolFlags::EXPORTED })
             .collect();
-        let added = tracker
-            .define_aliases(&dylib.link_order(), aliases)
-            .and_then(|()| self.add_graph(&tracker, groups, graph));
+        let added =
+            tracker.define_aliases(&dylib.link_order(), aliases).and_then(|()| self.add_graph(&tracker, groups, graph));
         if let Err(error) = added {
             // All or nothing.
             tracker.remove()?;
@@ -240,8 +241,7 @@ impl Shared {
     fn claim_groups(self: &Arc<Self>, component: &str, graph: &mut LinkGraph) -> Groups {
         let taken: FxHashSet<_> =
             graph.comdats().iter().filter(|comdat| weak::is_taken(graph, comdat)).map(signature).collect();
-        let mut groups =
-            Groups { program: Arc::clone(self), component: component.to_owned(), signatures: Vec::new() };
+        let mut groups = Groups { program: Arc::clone(self), component: component.to_owned(), signatures: Vec::new() };
         if let Some(entry) = lock(&self.components).get_mut(component) {
             graph.retain_comdats(|comdat| {
                 let signature = signature(comdat);
@@ -253,12 +253,7 @@ impl Shared {
         groups
     }
 
-    fn add_graph(
-        self: &Arc<Self>,
-        tracker: &ResourceTracker,
-        groups: Groups,
-        graph: LinkGraph,
-    ) -> Result<(), Error> {
+    fn add_graph(self: &Arc<Self>, tracker: &ResourceTracker, groups: Groups, graph: LinkGraph) -> Result<(), Error> {
         let number = self.initializers.number();
         let has_functions = !graph.initializers().is_empty() || !graph.finalizers().is_empty();
         let whole = tracker.session().intern(&format!("{}#{number}", graph.name()));

@@ -25,12 +25,7 @@ pub(super) struct ObjectUnit {
 }
 
 impl ObjectUnit {
-    pub(super) fn new(
-        graph: LinkGraph,
-        groups: Groups,
-        number: u64,
-        whole: SymbolName,
-    ) -> Self {
+    pub(super) fn new(graph: LinkGraph, groups: Groups, number: u64, whole: SymbolName) -> Self {
         let visible = graph.symbols().filter(|(_, symbol)| {
             symbol.scope != Scope::Local && matches!(symbol.definition, Definition::Block { .. } | Definition::Absolute)
         });

@@ -88,7 +88,9 @@ mod tests {
 
     #[test]
     fn an_edge_reaches_as_far_as_its_field() {
-        use x86_64::EdgeKind::{Branch32, Delta8, Delta32, GotLoad32, Pointer32Signed, Pointer64, TlsOffset32, TlsPairDelta32};
+        use x86_64::EdgeKind::{
+            Branch32, Delta8, Delta32, GotLoad32, Pointer32Signed, Pointer64, TlsOffset32, TlsPairDelta32,
+        };
         let cases = [
             (Pointer64, Reach::Anywhere),
             (GotLoad32, Reach::Anywhere),
