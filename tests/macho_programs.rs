@@ -315,3 +315,36 @@ fn objects_archives_and_aliases_for_arm64_are_linked_at_an_address() {
     let map = std::fs::read_to_string(directory.join("map.json")).unwrap();
     assert!(map.contains("{\"name\":\"main\",") && map.contains("{\"name\":\"two\","), "{map}");
 }
+
+#[test]
+fn offsets_of_initializers_run_as_pointers_to_them_do() {
+    let directory = directory("macho-init-offsets");
+    let say = elf(&directory, "say.c", SAY);
+    let text = "void say(const char *, long); static int order;
+        void first(void) { say(\"first\", ++order); } void second(void) { say(\"second\", ++order); }
+        int main(void) { say(\"main\", order); return order; }";
+    let lists = ".section __TEXT,__init_offsets\n.long _first\n.long _second\n.subsections_via_symbols\n";
+    let main = macho(&directory, &[], "main.c", text);
+    let lists = macho(&directory, &[], "lists.s", lists);
+    // Assemblers have no name for the section's type, which is in its flags.
+    let path = directory.join(&lists);
+    let mut object = std::fs::read(&path).unwrap();
+    let at = object.windows(15).position(|name| name == b"__init_offsets\0").unwrap();
+    object[at + 64] = 0x16;
+    std::fs::write(&path, object).unwrap();
+    runs(&directory, &[&main, &lists, &say], "first 1\nsecond 2\nmain 2\n", 2);
+}
+
+#[test]
+fn macho_51_a_thread_local_variable_of_the_other_format_is_refused() {
+    let directory = directory("macho-foreign-tls");
+    let say = elf(&directory, "say.c", SAY);
+    let variable = "_Thread_local int variable = 5;";
+    let user = "extern _Thread_local int variable; int main(void) { return variable; }";
+    let (elf_user, elf_variable) = (elf(&directory, "euser.c", user), elf(&directory, "evariable.c", variable));
+    let (user, variable) = (macho(&directory, &[], "user.c", user), macho(&directory, &[], "variable.c", variable));
+    runs(&directory, &[&user, &variable, &say], "", 5);
+    runs(&directory, &[&elf_user, &elf_variable, &say], "", 5);
+    fails(&directory, &[&user, &elf_variable, &say], "'variable' is a thread-local variable of ELF's");
+    fails(&directory, &[&elf_user, &variable, &say], "'variable'");
+}

@@ -5,7 +5,9 @@
 #[allow(dead_code, reason = "each test uses a part")]
 mod toolchain;
 
-use toolchain::{C, CXX, directory, files, own, same_as_native, sources, tool};
+use std::fmt::Write;
+
+use toolchain::{C, CXX, compile, directory, files, own, same_as_native, sources, tool};
 
 /// Compiles sources with each compiler, and compares the programs.
 fn check(test: &str, options: &[&str], sources: &[String], arguments: &[&str]) {
@@ -77,5 +79,33 @@ fn a_rust_library_with_threads_and_panics() {
         let library = [&[&*rustc, "--edition=2024", "--crate-type=staticlib", "-o", "libprogram.a"], options].concat();
         tool(&directory, &[&library[..], &[&own("staticlib.rs")]].concat());
         same_as_native(&directory, &["libprogram.a"], &["-lpthread", "-ldl", "-lm"], &["a", "b"]);
+    }
+}
+
+/// More sections than the header of an object can count.
+#[test]
+fn elf_16_a_program_of_seventy_thousand_sections() {
+    const FUNCTIONS: usize = 70_000;
+    let mut text = String::new();
+    for index in 0..FUNCTIONS {
+        let number = index % 4000;
+        let code = if cfg!(target_arch = "x86_64") {
+            format!("leal {number}(%rdi), %eax\n ret")
+        } else {
+            format!("add w0, w0, #{number}\n ret")
+        };
+        writeln!(text, ".section .text.f{index},\"ax\"\nf{index}: {code}").unwrap();
+    }
+    text.push_str(".data\n.balign 8\n.globl table, count\ntable:\n");
+    (0..FUNCTIONS).for_each(|index| writeln!(text, " .quad f{index}").unwrap());
+    writeln!(text, "count: .long {FUNCTIONS}\n.section .note.GNU-stack,\"\"").unwrap();
+    let main = "#include <stdio.h>\nextern int (*const table[])(int), count;
+        int main(void) { unsigned sum = 0; for (int i = 0; i < count; i++) sum = sum * 31 + table[i](i);
+            printf(\"%u of %d\\n\", sum, count); return 0; }";
+    for compiler in C {
+        let directory = directory(&format!("sections-{}{}", compiler[0], compiler[1]));
+        let sections = compile(&directory, compiler, "sections.s", &text);
+        let main = compile(&directory, compiler, "main.c", main);
+        same_as_native(&directory, &[&main, &sections], &[], &[]);
     }
 }

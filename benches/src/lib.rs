@@ -4,6 +4,7 @@
 
 pub mod child;
 pub mod functions;
+pub mod link;
 pub mod llvm;
 pub mod programs;
 pub mod quality;

@@ -5,6 +5,7 @@
 //! scripts/bench exact      # instructions and memory, which don't depend on what else the machine does
 //! scripts/bench report     # everything, written to benches/REPORT.md
 //! scripts/bench run-time   # what the compiled code takes, beside cranelift-jit and LLVM 22
+//! scripts/bench link       # linking, beside LLVM 22's JITLink
 //! scripts/bench llvm       # beside LLVM 22, which is linked as a shared library
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 mod bars;
 mod beside_llvm;
+mod linking;
 mod measure;
 mod report;
 mod run_time;
@@ -28,6 +30,7 @@ use measure::Run;
 use report::Report;
 use workloads::Result;
 use workloads::child::{CHILD, CHILD_WITH_MEMORY};
+use workloads::link;
 use workloads::quality::QUALITY;
 
 const COUNT: usize = 10_000;
@@ -43,6 +46,10 @@ fn main() -> Result<ExitCode> {
             println!("{}", beside_llvm::report_table(count.parse()?)?);
             Ok(ExitCode::SUCCESS)
         }
+        _ if link::is_link(&arguments) => {
+            println!("{}", linking::child(&arguments)?);
+            Ok(ExitCode::SUCCESS)
+        }
         [QUALITY, program, generator] => {
             println!("{}", run_time::run(program, generator)?);
             Ok(ExitCode::SUCCESS)
@@ -51,9 +58,14 @@ fn main() -> Result<ExitCode> {
             let exact = exact()?;
             print(&bars::timed(COUNT)?);
             beside_llvm()?;
+            print(&linking::measure()?);
             Ok(exact)
         }
         ["exact"] => exact(),
+        ["link"] => {
+            print(&linking::measure()?);
+            Ok(ExitCode::SUCCESS)
+        }
         ["llvm"] => {
             beside_llvm()?;
             Ok(ExitCode::SUCCESS)
@@ -66,6 +78,7 @@ fn main() -> Result<ExitCode> {
                 ("Beside cranelift-jit", bars::timed(COUNT)?),
                 ("Compilation beside LLVM", beside_llvm::compilation()?),
                 ("A million symbols", beside_llvm::symbols()?),
+                ("Linking", linking::measure()?),
                 ("Run time of compiled code", run_time::bars(&run_times)),
             ];
             sections.iter().for_each(|(_, bars)| print(bars));

@@ -34,7 +34,7 @@ pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, U
 pub use jit_linker::{NonOwningSymbolName, SymbolName, SymbolStringPool};
 pub use object::{Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer};
 #[cfg(target_os = "linux")]
-pub use program::{ArchiveScope, Program};
+pub use program::{ArchiveScope, Program, WeakDefinitions};
 pub use session::{
     AbsoluteSymbol, Alias, DefinitionGenerator, DylibDump, DylibLookup, DynamicLibrarySymbols, ErrorReporter,
     ExecutionScope, ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher,

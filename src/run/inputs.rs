@@ -49,6 +49,13 @@ pub(super) enum Kind {
     Clif(String),
 }
 
+impl Kind {
+    /// Whether it defines something only when that is looked up.
+    pub(super) fn is_searched(&self) -> bool {
+        matches!(self, Self::Archive(_) | Self::Library)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Once;
 
 use orcane::{
-    AbsoluteSymbol, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, GeneratorError, JitDylib, SymbolDef,
-    SymbolFlags, SymbolName,
+    AbsoluteSymbol, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, ExecutorProcessControl, GeneratorError,
+    JitDylib, SymbolDef, SymbolFlags, SymbolName,
 };
 
 use crate::Result;
@@ -38,6 +38,16 @@ impl DefinitionGenerator for RuntimeLibraries {
         _: DylibLookup,
         names: &[SymbolName],
     ) -> std::result::Result<(), GeneratorError> {
+        let process = dylib.session().executor();
+        let found = names.iter().filter_map(|name| {
+            let definition = SymbolDef::at(self.address_outside(process, name)?);
+            Some(AbsoluteSymbol { name: name.clone(), definition, flags: SymbolFlags::WEAK, signature: None })
+        });
+        dylib.define_absolute(found.collect())?;
+        Ok(())
+    }
+
+    fn address_outside(&self, process: &dyn ExecutorProcessControl, name: &SymbolName) -> Option<u64> {
         self.once.call_once(|| {
             for library in LIBRARIES {
                 // A system without one of them has no program that needs it.
@@ -45,13 +55,6 @@ impl DefinitionGenerator for RuntimeLibraries {
                 unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
             }
         });
-        let process = dylib.session().executor();
-        let found = names.iter().filter_map(|name| {
-            let address = process.find_symbol(&CString::new(name.as_str()).ok()?)?;
-            let definition = SymbolDef::at(address);
-            Some(AbsoluteSymbol { name: name.clone(), definition, flags: SymbolFlags::WEAK, signature: None })
-        });
-        dylib.define_absolute(found.collect())?;
-        Ok(())
+        process.find_symbol(&CString::new(name.as_str()).ok()?)
     }
 }

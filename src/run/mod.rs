@@ -12,6 +12,7 @@ use std::sync::Arc;
 use clap::{ArgMatches, Args, ValueEnum};
 use orcane::{
     AbsoluteSymbol, Alias, DylibLookup, Jit, JitDylib, OptLevel, ProcessAccess, Program, SymbolDef, SymbolFlags,
+    WeakDefinitions,
 };
 
 use self::clif::ClifFiles;
@@ -55,6 +56,10 @@ pub(crate) struct Run {
     /// Hides the symbols of this process and its libraries from the program
     #[arg(long)]
     no_process_symbols: bool,
+    /// Whose definition of a weak symbol (an inline variable, an exception's type) the program takes, if the process has
+    /// one too
+    #[arg(long = "weak", value_name = "WHOSE", default_value = "process")]
+    weak_definitions: Weak,
     /// How hard Cranelift tries
     #[arg(short = 'O', long, default_value = "speed")]
     opt_level: Level,
@@ -76,6 +81,12 @@ pub(crate) struct Run {
 enum Level {
     None,
     Speed,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Weak {
+    Process,
+    Own,
 }
 
 /// Runs the program, and exits as it does. What is given back is why it could not be run.
@@ -103,7 +114,11 @@ impl Loaded {
     fn load(options: &Run, matches: &ArgMatches) -> Result<Self> {
         let inputs = inputs::gather(options, matches)?;
         let jit = build(options, &inputs)?;
-        let program = Program::new(jit.session().clone());
+        let weak_definitions = match options.weak_definitions {
+            Weak::Process => WeakDefinitions::OfProcess,
+            Weak::Own => WeakDefinitions::Own,
+        };
+        let program = Program::with_weak_definitions(jit.session().clone(), weak_definitions);
         let mut this = Self { jit, program, clif: ClifFiles::default() };
         let dylibs = this.create_dylibs(options, &inputs)?;
         let main = this.jit.main().clone();
@@ -130,6 +145,10 @@ impl Loaded {
                     input.path.display()
                 );
             }
+        }
+        // What is searched comes first: an object is added with an eye to what libraries define.
+        let (searched, defined): (Vec<_>, Vec<_>) = inputs.iter().partition(|input| input.kind.is_searched());
+        for input in searched.into_iter().chain(defined) {
             let dylib = input.dylib.as_ref().and_then(|name| dylibs.iter().find(|(known, _)| known == name));
             this.add(input, dylib.map_or(&main, |(_, dylib)| dylib), options)?;
         }

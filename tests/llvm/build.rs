@@ -18,7 +18,7 @@ fn main() {
         .flag("-isystem")
         .flag(include)
         .opt_level(2)
-        .files(["shim/jit.cpp", "shim/session.cpp", "shim/history.cpp"])
+        .files(["shim/jit.cpp", "shim/session.cpp", "shim/history.cpp", "shim/link.cpp"])
         .compile("orcane_llvm_shim");
     println!("cargo::rustc-link-search=native={libraries}");
     println!("cargo::rustc-link-lib=dylib=LLVM-22");

@@ -7,6 +7,7 @@ mod table;
 
 use workloads::Result;
 use workloads::child::{CHILD, CHILD_WITH_MEMORY, report};
+use workloads::link;
 use workloads::quality::QUALITY;
 
 fn main() -> Result<()> {
@@ -19,6 +20,10 @@ fn main() -> Result<()> {
         [mode @ (CHILD | CHILD_WITH_MEMORY), subject, _, count] => {
             let (subject, count) = (subject.parse::<workloads::llvm::LlvmSubject>()?, count.parse()?);
             println!("{}", report(mode, || chain::run(subject, count))?);
+        }
+        _ if link::is_link(&arguments) => {
+            let link = |object: &Vec<u8>| Ok(llvm_tests::link::link(object, link::external())?);
+            println!("{}", workloads::link::run(&arguments, |bytes| bytes, link)?);
         }
         [QUALITY, program, generator] => println!("{}", quality::run(program, generator)?),
         ["table", count] => {

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::path::Path;
 
 use jit_linker::arch::{Architecture, add_at_exit};
-use jit_linker::graph::{Definition, Edge, EdgeKind, LinkGraph, Linkage, ObjectBytes, Scope, Symbol, SymbolId};
+use jit_linker::graph::{Comdat, Definition, Edge, EdgeKind, LinkGraph, Linkage, ObjectBytes, Scope, Symbol, SymbolId};
 use jit_linker::link::TlsLocation;
 use jit_linker::memory::SegmentKind;
 use jit_linker::{SymbolName, format};
@@ -13,6 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::archive::{ArchiveMembers, ArchiveScope};
 use super::linking::COMPONENT_HANDLE;
 use super::unit::ObjectUnit;
+use super::weak::{self, WeakDefinitions};
 use crate::error::Error;
 use crate::platform::initializers::{self, Initializers};
 use crate::platform::thread_local::{self, ThreadLocalError};
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     /// Thread-local variables by the addresses that the session knows.
     variables: Mutex<FxHashMap<u64, Variable>>,
     components: Mutex<FxHashMap<String, Component>>,
+    weak_definitions: WeakDefinitions,
 }
 
 /// The words that a variable's address leads to, and where it is in a thread.
@@ -50,11 +52,43 @@ struct Component {
     groups: FxHashSet<SymbolName>,
 }
 
+/// The COMDAT groups that one object defines for its component. Dropped, others may.
+#[derive(Debug)]
+pub(super) struct Groups {
+    program: Arc<Shared>,
+    component: String,
+    signatures: Vec<SymbolName>,
+}
+
+impl Groups {
+    pub(super) fn program(&self) -> &Arc<Shared> {
+        &self.program
+    }
+
+    pub(super) fn component(&self) -> &str {
+        &self.component
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        if let Some(component) = lock(&self.program.components).get_mut(&self.component) {
+            self.signatures.iter().for_each(|signature| _ = component.groups.remove(signature));
+        }
+    }
+}
+
 impl Program {
-    /// A program without objects.
+    /// A program without objects, which takes the process's weak definitions.
     #[must_use]
     pub fn new(session: ExecutionSession) -> Self {
-        let shared = Arc::<Shared>::default();
+        Self::with_weak_definitions(session, WeakDefinitions::default())
+    }
+
+    /// A program without objects.
+    #[must_use]
+    pub fn with_weak_definitions(session: ExecutionSession, weak_definitions: WeakDefinitions) -> Self {
+        let shared = Arc::new(Shared { weak_definitions, ..Shared::default() });
         initializers::finalize_at_exit(&shared.initializers);
         Self { session, shared }
     }
@@ -64,7 +98,9 @@ impl Program {
         self.shared.initializers.set_arguments(arguments);
     }
 
-    /// Adds an object to a dylib. `name` appears in errors. The tracker removes it.
+    /// Adds an object to a dylib. `name` appears in errors. The tracker removes it. Of its weak definitions those are left
+    /// out that generators in the dylib's link order know from the process, if the program [wants](WeakDefinitions) that:
+    /// libraries are added before.
     ///
     /// # Errors
     ///
@@ -181,18 +217,18 @@ impl Shared {
             )));
         }
         let component = self.component(dylib)?;
-        if let Some(entry) = lock(&self.components).get_mut(&component) {
-            graph.retain_comdats(|comdat| entry.groups.insert(comdat.signature.clone()));
+        if self.weak_definitions == WeakDefinitions::OfProcess {
+            weak::take_from_process(&mut graph, dylib);
         }
+        let groups = self.claim_groups(&component, &mut graph);
         let tracker = dylib.create_tracker()?;
         let aliases: Vec<_> = graph
             .aliases()
             .iter()
             .map(|(name, aliasee)| Alias { name: name.clone(), aliasee: aliasee.clone(), flags: SymbolFlags::EXPORTED })
             .collect();
-        let added = tracker
-            .define_aliases(&dylib.link_order(), aliases)
-            .and_then(|()| self.add_graph(&tracker, component, graph));
+        let added =
+            tracker.define_aliases(&dylib.link_order(), aliases).and_then(|()| self.add_graph(&tracker, groups, graph));
         if let Err(error) = added {
             // All or nothing.
             tracker.remove()?;
@@ -201,16 +237,28 @@ impl Shared {
         Ok(tracker)
     }
 
-    fn add_graph(
-        self: &Arc<Self>,
-        tracker: &ResourceTracker,
-        component: String,
-        graph: LinkGraph,
-    ) -> Result<(), Error> {
+    /// Leaves out the groups that the component has already, or that the process has.
+    fn claim_groups(self: &Arc<Self>, component: &str, graph: &mut LinkGraph) -> Groups {
+        let taken: FxHashSet<_> =
+            graph.comdats().iter().filter(|comdat| weak::is_taken(graph, comdat)).map(signature).collect();
+        let mut groups = Groups { program: Arc::clone(self), component: component.to_owned(), signatures: Vec::new() };
+        if let Some(entry) = lock(&self.components).get_mut(component) {
+            graph.retain_comdats(|comdat| {
+                let signature = signature(comdat);
+                let is_ours = !taken.contains(&signature) && entry.groups.insert(signature.clone());
+                groups.signatures.extend(is_ours.then_some(signature));
+                is_ours
+            });
+        }
+        groups
+    }
+
+    fn add_graph(self: &Arc<Self>, tracker: &ResourceTracker, groups: Groups, graph: LinkGraph) -> Result<(), Error> {
         let number = self.initializers.number();
         let has_functions = !graph.initializers().is_empty() || !graph.finalizers().is_empty();
         let whole = tracker.session().intern(&format!("{}#{number}", graph.name()));
-        let unit = ObjectUnit::new(graph, Arc::clone(self), component.clone(), number, whole.clone());
+        let component = groups.component.clone();
+        let unit = ObjectUnit::new(graph, groups, number, whole.clone());
         tracker.define(vec![unit.definition()])?;
         if has_functions {
             self.initializers.expect(&component, whole);
@@ -234,7 +282,8 @@ impl Shared {
             signature: None,
         }])?;
         let graph = support(session, register).map_err(|error| Error::Module(error.to_string()))?;
-        self.add_graph(&tracker, name.clone(), graph)?;
+        let groups = Groups { program: Arc::clone(self), component: name.clone(), signatures: Vec::new() };
+        self.add_graph(&tracker, groups, graph)?;
         lock(&self.components).entry(name.clone()).or_default();
         Ok(name)
     }
@@ -265,6 +314,10 @@ impl Shared {
         let own = lock(&self.variables).get(&address).map(|(_, location)| *location);
         own.map_or_else(|| thread_local::variable_of_process(architecture, name), Ok)
     }
+}
+
+fn signature(comdat: &Comdat) -> SymbolName {
+    comdat.signature.clone()
 }
 
 /// Hides what an object defines from other dylibs.

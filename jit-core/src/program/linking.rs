@@ -8,7 +8,7 @@ use jit_linker::link::{self, Allocated, Fixed};
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use rustc_hash::FxHashMap;
 
-use super::components::Shared;
+use super::components::Groups;
 use super::unit::ObjectUnit;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::initializers::Functions;
@@ -33,8 +33,7 @@ pub(super) struct Linking {
 
 /// What the program knows of a linked object. Dropped, it knows nothing more.
 struct Registered {
-    program: Arc<Shared>,
-    component: String,
+    groups: Groups,
     number: u64,
     code: Range<u64>,
     /// Addresses by which others know the object's thread-local variables.
@@ -43,15 +42,16 @@ struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.program.initializers.forget(&self.component, self.number, &self.code);
-        self.program.forget_variables(&self.variables);
+        let program = self.groups.program();
+        program.initializers.forget(self.groups.component(), self.number, &self.code);
+        program.forget_variables(&self.variables);
     }
 }
 
 impl Linking {
     pub(super) fn start(unit: ObjectUnit, responsibility: MaterializationResponsibility) {
-        let ObjectUnit { graph, program, component, number, defined, whole } = unit;
-        let registered = Registered { program, component, number, code: 0..0, variables: Vec::new() };
+        let ObjectUnit { graph, groups, number, defined, whole } = unit;
+        let registered = Registered { groups, number, code: 0..0, variables: Vec::new() };
         let session = responsibility.session().clone();
         let mut this = Self { session, responsibility, registered, defined, whole, storage: None };
         match this.allocate(graph) {
@@ -83,7 +83,8 @@ impl Linking {
         self.session.resolve(&definitions)?;
         if let Some(handle) = self.defined.get(&self.session.intern(COMPONENT_HANDLE)) {
             let handle = allocated.address(*handle);
-            self.registered.program.initializers.bind(&self.registered.component, handle);
+            let groups = &self.registered.groups;
+            groups.program().initializers.bind(groups.component(), handle);
         }
         Ok(allocated)
     }
@@ -98,7 +99,7 @@ impl Linking {
             return address;
         };
         let location = storage.location().at(address - allocated.section_range(section).start);
-        let address = self.registered.program.add_variable(location);
+        let address = self.registered.groups.program().add_variable(location);
         self.registered.variables.push(address);
         address
     }
@@ -158,13 +159,22 @@ impl Linking {
         found: &FoundSymbol,
     ) -> Result<(), Cause> {
         let address = found.definition.address;
-        if allocated.graph().symbol(symbol).kind == SymbolKind::ThreadLocal {
-            let architecture = self.session.executor().architecture();
-            let location = self.registered.program.variable(address, architecture, name);
-            allocated.resolve_thread_local(symbol, location.map_err(|error| Cause::Other(error.into()))?);
-        } else {
+        let program = self.registered.groups.program();
+        let architecture = self.session.executor().architecture();
+        match allocated.graph().symbol(symbol).kind {
+            SymbolKind::ThreadLocal => {
+                let location = program.variable(address, architecture, name);
+                allocated.resolve_thread_local(symbol, location.map_err(|error| Cause::Other(error.into()))?);
+            }
+            SymbolKind::ThreadLocalDescriptor if program.variable(address, architecture, name).is_ok() => {
+                let graph = allocated.graph().name();
+                let what = format!(
+                    "{graph}: '{name}' is a thread-local variable of ELF's, which Mach-O code has no way to find"
+                );
+                return Err(Cause::Other(what.into()));
+            }
             // Code that was compiled elsewhere may do anything with an address: no slot stands for it.
-            allocated.resolve(symbol, address, None);
+            _ => allocated.resolve(symbol, address, None),
         }
         Ok(())
     }
@@ -219,8 +229,8 @@ impl Linking {
         let functions =
             unsafe { Functions { initializers: pointers(&initializers), finalizers: pointers(&finalizers) } };
         if !functions.initializers.is_empty() || !functions.finalizers.is_empty() {
-            let Registered { program, component, number, .. } = &self.registered;
-            program.initializers.linked(component, *number, functions);
+            let Registered { groups, number, .. } = &self.registered;
+            groups.program().initializers.linked(groups.component(), *number, functions);
         }
         Ok(code)
     }

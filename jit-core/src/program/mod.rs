@@ -4,6 +4,8 @@ mod archive;
 mod components;
 mod linking;
 mod unit;
+mod weak;
 
 pub use archive::ArchiveScope;
 pub use components::Program;
+pub use weak::WeakDefinitions;

@@ -4,7 +4,7 @@ use jit_linker::SymbolName;
 use jit_linker::graph::{Definition, LinkGraph, Linkage, Scope, SymbolId, SymbolKind};
 use rustc_hash::FxHashMap;
 
-use super::components::Shared;
+use super::components::Groups;
 use super::linking::Linking;
 use crate::session::{
     MaterializationResponsibility, MaterializationUnit, SymbolDeclaration, SymbolFlags, UnitDefinition,
@@ -14,9 +14,8 @@ use crate::sync::Arc;
 /// An object that nobody has needed yet.
 pub(super) struct ObjectUnit {
     pub(super) graph: LinkGraph,
-    pub(super) program: Arc<Shared>,
-    /// The name of its dylib.
-    pub(super) component: String,
+    /// What it has of its component.
+    pub(super) groups: Groups,
     /// Its place among the program's objects.
     pub(super) number: u64,
     /// The symbols of the graph that the session knows.
@@ -26,18 +25,12 @@ pub(super) struct ObjectUnit {
 }
 
 impl ObjectUnit {
-    pub(super) fn new(
-        graph: LinkGraph,
-        program: Arc<Shared>,
-        component: String,
-        number: u64,
-        whole: SymbolName,
-    ) -> Self {
+    pub(super) fn new(graph: LinkGraph, groups: Groups, number: u64, whole: SymbolName) -> Self {
         let visible = graph.symbols().filter(|(_, symbol)| {
             symbol.scope != Scope::Local && matches!(symbol.definition, Definition::Block { .. } | Definition::Absolute)
         });
         let defined = visible.filter_map(|(id, symbol)| Some((symbol.name.clone()?, id))).collect();
-        Self { graph, program, component, number, defined, whole }
+        Self { graph, groups, number, defined, whole }
     }
 
     /// The definitions that the unit promises.

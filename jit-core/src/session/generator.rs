@@ -40,6 +40,13 @@ pub trait DefinitionGenerator: Send + Sync {
         let result = self.generate(lookup.dylib(), lookup.visibility(), lookup.names());
         lookup.continue_lookup(result);
     }
+
+    /// The address that a name has outside the session, if the generator stands for what is there: this process, or a
+    /// library. Nothing is defined. [`Program`](crate::Program) asks so which weak definitions there are already.
+    fn address_outside(&self, executor: &dyn ExecutorProcessControl, name: &SymbolName) -> Option<u64> {
+        _ = (executor, name);
+        None
+    }
 }
 
 /// A function that makes definitions on demand is a generator.
@@ -93,6 +100,15 @@ struct Names {
 }
 
 impl Names {
+    /// What `find` knows of a name.
+    fn find(&self, name: &SymbolName, find: impl Fn(&CString) -> Option<u64>) -> Option<u64> {
+        if self.filter.as_ref().is_some_and(|filter| !filter(name)) {
+            return None;
+        }
+        // A name with a NUL is no name the loader knows.
+        find(&CString::new(self.mangling.demangle(name)?).ok()?)
+    }
+
     /// Defines those of the names that `find` knows.
     fn define(
         &self,
@@ -100,24 +116,12 @@ impl Names {
         names: &[SymbolName],
         find: impl Fn(&CString) -> Option<u64>,
     ) -> Result<(), GeneratorError> {
-        let mut found = Vec::new();
-        for name in names {
-            if self.filter.as_ref().is_some_and(|filter| !filter(name)) {
-                continue;
-            }
-            let Some(text) = self.mangling.demangle(name) else { continue };
-            // A name with a NUL is no name the loader knows.
-            let Ok(text) = CString::new(text) else { continue };
-            if let Some(address) = find(&text) {
-                found.push(AbsoluteSymbol {
-                    name: name.clone(),
-                    definition: SymbolDef::at(address),
-                    // Whoever defines it meanwhile is right.
-                    flags: SymbolFlags::WEAK,
-                    signature: None,
-                });
-            }
-        }
+        let absolute = |name: &SymbolName| {
+            let definition = SymbolDef::at(self.find(name, &find)?);
+            // Whoever defines it meanwhile is right.
+            Some(AbsoluteSymbol { name: name.clone(), definition, flags: SymbolFlags::WEAK, signature: None })
+        };
+        let found: Vec<_> = names.iter().filter_map(absolute).collect();
         if !found.is_empty() {
             dylib.define_absolute(found)?;
         }
@@ -147,6 +151,10 @@ impl DefinitionGenerator for ProcessSymbols {
     fn generate(&self, dylib: &JitDylib, _: DylibLookup, names: &[SymbolName]) -> Result<(), GeneratorError> {
         let process = dylib.session().executor();
         self.0.define(dylib, names, |name| process.find_symbol(name))
+    }
+
+    fn address_outside(&self, executor: &dyn ExecutorProcessControl, name: &SymbolName) -> Option<u64> {
+        self.0.find(name, |name| executor.find_symbol(name))
     }
 }
 
@@ -184,5 +192,9 @@ impl DefinitionGenerator for DynamicLibrarySymbols {
     fn generate(&self, dylib: &JitDylib, _: DylibLookup, names: &[SymbolName]) -> Result<(), GeneratorError> {
         let process = dylib.session().executor();
         self.names.define(dylib, names, |name| process.find_library_symbol(self.library, name))
+    }
+
+    fn address_outside(&self, executor: &dyn ExecutorProcessControl, name: &SymbolName) -> Option<u64> {
+        self.names.find(name, |name| executor.find_library_symbol(self.library, name))
     }
 }

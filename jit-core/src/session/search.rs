@@ -376,6 +376,14 @@ impl JitDylib {
         Ok(())
     }
 
+    /// The generators of the dylibs in the link order, in that order.
+    pub(crate) fn generators_in_order(&self) -> Vec<Arc<dyn DefinitionGenerator>> {
+        let state = self.session.state();
+        let order = state.dylibs.get(self.id).map(|dylib| &dylib.link_order[..]).unwrap_or_default();
+        let dylibs = order.iter().filter_map(|(id, _)| state.dylibs.get(*id));
+        dylibs.flat_map(|dylib| dylib.generators.iter().map(|slot| Arc::clone(&slot.generator))).collect()
+    }
+
     /// Removes a generator. A lookup that it has suspended fails; those parked behind go on
     /// without it.
     ///

@@ -5,12 +5,14 @@ pub mod aarch64;
 mod at_exit;
 pub mod cache;
 mod ifunc;
+mod reach;
 pub mod stub;
 pub mod x86_64;
 
 use std::fmt;
 
 pub use at_exit::add_at_exit;
+pub use reach::Reach;
 
 use crate::graph::EdgeKind;
 

@@ -35,6 +35,7 @@ impl fmt::Display for Attributes<'_> {
             SymbolKind::Function => f.write_str(" function")?,
             SymbolKind::Data => f.write_str(" data")?,
             SymbolKind::ThreadLocal => f.write_str(" thread-local")?,
+            SymbolKind::ThreadLocalDescriptor => f.write_str(" thread-local-descriptor")?,
             SymbolKind::Resolver => f.write_str(" resolver")?,
             SymbolKind::Section => f.write_str(" section")?,
         }

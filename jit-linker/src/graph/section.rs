@@ -22,7 +22,7 @@ pub enum SectionRole {
     Finalizers {
         /// Lower ones run later.
         priority: u32,
-        /// Whether the first pointer is called first (`.dtors`); else the last.
+        /// Whether the last pointer is called first (`.fini_array`); else the first (`.dtors`).
         reversed: bool,
     },
     /// The initial values of thread-local variables.

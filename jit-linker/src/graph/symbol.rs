@@ -70,6 +70,8 @@ pub enum SymbolKind {
     Data,
     /// A thread-local variable: its offset is in the thread's copy of the template.
     ThreadLocal,
+    /// The descriptor of a thread-local variable, by which Mach-O's code finds it.
+    ThreadLocalDescriptor,
     /// A function that returns the address of the function to call (`STT_GNU_IFUNC`).
     Resolver,
     /// A section's start.

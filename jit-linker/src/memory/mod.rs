@@ -17,6 +17,7 @@ mod slab;
 mod slot;
 
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -128,6 +129,11 @@ pub unsafe trait MemoryManager: Send + Sync + fmt::Debug {
 
     /// What is held now.
     fn statistics(&self) -> MemoryStatistics;
+
+    /// The addresses that all allocations are within, where that is settled before they are made.
+    fn range(&self) -> Option<Range<u64>> {
+        None
+    }
 }
 
 /// What a memory manager holds.

@@ -51,13 +51,48 @@ impl Placement {
         self.copy_content();
         self.write_got()?;
         self.write_stubs()?;
-        for index in 0..self.graph.edges.len() {
-            let edge = self.graph.edges[index];
-            if self.graph.blocks[edge.block.index()].live {
-                self.apply(&edge).map_err(|source| LinkError::fixup(&self.graph, &edge, source))?;
-            }
+        let edges = std::mem::take(&mut self.graph.edges);
+        let result = edges.chunk_by(|one, other| one.block == other.block).try_for_each(|edges| self.apply_all(edges));
+        self.graph.edges = edges;
+        result.map_err(|(edge, source)| LinkError::fixup(&self.graph, &edge, source))
+    }
+
+    /// Applies the edges of one block.
+    fn apply_all(&mut self, mut edges: &[Edge]) -> Result<(), (Edge, FixupError)> {
+        let Some(block) = edges.first().map(|edge| edge.block) else { return Ok(()) };
+        if !self.graph.block(block).live {
+            return Ok(());
+        }
+        while let Some((edge, rest)) = self.skip_direct(block, edges).split_first() {
+            self.apply(edge).map_err(|source| (*edge, source))?;
+            edges = rest;
         }
         Ok(())
+    }
+
+    /// Applies the first of a block's edges, as long as they lead to known addresses within reach: nearly all do.
+    fn skip_direct<'a>(&mut self, block: BlockId, mut edges: &'a [Edge]) -> &'a [Edge] {
+        let start = self.block_address(block);
+        let Self { graph, allocation, .. } = self;
+        let Block { kind, segment_offset, size, .. } = graph.blocks[block.index()];
+        let bytes = &mut allocation.working(kind)[segment_offset as usize..][..size as usize];
+        while let Some((edge, rest)) = edges.split_first() {
+            let symbol = &graph.symbols[edge.target.index()];
+            let is_known = match symbol.definition {
+                Definition::Block { block, .. } => graph.blocks[block.index()].live,
+                Definition::External => symbol.address != 0,
+                _ => true,
+            };
+            let is_direct = matches!(edge.kind.referent(), Referent::Symbol | Referent::Branch)
+                && !matches!(edge.kind.origin(), Origin::GotBase | Origin::GotPage);
+            let operands =
+                Operands { place: start + u64::from(edge.offset), target: symbol.address, addend: edge.addend };
+            if !is_known || !is_direct || arch::apply(edge.kind, bytes, edge.offset, operands).is_err() {
+                break;
+            }
+            edges = rest;
+        }
+        edges
     }
 
     fn copy_content(&mut self) {

@@ -1,6 +1,7 @@
 //! Atoms: the parts of a section that are linked or left out on their own, each a block.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use super::Reader;
 use super::literal;
@@ -18,9 +19,12 @@ pub(super) struct Atoms {
     pub(super) start: Option<u32>,
     /// In ascending order of offset.
     list: Vec<Atom>,
-    /// The atom that was found last: relocations are in order, if not in ascending one.
+    /// The atom that was found last: often what is asked for next is in it, or near.
     last: Cell<usize>,
 }
+
+/// How many atoms are looked at one by one.
+const NEAR: usize = 4;
 
 #[derive(Debug)]
 struct Atom {
@@ -33,14 +37,24 @@ struct Atom {
 impl Atoms {
     /// The atom that a byte of the section is in. An offset beyond the end belongs to the last.
     fn at(&self, offset: u64) -> usize {
-        let start = |index: usize| self.list.get(index).map_or(u64::MAX, |atom| atom.offset.into());
-        let last = self.last.get();
-        let near = [last, last.wrapping_sub(1), last.wrapping_add(1)];
-        let found = near.into_iter().find(|index| start(*index) <= offset && offset < start(index.wrapping_add(1)));
-        let index = found
-            .unwrap_or_else(|| self.list.partition_point(|atom| u64::from(atom.offset) <= offset).saturating_sub(1));
+        let index = self.at_from(self.last.get(), offset);
         self.last.set(index);
         index
+    }
+
+    /// As [`at`](Self::at), for whoever knows an atom that is near.
+    fn at_from(&self, near: usize, offset: u64) -> usize {
+        let is_before = |atom: &Atom| u64::from(atom.offset) <= offset;
+        let (before, after) = self.list.split_at((near + 1).min(self.list.len()));
+        if !before.last().is_some_and(is_before) {
+            return before.partition_point(is_before).saturating_sub(1);
+        }
+        // The next ones first: most look for what is a little further on.
+        let next = after.iter().take(NEAR).take_while(|atom| is_before(atom)).count();
+        if next < NEAR {
+            return before.len() - 1 + next;
+        }
+        before.len() - 1 + after.partition_point(is_before)
     }
 
     pub(super) fn blocks(&self) -> impl Iterator<Item = BlockId> {
@@ -52,26 +66,38 @@ impl Atoms {
         let atom = &self.list[self.at(offset)];
         (atom.block, offset.saturating_sub(atom.offset.into()))
     }
+
+    /// As [`find`](Self::find), with where the block's part of the section is; `near` is an atom that is near.
+    pub(super) fn find_range(&self, near: &mut usize, offset: u32) -> (BlockId, Range<u32>) {
+        *near = self.at_from(*near, offset.into());
+        let atom = &self.list[*near];
+        let end = self.list.get(*near + 1).map_or(u32::MAX, |next| next.offset);
+        (atom.block, atom.offset..end)
+    }
 }
 
 impl<'data> Reader<'data> {
     /// Takes a section apart at `cuts`, which are in ascending order, within it, and begin with 0.
     pub(super) fn add_atoms(&mut self, place: &Place, section: SectionId, cuts: &[u32]) -> Result<Atoms, ParseError> {
-        let mut merger = literal::Merger::default();
+        let mut merger = literal::Merger::with_capacity(if place.is_literal { cuts.len() } else { 0 });
         let mut list = Vec::with_capacity(cuts.len());
+        self.graph.blocks.reserve(cuts.len());
         let ends = cuts.iter().skip(1).copied().chain([place.size]);
         for (offset, end) in cuts.iter().copied().zip(ends) {
             let size = end - offset;
-            let bytes = self.bytes(place, offset, size);
-            let known =
-                if place.is_literal { merger.find(&mut self.graph, bytes, place.align_at(offset)) } else { None };
-            let block = match known {
-                Some(block) => block,
-                None => self.add_atom(place, section, offset, size)?,
+            let block = if place.is_literal {
+                let bytes = self.bytes(place, offset, size);
+                match merger.find(&mut self.graph, bytes, place.align_at(offset)) {
+                    Some(block) => block,
+                    None => {
+                        let block = self.add_atom(place, section, offset, size)?;
+                        merger.add(bytes, block);
+                        block
+                    }
+                }
+            } else {
+                self.add_atom(place, section, offset, size)?
             };
-            if place.is_literal {
-                merger.add(bytes, block);
-            }
             list.push(Atom { offset, block, anchor: None });
         }
         Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list, last: Cell::new(0) })
@@ -81,6 +107,7 @@ impl<'data> Reader<'data> {
     /// left out too, and the others follow each other without gaps.
     pub(super) fn add_records(&mut self, place: &Place, section: SectionId) -> Result<Atoms, ParseError> {
         let bytes = self.bytes(place, 0, place.size);
+        self.graph.blocks.reserve(bytes.len() / 32);
         let records = eh_frame::records(bytes).map_err(|what| self.malformed(what))?;
         let place = &Place { align: 1, ..*place };
         let mut list = Vec::with_capacity(records.len());

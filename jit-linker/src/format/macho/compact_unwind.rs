@@ -29,6 +29,16 @@ struct Frame {
     saved: Vec<(u8, u32)>,
 }
 
+/// A pointer of an entry.
+#[derive(Clone, Copy, Debug)]
+struct Pointer {
+    /// Its offset in the section.
+    at: usize,
+    relocation: RelocationInfo,
+    /// What the object has there.
+    value: u64,
+}
+
 impl<'data> Reader<'data> {
     /// Adds records for the functions that are not `described` by records of the object.
     pub(super) fn add_compact_unwind(
@@ -46,23 +56,31 @@ impl<'data> Reader<'data> {
         let pointers = self.compact_pointers(header, bytes)?;
         let mut cies = FxHashMap::default();
         for (index, entry) in bytes.chunks_exact(ENTRY).enumerate() {
-            let at = |offset: usize| pointers.get(&(index * ENTRY + offset)).copied();
+            let at = |offset: usize| {
+                let found = pointers.binary_search_by_key(&(index * ENTRY + offset), |pointer| pointer.at).ok()?;
+                Some(pointers[found])
+            };
             let word = |offset: usize| {
                 let bytes: [u8; 4] = entry[offset..].first_chunk().copied().unwrap_or_default();
                 u32::from_le_bytes(bytes)
             };
-            let Some((function, addend)) = at(0) else {
+            let Some(function) = at(0) else {
                 return Err(self.malformed(format!("entry {index} of __compact_unwind is about no function")));
             };
-            let Definition::Block { block, offset } = self.graph.symbol(function).definition else { continue };
-            let Ok(offset) = u32::try_from(i64::from(offset).wrapping_add(addend)) else { continue };
+            let Some((block, offset)) = self.place_of(function)? else { continue };
+            if described.binary_search(&(block, offset)).is_ok() {
+                continue;
+            }
             let code = self.graph.bytes(self.graph.block(block)).and_then(|bytes| bytes.get(offset as usize..));
             let frame = match self.graph.architecture() {
                 Architecture::X86_64 => x86_64_frame(word(12), code.unwrap_or_default()),
                 Architecture::Aarch64 => arm64_frame(word(12)),
             };
-            let Some(frame) = frame.filter(|_| !described.contains(&(block, offset))) else { continue };
-            let personality = at(PERSONALITY).map(|(symbol, _)| symbol);
+            let Some(frame) = frame else { continue };
+            let personality = match at(PERSONALITY) {
+                Some(pointer) => Some(self.target_of(pointer)?.0),
+                None => None,
+            };
             let cie = match cies.get(&personality) {
                 Some(cie) => *cie,
                 None => {
@@ -73,24 +91,27 @@ impl<'data> Reader<'data> {
             };
             let definition = Definition::Block { block, offset };
             let function = self.graph.add_symbol(Symbol::new(None, definition, 0));
-            let lsda = at(LSDA).filter(|_| personality.is_some());
+            let lsda = match at(LSDA).filter(|_| personality.is_some()) {
+                Some(pointer) => Some(self.target_of(pointer)?),
+                None => None,
+            };
             let fde = self.add_fde(cie, function, word(8), &frame, personality.is_some(), lsda, edges)?;
             self.graph.attached.push((block, fde));
         }
         Ok(())
     }
 
-    /// By offset in the section, what its pointers lead to.
+    /// The section's pointers, in order.
     fn compact_pointers(
-        &mut self,
+        &self,
         header: &'data Section64<LittleEndian>,
         bytes: &[u8],
-    ) -> Result<FxHashMap<usize, (SymbolId, i64)>, ParseError> {
+    ) -> Result<Vec<Pointer>, ParseError> {
         let relocations = header.relocations(LittleEndian, self.data).map_err(|error| self.broken(error))?;
-        let mut pointers = FxHashMap::default();
+        let mut pointers = Vec::with_capacity(relocations.len());
         for relocation in relocations.iter().map(|relocation| relocation.info(LittleEndian)) {
             let at = relocation.r_address as usize;
-            let value = bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map(|bytes| i64::from_le_bytes(*bytes));
+            let value = bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map(|bytes| u64::from_le_bytes(*bytes));
             // Both architectures number pointers alike.
             let is_pointer = relocation.r_type == X86_64_RELOC_UNSIGNED && relocation.r_length == 3;
             let Some(value) = value.filter(|_| is_pointer && !relocation.r_pcrel) else {
@@ -101,14 +122,36 @@ impl<'data> Reader<'data> {
                     relocation: relocation.r_type.into(),
                 });
             };
-            let target = if relocation.r_extern {
-                (self.extern_target(relocation)?, value)
-            } else {
-                self.target_at(relocation, value.cast_unsigned())?
-            };
-            pointers.insert(at, target);
+            pointers.push(Pointer { at, relocation, value });
         }
+        pointers.sort_by_key(|pointer| pointer.at);
         Ok(pointers)
+    }
+
+    /// Where in the graph a pointer leads, if that is in the object.
+    fn place_of(&mut self, pointer: Pointer) -> Result<Option<(BlockId, u32)>, ParseError> {
+        let Pointer { relocation, value, .. } = pointer;
+        if relocation.r_extern {
+            let symbol = self.extern_target(relocation)?;
+            let Definition::Block { block, offset } = self.graph.symbol(symbol).definition else { return Ok(None) };
+            let offset = i64::from(offset).wrapping_add(value.cast_signed());
+            return Ok(u32::try_from(offset).ok().map(|offset| (block, offset)));
+        }
+        let Some(atoms) = &self.atoms[self.section_index(relocation)?] else {
+            return Err(self.malformed("an entry of __compact_unwind is about what is not in memory"));
+        };
+        let Some(offset) = value.checked_sub(atoms.address) else { return Ok(None) };
+        let (block, offset) = atoms.find(offset);
+        Ok(u32::try_from(offset).ok().map(|offset| (block, offset)))
+    }
+
+    fn target_of(&mut self, pointer: Pointer) -> Result<(SymbolId, i64), ParseError> {
+        let Pointer { relocation, value, .. } = pointer;
+        if relocation.r_extern {
+            Ok((self.extern_target(relocation)?, value.cast_signed()))
+        } else {
+            self.target_at(relocation, value)
+        }
     }
 
     fn unwind_section(&mut self, header: &Section64<LittleEndian>) -> SectionId {

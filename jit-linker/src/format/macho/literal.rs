@@ -1,16 +1,21 @@
 //! Literals: content that has no identity, so that one of several that are equal is enough.
 
-use rustc_hash::FxHashMap;
+use std::ffi::CStr;
+
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::graph::{BlockId, LinkGraph};
 
 /// The literals of one section that were added to the graph.
-#[derive(Default)]
 pub(super) struct Merger<'data> {
     blocks: FxHashMap<&'data [u8], BlockId>,
 }
 
 impl<'data> Merger<'data> {
+    pub(super) fn with_capacity(literals: usize) -> Self {
+        Self { blocks: FxHashMap::with_capacity_and_hasher(literals, FxBuildHasher) }
+    }
+
     /// The block of an equal literal, which from now on has at least the given alignment.
     pub(super) fn find(&self, graph: &mut LinkGraph, bytes: &[u8], align: u64) -> Option<BlockId> {
         let block = *self.blocks.get(bytes)?;
@@ -27,7 +32,13 @@ impl<'data> Merger<'data> {
 /// Where the strings of a section begin: after each NUL.
 pub(super) fn string_starts(bytes: &[u8]) -> Vec<u32> {
     let mut starts = vec![0];
-    let after = bytes.iter().enumerate().filter(|(_, byte)| **byte == 0).map(|(index, _)| index as u32 + 1);
-    starts.extend(after.filter(|start| (*start as usize) < bytes.len()));
+    let mut rest = bytes;
+    while let Ok(string) = CStr::from_bytes_until_nul(rest) {
+        rest = &rest[string.count_bytes() + 1..];
+        if !rest.is_empty() {
+            // Within the section, whose size fits.
+            starts.push((bytes.len() - rest.len()) as u32);
+        }
+    }
     starts
 }

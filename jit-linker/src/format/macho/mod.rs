@@ -19,6 +19,7 @@ mod unwind;
 mod x86_64;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use object::LittleEndian;
 use object::macho::{CPU_TYPE_ARM64, CPU_TYPE_X86_64, MH_MAGIC_64, MH_OBJECT, MH_SUBSECTIONS_VIA_SYMBOLS};
@@ -99,6 +100,8 @@ pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Resul
         has_subsections: header.flags(LittleEndian) & MH_SUBSECTIONS_VIA_SYMBOLS != 0,
         sections: Vec::new(),
         symbols: SymbolTable::default(),
+        strings: &[],
+        record_edges: 0..0,
         indirect: &[],
         atoms: Vec::new(),
         symbol_ids: Vec::new(),
@@ -137,6 +140,10 @@ struct Reader<'data> {
     has_subsections: bool,
     sections: Vec<&'data Section64<LittleEndian>>,
     symbols: SymbolTable<'data, Header>,
+    /// The symbols' names.
+    strings: &'data [u8],
+    /// Which edges, of those that relocations have become, are in `__eh_frame`.
+    record_edges: Range<usize>,
     /// The symbols that pointers of the sections for indirect symbols stand for.
     indirect: &'data [U32<LittleEndian>],
     /// By section index: where its content is, if it is in memory.
@@ -156,6 +163,8 @@ impl<'data> Reader<'data> {
                 self.sections.extend(sections);
             } else if let Some(table) = command.symtab().map_err(|error| self.broken(error))? {
                 self.symbols = table.symbols(LittleEndian, self.data).map_err(|error| self.broken(error))?;
+                let (start, size) = (table.stroff.get(LittleEndian) as usize, table.strsize.get(LittleEndian) as usize);
+                self.strings = start.checked_add(size).and_then(|end| self.data.get(start..end)).unwrap_or_default();
             } else if let Some(table) = command.dysymtab().map_err(|error| self.broken(error))? {
                 self.indirect = table.indirect_symbols(LittleEndian, self.data).map_err(|error| self.broken(error))?;
             }

@@ -3,6 +3,8 @@
 //! Mach-O stores addends in the fields. A relocation names a symbol, or only a section: then the
 //! field leads to an address in the object, and what is there has to be found.
 
+use std::ops::Range;
+
 use object::macho::*;
 use object::read::macho::{Nlist, Section as _};
 use object::{LittleEndian, SymbolIndex};
@@ -11,7 +13,7 @@ use super::section::{full_name, is_eh_frame};
 use super::{Reader, aarch64, x86_64};
 use crate::arch::Architecture;
 use crate::format::ParseError;
-use crate::graph::{BlockId, Edge, EdgeKind, SymbolId};
+use crate::graph::{BlockId, Edge, EdgeKind, SymbolId, SymbolKind};
 
 /// The field of a relocation.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +62,10 @@ pub(super) struct DifferenceKinds {
 
 impl<'data> Reader<'data> {
     pub(super) fn add_relocations(&mut self) -> Result<(), ParseError> {
-        let mut edges = Vec::new();
+        let loaded = self.sections.iter().zip(&self.atoms).filter(|(_, atoms)| atoms.is_some());
+        let relocations: usize = loaded.map(|(header, _)| header.nreloc(LittleEndian) as usize).sum();
+        // As many as there can be in the object; and a record of unwinding has a few without relocations.
+        let mut edges = Vec::with_capacity(relocations.min(self.data.len() / 8) + 2 * self.graph.blocks.len());
         for section in 0..self.sections.len() {
             if self.atoms[section].is_none() {
                 continue;
@@ -72,11 +77,16 @@ impl<'data> Reader<'data> {
                 let offsets = edges.split_off(first);
                 self.replace_initializer_offsets(section, offsets, &mut edges)?;
             }
+            if is_eh_frame(self.sections[section]) {
+                self.record_edges = first..edges.len();
+            }
         }
         let described = self.add_unwind_edges(&mut edges)?;
         self.add_compact_unwind(&described, &mut edges)?;
         // The parts of a difference stay in their order.
-        edges.sort_by_key(|edge| (edge.block, edge.offset));
+        if !edges.is_sorted_by_key(place) {
+            edges.sort_by_key(place);
+        }
         let mut own = std::mem::take(&mut self.graph.edges);
         // Blocks that were made on the way come behind all others.
         edges.append(&mut own);
@@ -87,35 +97,58 @@ impl<'data> Reader<'data> {
     fn add_section_relocations(&mut self, section: usize, edges: &mut Vec<Edge>) -> Result<(), ParseError> {
         let header = self.sections[section];
         let relocations = header.relocations(LittleEndian, self.data).map_err(|error| self.broken(error))?;
-        let mut relocations = relocations.iter().map(|relocation| relocation.info(LittleEndian));
-        edges.reserve(relocations.len());
-        let start = edges.len();
-        while let Some(relocation) = relocations.next() {
+        let is_variables = header.section_type(LittleEndian) == S_THREAD_LOCAL_VARIABLES;
+        let subtractor = subtractor(self.graph.architecture());
+        let mut fields = Fields::of(self, section);
+        for (part, relocation) in Ascending::new(relocations, self.graph.architecture()) {
             let first = edges.len();
-            match self.graph.architecture() {
-                Architecture::X86_64 => self.add_x86_64(section, relocation, &mut relocations, edges)?,
-                Architecture::Aarch64 => self.add_aarch64(section, relocation, &mut relocations, edges)?,
+            let relocation = relocation.info(LittleEndian);
+            if let Some(part) = part {
+                self.add_pair(&mut fields, part.info(LittleEndian), relocation, edges)?;
+            } else if relocation.r_type == subtractor {
+                return Err(self.stray(section, relocation, LONE_SUBTRAHEND));
+            } else {
+                match self.graph.architecture() {
+                    Architecture::X86_64 => self.add_x86_64(&mut fields, relocation, edges)?,
+                    Architecture::Aarch64 => self.add_aarch64(&mut fields, None, relocation, edges)?,
+                }
             }
-            if header.section_type(LittleEndian) == S_THREAD_LOCAL_VARIABLES {
+            if is_variables {
                 self.complete_descriptor(edges, first)?;
             }
         }
-        ascend(&mut edges[start..]);
         Ok(())
+    }
+
+    /// A relocation and the part of it that comes before: a subtrahend, or an addend.
+    fn add_pair(
+        &mut self,
+        fields: &mut Fields<'data>,
+        part: RelocationInfo,
+        relocation: RelocationInfo,
+        edges: &mut Vec<Edge>,
+    ) -> Result<(), ParseError> {
+        let architecture = self.graph.architecture();
+        if part.r_type == subtractor(architecture) {
+            return self.add_difference(fields, part, relocation, edges);
+        }
+        let takes_addend =
+            matches!(relocation.r_type, ARM64_RELOC_BRANCH26 | ARM64_RELOC_PAGE21 | ARM64_RELOC_PAGEOFF12);
+        if !takes_addend || relocation.r_address != part.r_address {
+            return Err(self.stray(fields.section, part, LONE_ADDEND));
+        }
+        // 24 bits, signed.
+        let addend = i64::from((part.r_symbolnum << 8).cast_signed() >> 8);
+        self.add_aarch64(fields, Some(addend), relocation, edges)
     }
 
     fn add_x86_64(
         &mut self,
-        section: usize,
+        fields: &mut Fields<'data>,
         relocation: RelocationInfo,
-        rest: &mut impl Iterator<Item = RelocationInfo>,
         edges: &mut Vec<Edge>,
     ) -> Result<(), ParseError> {
-        if relocation.r_type == X86_64_RELOC_SUBTRACTOR {
-            let minuend = rest.next().filter(|next| next.r_type == X86_64_RELOC_UNSIGNED);
-            return self.add_difference(section, relocation, minuend, x86_64::difference, edges);
-        }
-        let field = self.field(section, relocation)?;
+        let field = self.field(fields, relocation)?;
         let Some((kind, behind)) = x86_64::meaning(&relocation) else {
             return Err(self.unsupported_relocation(&field, relocation));
         };
@@ -133,40 +166,28 @@ impl<'data> Reader<'data> {
                 (target, addend.wrapping_sub(length))
             }
         };
+        if relocation.r_type == X86_64_RELOC_TLV {
+            self.is_descriptor(target);
+        }
         edges.push(field.edge(EdgeKind::X86_64(kind), target, addend));
         Ok(())
     }
 
     fn add_aarch64(
         &mut self,
-        section: usize,
+        fields: &mut Fields<'data>,
+        addend: Option<i64>,
         relocation: RelocationInfo,
-        rest: &mut impl Iterator<Item = RelocationInfo>,
         edges: &mut Vec<Edge>,
     ) -> Result<(), ParseError> {
-        let (relocation, addend) = match relocation.r_type {
-            ARM64_RELOC_SUBTRACTOR => {
-                let minuend = rest.next().filter(|next| next.r_type == ARM64_RELOC_UNSIGNED);
-                return self.add_difference(section, relocation, minuend, aarch64::difference, edges);
-            }
-            ARM64_RELOC_ADDEND => {
-                let takes_addend = |next: &RelocationInfo| {
-                    matches!(next.r_type, ARM64_RELOC_BRANCH26 | ARM64_RELOC_PAGE21 | ARM64_RELOC_PAGEOFF12)
-                        && next.r_address == relocation.r_address
-                };
-                let Some(next) = rest.next().filter(takes_addend) else {
-                    return Err(self.stray(section, relocation, "an addend is not followed by what it is for"));
-                };
-                // 24 bits, signed.
-                (next, Some(i64::from((relocation.r_symbolnum << 8).cast_signed() >> 8)))
-            }
-            _ => (relocation, None),
-        };
-        let field = self.field(section, relocation)?;
+        if relocation.r_type == ARM64_RELOC_ADDEND {
+            return Err(self.stray(fields.section, relocation, LONE_ADDEND));
+        }
+        let field = self.field(fields, relocation)?;
         if relocation.r_type == ARM64_RELOC_AUTHENTICATED_POINTER {
             return Err(ParseError::AuthenticatedPointer {
                 object: self.graph.name().to_owned(),
-                section: full_name(self.sections[section]),
+                section: full_name(self.sections[field.section]),
                 offset: field.offset.into(),
             });
         }
@@ -185,6 +206,9 @@ impl<'data> Reader<'data> {
                 self.anonymous(section, addend.unwrap_or(0))?
             }
         };
+        if matches!(relocation.r_type, ARM64_RELOC_TLVP_LOAD_PAGE21 | ARM64_RELOC_TLVP_LOAD_PAGEOFF12) {
+            self.is_descriptor(target);
+        }
         edges.push(field.edge(EdgeKind::Aarch64(kind), target, addend));
         Ok(())
     }
@@ -192,20 +216,25 @@ impl<'data> Reader<'data> {
     /// The address of one symbol less that of another, plus what the field holds.
     fn add_difference(
         &mut self,
-        section: usize,
+        fields: &mut Fields<'data>,
         subtrahend: RelocationInfo,
-        minuend: Option<RelocationInfo>,
-        kinds: impl Fn(u8) -> Option<DifferenceKinds>,
+        minuend: RelocationInfo,
         edges: &mut Vec<Edge>,
     ) -> Result<(), ParseError> {
-        let belongs = |next: &RelocationInfo| {
-            next.r_address == subtrahend.r_address && next.r_length == subtrahend.r_length && !next.r_pcrel
+        // Both architectures number it alike.
+        let belongs = minuend.r_type == X86_64_RELOC_UNSIGNED
+            && minuend.r_address == subtrahend.r_address
+            && minuend.r_length == subtrahend.r_length
+            && !minuend.r_pcrel;
+        if !belongs {
+            return Err(self.stray(fields.section, subtrahend, LONE_SUBTRAHEND));
+        }
+        let field = self.field(fields, subtrahend)?;
+        let kinds = match self.graph.architecture() {
+            Architecture::X86_64 => x86_64::difference(subtrahend.r_length),
+            Architecture::Aarch64 => aarch64::difference(subtrahend.r_length),
         };
-        let Some(minuend) = minuend.filter(belongs) else {
-            return Err(self.stray(section, subtrahend, "a subtrahend is not followed by its minuend"));
-        };
-        let field = self.field(section, subtrahend)?;
-        let Some(kinds) = kinds(subtrahend.r_length).filter(|_| !subtrahend.r_pcrel) else {
+        let Some(kinds) = kinds.filter(|_| !subtrahend.r_pcrel) else {
             return Err(self.unsupported_relocation(&field, subtrahend));
         };
         // The field has the address in the object of what is not a symbol, added or subtracted.
@@ -242,33 +271,38 @@ impl<'data> Reader<'data> {
         Ok(())
     }
 
-    fn field(&self, section: usize, relocation: RelocationInfo) -> Result<Field<'data>, ParseError> {
-        let offset = relocation.r_address;
-        let size = 1usize << relocation.r_length;
-        let Some(atoms) = &self.atoms[section] else {
-            return Err(self.stray(section, relocation, "the section is not in memory"));
+    /// The field of a relocation.
+    fn field(&self, fields: &mut Fields<'data>, relocation: RelocationInfo) -> Result<Field<'data>, ParseError> {
+        let (section, offset) = (fields.section, relocation.r_address);
+        let start = offset as usize;
+        let Some(bytes) = fields.bytes.get(start..start + (1 << relocation.r_length)) else {
+            let what = match &self.atoms[section] {
+                None => "the section is not in memory",
+                Some(atoms) if atoms.start.is_none() => "the section is of zeros",
+                Some(_) => "it is beyond the end of the section",
+            };
+            return Err(self.stray(section, relocation, what));
         };
-        if u64::from(offset) + size as u64 > atoms.size {
-            return Err(self.stray(section, relocation, "it is beyond the end of the section"));
+        if !fields.atom.contains(&offset)
+            && let Some(atoms) = &self.atoms[section]
+        {
+            (fields.block, fields.atom) = atoms.find_range(&mut fields.near, offset);
         }
-        let bytes = atoms.start.and_then(|start| {
-            let start = start as usize + offset as usize;
-            self.data.get(start..start + size)
-        });
-        let Some(bytes) = bytes else {
-            return Err(self.stray(section, relocation, "the section is of zeros"));
-        };
-        let (block, block_offset) = atoms.find(offset.into());
-        let address = atoms.address + u64::from(offset);
-        // Offsets in a block are below its section's size.
-        Ok(Field { section, offset, address, block, block_offset: block_offset as u32, bytes })
+        let address = fields.address + u64::from(offset);
+        let block_offset = offset.wrapping_sub(fields.atom.start);
+        Ok(Field { section, offset, address, block: fields.block, block_offset, bytes })
     }
 
     pub(super) fn extern_target(&mut self, relocation: RelocationInfo) -> Result<SymbolId, ParseError> {
         self.symbol(SymbolIndex(relocation.r_symbolnum as usize))
     }
 
-    fn section_index(&self, relocation: RelocationInfo) -> Result<usize, ParseError> {
+    /// Notes that code takes a symbol for the descriptor of a thread-local variable: it can be no other.
+    fn is_descriptor(&mut self, symbol: SymbolId) {
+        self.graph.symbols[symbol.index()].kind = SymbolKind::ThreadLocalDescriptor;
+    }
+
+    pub(super) fn section_index(&self, relocation: RelocationInfo) -> Result<usize, ParseError> {
         let number = relocation.r_symbolnum as usize;
         number
             .checked_sub(1)
@@ -322,15 +356,88 @@ impl<'data> Reader<'data> {
     }
 }
 
-/// Turns the edges of a section around, which assemblers list from its end: they are sorted by
-/// place then, or nearly so. The parts of a difference stay in their order.
-fn ascend(edges: &mut [Edge]) {
-    let place = |edge: &Edge| (edge.block, edge.offset);
-    if edges.first().map(place) <= edges.last().map(place) {
-        return;
+const LONE_SUBTRAHEND: &str = "a subtrahend is not followed by its minuend";
+const LONE_ADDEND: &str = "an addend is not followed by what it is for";
+
+/// By block, and by offset there.
+fn place(edge: &Edge) -> u64 {
+    u64::from(edge.block.0) << 32 | u64::from(edge.offset)
+}
+
+fn subtractor(architecture: Architecture) -> u8 {
+    match architecture {
+        Architecture::X86_64 => X86_64_RELOC_SUBTRACTOR,
+        Architecture::Aarch64 => ARM64_RELOC_SUBTRACTOR,
     }
-    edges.reverse();
-    for parts in edges.chunk_by_mut(|one, other| place(one) == place(other)) {
-        parts.reverse();
+}
+
+/// Where the fields of a section are, asked for in about ascending order.
+struct Fields<'data> {
+    section: usize,
+    /// The section's address in the object.
+    address: u64,
+    bytes: &'data [u8],
+    /// The atom of the last field: its number, its range in the section, and its block.
+    near: usize,
+    atom: Range<u32>,
+    block: BlockId,
+}
+
+impl<'data> Fields<'data> {
+    fn of(reader: &Reader<'data>, section: usize) -> Self {
+        let (address, bytes) = match &reader.atoms[section] {
+            Some(atoms) => {
+                let start = atoms.start.map(|start| start as usize);
+                let bytes = start.and_then(|start| reader.data.get(start..start + atoms.size as usize));
+                (atoms.address, bytes.unwrap_or_default())
+            }
+            None => (0, Default::default()),
+        };
+        Self { section, address, bytes, near: 0, atom: 0..0, block: BlockId::new(0) }
+    }
+}
+
+/// A section's relocations in ascending order of address, if they are in any: assemblers list them from its end. Each
+/// comes with the one before it in the list, if that is a part of it: a subtrahend or an addend.
+struct Ascending<'data> {
+    rest: &'data [Relocation<LittleEndian>],
+    is_descending: bool,
+    architecture: Architecture,
+}
+
+impl<'data> Ascending<'data> {
+    fn new(rest: &'data [Relocation<LittleEndian>], architecture: Architecture) -> Self {
+        let address = |relocation: &Relocation<LittleEndian>| relocation.r_word0.get(LittleEndian);
+        let is_descending = rest.first().map(address) > rest.last().map(address);
+        Self { rest, is_descending, architecture }
+    }
+
+    fn is_part(&self, relocation: &Relocation<LittleEndian>) -> bool {
+        let kind = (relocation.r_word1.get(LittleEndian) >> 28) as u8;
+        kind == subtractor(self.architecture)
+            || self.architecture == Architecture::Aarch64 && kind == ARM64_RELOC_ADDEND
+    }
+}
+
+impl<'data> Iterator for Ascending<'data> {
+    type Item = (Option<&'data Relocation<LittleEndian>>, &'data Relocation<LittleEndian>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_descending {
+            let (last, rest) = self.rest.split_last()?;
+            let (part, rest) = match rest.split_last() {
+                Some((part, rest)) if self.is_part(part) => (Some(part), rest),
+                _ => (None, rest),
+            };
+            self.rest = rest;
+            return Some((part, last));
+        }
+        let (first, rest) = self.rest.split_first()?;
+        let (found, rest) = match rest.split_first() {
+            Some((second, rest)) if self.is_part(first) => ((Some(first), second), rest),
+            _ => ((None, first), rest),
+        };
+        self.rest = rest;
+        Some(found)
     }
 }

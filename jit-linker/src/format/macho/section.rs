@@ -41,7 +41,7 @@ impl Place {
 
 impl<'data> Reader<'data> {
     pub(super) fn add_sections(&mut self) -> Result<(), ParseError> {
-        let cuts = self.symbol_cuts()?;
+        let cuts = self.symbol_cuts();
         let mut known = FxHashMap::default();
         for (index, cuts) in cuts.into_iter().enumerate() {
             let header = self.sections[index];
@@ -153,7 +153,8 @@ impl<'data> Reader<'data> {
         }
         let mut cuts = at_symbols;
         cuts.push(0);
-        cuts.sort_unstable();
+        // Runs of the table are in order.
+        cuts.sort();
         cuts.dedup();
         // A symbol at the end is one more of the last atom.
         cuts.retain(|cut| *cut == 0 || *cut < place.size);
@@ -170,22 +171,21 @@ impl<'data> Reader<'data> {
     }
 
     /// By section, the offsets of the symbols that begin atoms.
-    fn symbol_cuts(&self) -> Result<Vec<Vec<u32>>, ParseError> {
+    fn symbol_cuts(&self) -> Vec<Vec<u32>> {
         let mut cuts = vec![Vec::new(); self.sections.len()];
         for symbol in self.symbols.iter().filter(|symbol| symbol.is_definition()) {
             if symbol.n_desc(LittleEndian) & N_ALT_ENTRY != 0 {
                 continue;
             }
-            let name = symbol.name(LittleEndian, self.symbols.strings()).map_err(|error| self.broken(error))?;
             // An assembler's label.
-            if name.starts_with(b"L") {
+            if self.strings.get(symbol.n_strx(LittleEndian) as usize) == Some(&b'L') {
                 continue;
             }
             if let Some((section, offset)) = self.offset_in_section(symbol) {
                 cuts[section].push(offset);
             }
         }
-        Ok(cuts)
+        cuts
     }
 
     /// A defined symbol's section, as an index, and its offset there; none if it is outside.

@@ -13,6 +13,8 @@ impl<'data> Reader<'data> {
     /// Adds what the object defines.
     pub(super) fn add_symbols(&mut self) -> Result<(), ParseError> {
         self.symbol_ids = vec![None; self.symbols.len()];
+        // About half of it are functions, which unwinding records know by symbols of their own.
+        self.graph.symbols.reserve(2 * self.symbols.len());
         let mut indirect = Vec::new();
         for index in 0..self.symbols.len() {
             let index = SymbolIndex(index);

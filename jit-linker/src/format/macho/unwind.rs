@@ -3,7 +3,7 @@
 
 use object::LittleEndian;
 use object::read::macho::Section as _;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::Reader;
 use super::section::is_eh_frame;
@@ -12,8 +12,17 @@ use crate::format::ParseError;
 use crate::format::eh_frame::{self, CIE_POINTER, FUNCTION, Record, RecordKind};
 use crate::graph::{BlockId, Definition, Edge, EdgeKind, SymbolId};
 
-/// The functions that records describe: their blocks, and the offsets there.
-pub(super) type Described = FxHashSet<(BlockId, u32)>;
+/// The functions that records describe: their blocks, and the offsets there, in order.
+pub(super) type Described = Vec<(BlockId, u32)>;
+
+/// The edges that records have by relocations, in order: their places, and where they are in the list of all.
+type Known = Vec<((BlockId, u32), usize)>;
+
+fn known_at(known: &Known, block: BlockId, offset: u32) -> Option<usize> {
+    let behind = known.partition_point(|(place, _)| *place <= (block, offset));
+    let (place, index) = known.get(behind.checked_sub(1)?)?;
+    (*place == (block, offset)).then_some(*index)
+}
 
 /// What an FDE has to know of its CIE.
 #[derive(Clone, Copy)]
@@ -77,12 +86,12 @@ impl<'data> Reader<'data> {
                 bytes: &bytes[record.start..record.start + record.size],
             })
             .collect();
-        let first = contents.first().map(|content| content.block);
-        let of_records = edges.iter().enumerate().filter(|(_, edge)| Some(edge.block) >= first);
-        let known: FxHashMap<_, _> = of_records.map(|(index, edge)| ((edge.block, edge.offset), index)).collect();
+        let of_records = self.record_edges.clone();
+        let mut known: Known = of_records.map(|index| ((edges[index].block, edges[index].offset), index)).collect();
+        known.sort_unstable();
         let mut cies = FxHashMap::default();
         for (record, content) in records.iter().zip(contents) {
-            if known.contains_key(&(content.block, CIE_POINTER)) || known.contains_key(&(content.block, 0)) {
+            if [CIE_POINTER, 0].iter().any(|offset| known_at(&known, content.block, *offset).is_some()) {
                 return Err(
                     self.malformed(format!("a relocation changes the record at {:#x} of .eh_frame", record.start))
                 );
@@ -102,6 +111,7 @@ impl<'data> Reader<'data> {
                 }
             }
         }
+        described.sort_unstable();
         Ok(described)
     }
 
@@ -111,21 +121,21 @@ impl<'data> Reader<'data> {
         record: &Record,
         content: Content<'data>,
         cie: Cie,
-        known: &FxHashMap<(BlockId, u32), usize>,
+        known: &Known,
         edges: &mut Vec<Edge>,
     ) -> Result<Option<(BlockId, u32)>, ParseError> {
         let Content { block, bytes, .. } = content;
         let back = Kinds::of(self.graph.architecture()).back_32;
         edges.push(Edge { block, offset: CIE_POINTER, kind: back, target: cie.symbol, addend: 0 });
         let size = pointer_size(cie.function).ok_or_else(|| self.bad_record(record))?;
-        let function = match known.get(&(block, FUNCTION)) {
+        let function = match known_at(known, block, FUNCTION) {
             Some(index) => {
                 // Whichever definition of its name is taken: the record is for this one.
-                let target = edges[*index].target;
+                let target = edges[index].target;
                 if let Definition::Block { block, offset } = self.graph.symbol(target).definition {
-                    edges[*index].target = self.graph.define(None, block, offset, 0);
+                    edges[index].target = self.graph.define(None, block, offset, 0);
                 }
-                Some(edges[*index].target)
+                Some(edges[index].target)
             }
             None => self.add_pointer(record, content, FUNCTION, cie.function, edges)?,
         };
@@ -134,7 +144,7 @@ impl<'data> Reader<'data> {
         {
             let mut at = FUNCTION as usize + 2 * size;
             let length = read_uleb(bytes, &mut at).ok_or_else(|| self.bad_record(record))?;
-            if length > 0 && !known.contains_key(&(block, at as u32)) {
+            if length > 0 && known_at(known, block, at as u32).is_none() {
                 self.add_pointer(record, content, at as u32, encoding, edges)?;
             }
         }

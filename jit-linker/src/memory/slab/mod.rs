@@ -8,6 +8,7 @@ mod state;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::fork::lock;
@@ -171,6 +172,10 @@ unsafe impl MemoryManager for SlabManager {
 
     fn statistics(&self) -> MemoryStatistics {
         self.lock().statistics()
+    }
+
+    fn range(&self) -> Option<Range<u64>> {
+        Some(self.lock().reservation().range())
     }
 }
 
