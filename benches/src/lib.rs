@@ -7,8 +7,10 @@ pub mod functions;
 pub mod llvm;
 pub mod programs;
 pub mod quality;
+pub mod session;
 pub mod table;
 pub mod to_llvm;
+pub mod workload;
 
 /// What a benchmark may fail with.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

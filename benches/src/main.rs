@@ -5,6 +5,7 @@
 //! scripts/bench exact      # instructions and memory, which don't depend on what else the machine does
 //! scripts/bench report     # everything, written to benches/REPORT.md
 //! scripts/bench run-time   # what the compiled code takes, beside cranelift-jit and LLVM 22
+//! scripts/bench instructions [--update]   # against benches/instructions.txt
 //! scripts/bench llvm       # beside LLVM 22, which is linked as a shared library
 //! ```
 //!
@@ -14,10 +15,10 @@
 
 mod bars;
 mod beside_llvm;
+mod gate;
 mod measure;
 mod report;
 mod run_time;
-mod session;
 mod subject;
 
 use std::path::Path;
@@ -72,6 +73,9 @@ fn main() -> Result<ExitCode> {
             Report { sections, run_times }.write(Path::new(env!("CARGO_MANIFEST_DIR")))?;
             Ok(ExitCode::SUCCESS)
         }
+        [gate::WORKLOAD, name, part] => gate::run(name, part),
+        ["instructions"] => gate::compare(),
+        ["instructions", "--update"] => gate::update(),
         ["run-time"] => {
             print(&run_time::bars(&run_time::measure()?));
             Ok(ExitCode::SUCCESS)

@@ -73,11 +73,14 @@ impl Run {
         // if it checks all code for changes.
         let callgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--smc-check=all"];
         let output = self.start(&callgrind, CHILD)?;
-        let log = String::from_utf8(output.stderr)?;
-        let collected =
-            log.lines().find_map(|line| line.split_once("Collected : ")).ok_or("no count from callgrind")?;
-        Ok(collected.1.trim().parse()?)
+        collected(&String::from_utf8(output.stderr)?)
     }
+}
+
+/// The count in what callgrind prints.
+pub(crate) fn collected(log: &str) -> Result<u64> {
+    let collected = log.lines().find_map(|line| line.split_once("Collected : ")).ok_or("no count from callgrind")?;
+    Ok(collected.1.trim().parse()?)
 }
 
 fn numbers<const N: usize>(text: &str) -> Result<[u64; N]> {
