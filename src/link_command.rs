@@ -10,7 +10,7 @@ use orcane::linker::arch::Architecture;
 use orcane::linker::format::archive::{Archive, is_archive};
 use orcane::linker::format::macho::slice;
 use orcane::linker::format::{self, open};
-use orcane::linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionRole};
+use orcane::linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionRole, Symbol};
 use orcane::linker::link::{self, Allocated, TlsLocation};
 use orcane::linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
 use orcane::linker::{SymbolName, SymbolStringPool};
@@ -75,6 +75,34 @@ pub(crate) fn inspect(files: &[PathBuf]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A visible symbol.
+fn is_visible_definition(symbol: &Symbol) -> bool {
+    symbol.name.is_some() && symbol.scope != Scope::Local && symbol.is_defined_here()
+}
+
+/// Makes a weak or common definition external where another object's is used: also its own object refers to that one.
+fn leave_to_others(graphs: &mut [LinkGraph]) {
+    let mut chosen: HashMap<SymbolName, (Linkage, usize)> = HashMap::new();
+    for (index, graph) in graphs.iter().enumerate() {
+        for (_, symbol) in graph.symbols().filter(|(_, symbol)| is_visible_definition(symbol)) {
+            let Some(name) = &symbol.name else { continue };
+            let known = chosen.entry(name.clone()).or_insert((symbol.linkage, index));
+            if known.0 != Linkage::Strong && symbol.linkage == Linkage::Strong {
+                *known = (Linkage::Strong, index);
+            }
+        }
+    }
+    for (index, graph) in graphs.iter_mut().enumerate() {
+        let is_elsewhere = |symbol: &Symbol| {
+            let other =
+                symbol.name.as_ref().and_then(|name| chosen.get(name)).is_some_and(|(_, other)| *other != index);
+            other && symbol.linkage != Linkage::Strong && is_visible_definition(symbol)
+        };
+        let left: Vec<_> = graph.symbols().filter(|(_, symbol)| is_elsewhere(symbol)).map(|(id, _)| id).collect();
+        left.into_iter().for_each(|id| graph.make_external(id));
+    }
+}
+
 /// The objects, and what they need of the archives.
 fn gather(options: &LinkOptions, names: &SymbolStringPool) -> Result<Vec<LinkGraph>> {
     let wanted = wanted(options)?;
@@ -127,10 +155,14 @@ pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
     let names = SymbolStringPool::new();
     let memory: Arc<dyn MemoryManager> = Arc::new(DetachedMemory::at(options.base));
     let mut comdats = HashSet::new();
-    let mut allocated = Vec::new();
-    for mut graph in gather(options, &names)? {
-        check_target(options, &graph)?;
+    let mut graphs = gather(options, &names)?;
+    for graph in &mut graphs {
+        check_target(options, graph)?;
         graph.retain_comdats(|comdat| comdats.insert(comdat.signature.clone()));
+    }
+    leave_to_others(&mut graphs);
+    let mut allocated = Vec::new();
+    for graph in graphs {
         allocated.push(link::prepare(graph)?.allocate(&memory)?);
     }
     let defined = definitions(options, &allocated)?;

@@ -10,8 +10,8 @@ use workloads::table::{self, Figures};
 use crate::Result;
 use crate::bars::Bar;
 use crate::measure::{Run, interleaved, median};
-use crate::session::{Shape, Table};
 use crate::subject::Subject;
+use workloads::session::{Shape, Table};
 
 /// LLVM takes a millisecond a function.
 const FUNCTIONS: usize = 1_000;

@@ -8,8 +8,10 @@ pub mod link;
 pub mod llvm;
 pub mod programs;
 pub mod quality;
+pub mod session;
 pub mod table;
 pub mod to_llvm;
+pub mod workload;
 
 /// What a benchmark may fail with.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

@@ -6,6 +6,7 @@
 //! scripts/bench report     # everything, written to benches/REPORT.md
 //! scripts/bench run-time   # what the compiled code takes, beside cranelift-jit and LLVM 22
 //! scripts/bench link       # linking, beside LLVM 22's JITLink
+//! scripts/bench instructions [--update]   # against benches/instructions.txt
 //! scripts/bench llvm       # beside LLVM 22, which is linked as a shared library
 //! ```
 //!
@@ -15,11 +16,11 @@
 
 mod bars;
 mod beside_llvm;
+mod gate;
 mod linking;
 mod measure;
 mod report;
 mod run_time;
-mod session;
 mod subject;
 
 use std::path::Path;
@@ -85,6 +86,9 @@ fn main() -> Result<ExitCode> {
             Report { sections, run_times }.write(Path::new(env!("CARGO_MANIFEST_DIR")))?;
             Ok(ExitCode::SUCCESS)
         }
+        [gate::WORKLOAD, name, part] => gate::run(name, part),
+        ["instructions"] => gate::compare(),
+        ["instructions", "--update"] => gate::update(),
         ["run-time"] => {
             print(&run_time::bars(&run_time::measure()?));
             Ok(ExitCode::SUCCESS)

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::Result;
+use crate::table::SymbolTable;
 use orcane::linker::arch::Architecture;
 use orcane::linker::memory::SlabManager;
 use orcane::{
@@ -9,11 +11,10 @@ use orcane::{
     MaterializationResponsibility, MaterializationUnit, SearchOrder, SymbolDeclaration, SymbolDef, SymbolFlags,
     SymbolName, UnitDefinition,
 };
-use workloads::Result;
-use workloads::table::SymbolTable;
 
 /// The session as a table of absolute symbols.
-pub(crate) struct Table {
+#[derive(Debug)]
+pub struct Table {
     session: ExecutionSession,
     main: JitDylib,
     order: SearchOrder,
@@ -33,7 +34,12 @@ fn absolute(name: SymbolName, address: u64) -> AbsoluteSymbol {
 }
 
 impl Table {
-    pub(crate) fn new() -> Result<Self> {
+    /// An empty one.
+    ///
+    /// # Errors
+    ///
+    /// The session's.
+    pub fn new() -> Result<Self> {
         let (session, main) = session()?;
         let order = SearchOrder::new().then(&main, DylibLookup::All);
         Ok(Self { session, main, order, names: Vec::new() })
@@ -77,7 +83,7 @@ impl SymbolTable for Table {
 
 /// Who needs whom among the units of a graph, whose first is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub enum Shape {
     /// Each needs the next.
     Chain,
     /// The first needs all others.
@@ -100,7 +106,11 @@ impl Shape {
     }
 
     /// Makes `count` units of this shape ready.
-    pub(crate) fn run(self, count: usize) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The session's.
+    pub fn run(self, count: usize) -> Result<()> {
         let work = move || self.on_this_stack(count).map_err(|error| error.to_string());
         let thread = std::thread::Builder::new().stack_size(STACK).spawn(work)?;
         Ok(thread.join().map_err(|_| "the thread panicked")??)

@@ -11,10 +11,10 @@ use cranelift_module::{Module, default_libcall_names};
 use orcane::{ClifModule, CompileAt, Jit, JitBuilder, OptLevel};
 
 use crate::Result;
-use crate::session::Shape;
 use workloads::child::Times;
 use workloads::functions::{expected, generate, name};
 use workloads::llvm::LlvmSubject;
+use workloads::session::Shape;
 
 /// Rounds that are not measured.
 const WARM_UP: usize = 100;

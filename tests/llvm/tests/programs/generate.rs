@@ -15,6 +15,10 @@ use toy_lang::program;
 use crate::choices::Choices;
 use crate::host;
 
+/// What stands before the number of the module that a definition is in.
+const MODULE: &str = "# module ";
+/// What the functions are called that a program starts with, but for the number.
+const ENTRY: &str = "entry";
 /// How deep expressions nest.
 const DEPTH: usize = 5;
 const NUMBERS: [&str; 16] = [
@@ -53,7 +57,6 @@ struct Function {
 pub(crate) struct Program {
     functions: Vec<Function>,
     entries: usize,
-    modules: usize,
 }
 
 /// A program that was read and checked: the items of each module, external declarations included.
@@ -122,13 +125,13 @@ impl Program {
         for entry in 0..entries {
             let mut scope = Scope::new(&[], &callable(&arities, 0..pure + asking, pure), &binary, &unary, true);
             functions.push(Function {
-                head: format!("entry{entry}"),
+                head: format!("{ENTRY}{entry}"),
                 parameters: Vec::new(),
                 body: entry_body(choices, &mut scope),
                 module: choices.below(modules),
             });
         }
-        Self { functions, entries, modules }
+        Self { functions, entries }
     }
 
     /// The program as one source that `kaleidoscope` runs, given the host's functions.
@@ -136,10 +139,10 @@ impl Program {
         let mut text = self.declarations();
         for function in &self.functions {
             let Function { head, parameters, body, module } = function;
-            put(&mut text, format_args!("# module {module}\ndef {head}({}) {body};\n", parameters.join(" ")));
+            put(&mut text, format_args!("{MODULE}{module}\ndef {head}({}) {body};\n", parameters.join(" ")));
         }
         for entry in 0..self.entries {
-            put(&mut text, format_args!("entry{entry}();\n"));
+            put(&mut text, format_args!("{ENTRY}{entry}();\n"));
         }
         text
     }
@@ -156,23 +159,31 @@ impl Program {
         }
         text
     }
+}
 
-    /// Reads and checks it, a module at a time.
-    pub(crate) fn parse(&self) -> Result<Parsed, String> {
-        let mut modules = Vec::new();
-        for module in 0..self.modules {
-            let mut text = self.declarations();
-            for function in self.functions.iter().filter(|function| function.module == module) {
-                let Function { head, parameters, body, .. } = function;
-                put(&mut text, format_args!("def {head}({}) {body};\n", parameters.join(" ")));
-            }
-            let source = Source::new(format!("module {module}"), text);
-            let items = program::parse(&source, &mut Operators::default())
-                .and_then(|items| program::check(&items, &mut Environment::default()).map(|()| items))
-                .map_err(|errors| format!("{errors:?}\n{}", source.text))?;
-            modules.push(items);
+impl Parsed {
+    /// Reads and checks a source as [`Program::source`] writes it, a module at a time.
+    pub(crate) fn read(source: &str) -> Result<Self, String> {
+        let mut parts = source.split(MODULE);
+        let declarations = parts.next().unwrap_or_default();
+        let mut texts = Vec::<String>::new();
+        let mut entries = 0;
+        for part in parts {
+            let (number, text) = part.split_once('\n').ok_or("a module has no number")?;
+            let number: usize = number.parse().map_err(|_| format!("{number} is no module"))?;
+            texts.resize(texts.len().max(number + 1), declarations.to_owned());
+            let (calls, definition) = text.lines().partition::<Vec<_>, _>(|line| line.starts_with(ENTRY));
+            entries += calls.len();
+            texts[number] += &definition.join("\n");
+            texts[number].push('\n');
         }
-        Ok(Parsed { modules, entries: self.entries })
+        let modules = texts.into_iter().enumerate().map(|(number, text)| {
+            let source = Source::new(format!("module {number}"), text);
+            program::parse(&source, &mut Operators::default())
+                .and_then(|items| program::check(&items, &mut Environment::default()).map(|()| items))
+                .map_err(|errors| format!("{errors:?}\n{}", source.text))
+        });
+        Ok(Self { modules: modules.collect::<Result<_, _>>()?, entries })
     }
 }
 

@@ -2,23 +2,27 @@
 //!
 //! Every way of compiling gives the same values, bit for bit (any NaN equals any NaN), and the host sees the same
 //! calls in the same order. `ORCANE_PROGRAMS` says how many programs are tried and `ORCANE_SEED` which; the seed is
-//! printed. A failure is shrunk, and left behind as a source file.
+//! printed. A failure is shrunk, and left behind as a source file, which `ORCANE_PROGRAM=FILE` tries alone.
 
 mod choices;
 mod generate;
 mod host;
 mod llvm;
 mod orcane_jit;
+mod shrink;
 
 use std::fs;
 use std::path::PathBuf;
 
 use proptest::collection::vec;
 use proptest::prelude::any;
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use generate::Program;
+use generate::{Parsed, Program};
 use host::Event;
+use orcane_jit::{Compiled, Way};
+use shrink::shrink;
 use toy_lang::diagnostic::Source;
 use toy_lang::parser::Operators;
 use toy_lang::program;
@@ -36,16 +40,19 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// Runs a program everywhere; an error says who differs.
-fn judge(program: &Program) -> Result<(), String> {
-    let parsed = program.parse()?;
+fn judge(source: &str) -> Result<(), String> {
+    let parsed = Parsed::read(source)?;
     let expected = llvm::run(&parsed, llvm::WAYS[0])?;
     for way in &llvm::WAYS[1..] {
         compare(&expected, &llvm::run(&parsed, *way)?, &format!("LLVM differs from itself: {way:?}"))?;
     }
-    for way in orcane_jit::WAYS {
-        compare(&expected, &orcane_jit::run(&parsed, way)?, &format!("{way:?}"))?;
-    }
-    Ok(())
+    orcane_jit::WAYS.iter().try_for_each(|way| judge_way(&parsed, *way, &expected))
+}
+
+/// Runs a program through Orcane in one way.
+fn judge_way(parsed: &Parsed, way: Way, expected: &Outcome) -> Result<(), String> {
+    let mut compiled = Compiled::new(parsed, way)?;
+    (0..way.runs()).try_for_each(|_| compare(expected, &compiled.run()?, &format!("{way:?}")))
 }
 
 fn compare(expected: &Outcome, found: &Outcome, who: &str) -> Result<(), String> {
@@ -69,6 +76,9 @@ fn file(name: &str) -> PathBuf {
 
 #[test]
 fn random_programs_give_what_llvm_gives() {
+    if let Some(path) = std::env::var_os("ORCANE_PROGRAM") {
+        return judge(&fs::read_to_string(path).unwrap()).unwrap();
+    }
     let programs = setting("ORCANE_PROGRAMS", 2_000) as usize;
     let seed = setting("ORCANE_SEED", 1);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -76,33 +86,67 @@ fn random_programs_give_what_llvm_gives() {
     std::thread::scope(|scope| {
         for thread in 0..threads {
             let share = programs / threads + usize::from(thread < programs % threads);
-            scope.spawn(move || try_programs(share, seed, thread));
+            scope.spawn(move || {
+                // If the process dies, this is what it died of.
+                let running = file(&format!("running-{thread}.ks"));
+                let tried = search(share, [seed, thread as u64], |source| {
+                    fs::write(&running, source).map_err(|error| error.to_string())?;
+                    judge(source)
+                });
+                if let Err(failure) = tried {
+                    let path = file("failure.ks");
+                    fs::write(&path, &failure.source).unwrap();
+                    panic!(
+                        "{}\nORCANE_SEED={seed} ORCANE_PROGRAM={}:\n{}",
+                        failure.reason,
+                        path.display(),
+                        failure.source
+                    );
+                }
+            });
         }
     });
 }
 
-/// Tries as many programs as `share`, which the seed and the number of the thread choose.
-fn try_programs(share: usize, seed: u64, thread: usize) {
-    // If the process dies, this is what it died of.
-    let running = file(&format!("running-{thread}.ks"));
+/// The smallest program that was found to fail, and how.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    source: String,
+}
+
+/// Tries `count` programs, which the seed chooses.
+fn search(count: usize, seed: [u64; 2], judge: impl Fn(&str) -> Result<(), String>) -> Result<(), Failure> {
     let mut seed_bytes = [0; 32];
-    seed_bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    seed_bytes[8..16].copy_from_slice(&(thread as u64).to_le_bytes());
-    let config =
-        Config { cases: share as u32, failure_persistence: None, max_shrink_iters: 2_000, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed_bytes));
-    let result = runner.run(&vec(any::<u8>(), 0..1_000), |bytes| {
-        let program = Program::generate(&bytes);
-        fs::write(&running, program.source()).map_err(|error| TestCaseError::fail(error.to_string()))?;
-        judge(&program).map_err(TestCaseError::fail)
-    });
-    if let Err(TestError::Fail(reason, bytes)) = result {
-        let source = Program::generate(&bytes).source();
-        let path = file("failure.ks");
-        fs::write(&path, &source).unwrap();
-        panic!("{reason}\nORCANE_SEED={seed}, {}:\n{source}", path.display());
+    seed_bytes[..8].copy_from_slice(&seed[0].to_le_bytes());
+    seed_bytes[8..16].copy_from_slice(&seed[1].to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed_bytes));
+    let judge = |bytes: &[u8]| judge(&Program::generate(bytes).source());
+    for _ in 0..count {
+        let bytes = vec(any::<u8>(), 0..1_000).new_tree(&mut runner).expect("bytes are not refused").current();
+        if let Err(reason) = judge(&bytes) {
+            let (bytes, reason) = shrink(bytes, reason, judge);
+            return Err(Failure { reason, source: Program::generate(&bytes).source() });
+        }
     }
-    result.unwrap();
+    Ok(())
+}
+
+/// What a failure leaves behind is enough to see it again, and little else.
+#[test]
+fn a_planted_bug_is_found_and_shrunk_to_a_source_that_shows_it() {
+    let floor_is_fabs = |source: &str| {
+        let way = orcane_jit::WAYS[0];
+        let expected = llvm::run(&Parsed::read(source)?, llvm::WAYS[0])?;
+        judge_way(&Parsed::read(&source.replace("floor(", "fabs("))?, way, &expected)
+    };
+    let Failure { reason, source } = search(200, [1, 0], floor_is_fabs).unwrap_err();
+    assert_eq!(floor_is_fabs(&source), Err(reason));
+    assert_eq!(judge(&source), Ok(()));
+    let definitions: Vec<_> = source.lines().filter(|line| line.starts_with("def ")).collect();
+    let calls: usize = definitions.iter().map(|line| line.matches("floor(").count()).sum();
+    let size: usize = definitions.iter().map(|line| line.len()).sum();
+    assert!(calls == 1 && size < 400, "{size} bytes, with {calls} calls of `floor`:\n{source}");
 }
 
 /// The generator is worth something: its programs call the host, each other and libm, and compute.
@@ -111,6 +155,7 @@ fn generated_programs_do_something() {
     let mut state = 1u64;
     let mut values = std::collections::HashSet::new();
     let mut calls = 0;
+    let mut promotions = 0;
     for _ in 0..50 {
         let bytes: Vec<u8> = (0..800)
             .map(|_| {
@@ -118,15 +163,18 @@ fn generated_programs_do_something() {
                 (state >> 56) as u8
             })
             .collect();
-        let program = Program::generate(&bytes);
-        let parsed = program.parse().unwrap();
+        let parsed = Parsed::read(&Program::generate(&bytes).source()).unwrap();
         for (value, events) in llvm::run(&parsed, llvm::WAYS[0]).unwrap() {
             calls += events.len();
             values.insert(value);
             values.extend(events.iter().flat_map(|event| event.arguments.iter().copied()));
         }
+        let mut tiered = Compiled::new(&parsed, orcane_jit::TIERED).unwrap();
+        tiered.run().unwrap();
+        promotions += tiered.promotions();
     }
     let finite = values.iter().filter(|bits| f64::from_bits(**bits).is_finite()).count();
+    assert!(promotions > 50, "{promotions} functions went from the first tier to the second");
     assert!(finite > 300 && calls > 3_000, "{} values, {finite} of them finite, in {calls} calls", values.len());
 }
 
@@ -136,9 +184,9 @@ fn a_wrong_operator_is_seen() {
     let outcome = |text: &str| {
         let source = Source::new("module", format!("extern host1(x);\ndef entry0() host1({text}) * 2;"));
         let items = program::parse(&source, &mut Operators::default()).unwrap();
-        let parsed = generate::Parsed { modules: vec![items], entries: 1 };
+        let parsed = Parsed { modules: vec![items], entries: 1 };
         let llvm = llvm::run(&parsed, llvm::WAYS[0]).unwrap();
-        let orcane = orcane_jit::run(&parsed, orcane_jit::WAYS[0]).unwrap();
+        let orcane = Compiled::new(&parsed, orcane_jit::WAYS[0]).unwrap().run().unwrap();
         compare(&llvm, &orcane, "Orcane").unwrap();
         llvm
     };

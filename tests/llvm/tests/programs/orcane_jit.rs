@@ -3,7 +3,7 @@
 use cranelift_codegen::Context;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{Linkage, Module};
-use orcane::lazy::LazyJitBuilder;
+use orcane::lazy::{LazyJit, LazyJitBuilder, Tiering};
 use orcane::{AbsoluteSymbol, ClifModule, DylibLookup, Jit, OptLevel, SymbolDef, SymbolFlags};
 use toy_lang::ast::Item;
 use toy_lang::lower::{Symbols, lower, signature};
@@ -11,54 +11,96 @@ use toy_lang::lower::{Symbols, lower, signature};
 use crate::generate::Parsed;
 use crate::{Outcome, host};
 
+/// When functions are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    Lookup,
+    FirstCall,
+    /// At the first call, and again after a few more.
+    Tiers,
+}
+
 /// How Orcane compiles.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {
     level: OptLevel,
-    lazy: bool,
+    when: When,
     threads: usize,
 }
 
-const fn way(level: OptLevel, lazy: bool, threads: usize) -> Way {
-    Way { level, lazy, threads }
+impl Way {
+    /// How often a program is run: with tiers, what was compiled again runs, too.
+    pub(crate) fn runs(self) -> usize {
+        if self.when == When::Tiers { 2 } else { 1 }
+    }
 }
 
-pub(crate) const WAYS: [Way; 8] = [
-    way(OptLevel::None, false, 0),
-    way(OptLevel::Speed, false, 0),
-    way(OptLevel::None, true, 0),
-    way(OptLevel::Speed, true, 0),
-    way(OptLevel::None, false, 2),
-    way(OptLevel::Speed, false, 2),
-    way(OptLevel::None, true, 2),
-    way(OptLevel::Speed, true, 2),
+const fn way(level: OptLevel, when: When, threads: usize) -> Way {
+    Way { level, when, threads }
+}
+
+pub(crate) const TIERED: Way = way(OptLevel::Speed, When::Tiers, 0);
+
+pub(crate) const WAYS: [Way; 10] = [
+    way(OptLevel::None, When::Lookup, 0),
+    way(OptLevel::Speed, When::Lookup, 0),
+    way(OptLevel::None, When::FirstCall, 0),
+    way(OptLevel::Speed, When::FirstCall, 0),
+    TIERED,
+    way(OptLevel::None, When::Lookup, 2),
+    way(OptLevel::Speed, When::Lookup, 2),
+    way(OptLevel::None, When::FirstCall, 2),
+    way(OptLevel::Speed, When::FirstCall, 2),
+    way(OptLevel::Speed, When::Tiers, 2),
 ];
 
-pub(crate) fn run(parsed: &Parsed, way: Way) -> Result<Outcome, String> {
-    let told = |error: orcane::Error| format!("{way:?}: {error}");
-    let builder = Jit::builder().opt_level(way.level).compile_threads(way.threads);
-    let jit: Jit = if way.lazy {
-        LazyJitBuilder::new(builder).build().map_err(told)?.into()
-    } else {
-        builder.build().map_err(told)?
-    };
-    define_host(&jit).map_err(told)?;
-    if way.lazy {
-        for (number, items) in parsed.modules.iter().enumerate() {
-            let module = fill(jit.module(&format!("module {number}")).redirectable(), items)?;
-            jit.redefine(module).map_err(told)?;
+/// Calls and iterations after which a function is hot.
+const HOT: u32 = 3;
+
+/// A program that Orcane was given.
+pub(crate) struct Compiled {
+    jit: LazyJit,
+    way: Way,
+    entries: usize,
+}
+
+impl Compiled {
+    pub(crate) fn new(parsed: &Parsed, way: Way) -> Result<Self, String> {
+        let told = |error: orcane::Error| format!("{way:?}: {error}");
+        let mut builder = LazyJitBuilder::new(Jit::builder().opt_level(way.level).compile_threads(way.threads));
+        if way.when == When::Tiers {
+            builder = builder.tiers(Tiering::default().threshold(HOT));
         }
-    } else {
-        add_to_two_dylibs(&jit, parsed).map_err(|error| format!("{way:?}: {error}"))?;
+        let jit = builder.build().map_err(told)?;
+        define_host(&jit).map_err(told)?;
+        if way.when == When::Lookup {
+            add_to_two_dylibs(&jit, parsed).map_err(|error| format!("{way:?}: {error}"))?;
+        } else {
+            for (number, items) in parsed.modules.iter().enumerate() {
+                let module = fill(jit.module(&format!("module {number}")).redirectable(), items)?;
+                jit.redefine(module).map_err(told)?;
+            }
+        }
+        Ok(Self { jit, way, entries: parsed.entries })
     }
-    (0..parsed.entries)
-        .map(|entry| {
-            let name = format!("entry{entry}");
-            let entry = jit.lookup::<unsafe extern "C" fn() -> f64>(&name).map_err(told)?;
-            // SAFETY: an entry takes nothing and gives a double.
-            Ok(host::record(|| unsafe { entry.call() }))
-        })
-        .collect()
+
+    /// Calls the entries in turn.
+    pub(crate) fn run(&mut self) -> Result<Outcome, String> {
+        (0..self.entries)
+            .map(|entry| {
+                let name = format!("entry{entry}");
+                let found = self.jit.lookup::<unsafe extern "C" fn() -> f64>(&name);
+                let entry = found.map_err(|error| format!("{:?}: {error}", self.way))?;
+                // SAFETY: an entry takes nothing and gives a double.
+                Ok(host::record(|| unsafe { entry.call() }))
+            })
+            .collect()
+    }
+
+    /// How many functions were compiled again.
+    pub(crate) fn promotions(&self) -> usize {
+        self.jit.tier_statistics().promotions.len()
+    }
 }
 
 fn define_host(jit: &Jit) -> Result<(), orcane::Error> {

@@ -1,0 +1,181 @@
+//! What the fields of an image lead to.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use object::elf::*;
+use object::{Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SymbolSection};
+
+use crate::image::{Image, Place, is_loaded, outside};
+
+/// What a relocation is about, wherever a linker puts it.
+#[derive(Clone, Debug)]
+enum Target {
+    /// A place in a section of an object.
+    At(Place, u64),
+    /// An address that every image has.
+    Address(u64),
+    /// A common, which has no section.
+    Common(String),
+    /// A number that is no address.
+    Number(u64),
+    /// The table that offsets count from, or an offset in storage of threads: a linker's own, and the same number in
+    /// both images if it is one.
+    OfLinker,
+}
+
+/// A relocation, and where it is.
+struct Site {
+    place: Place,
+    offset: u64,
+    kind: u32,
+    addend: i64,
+    target: Target,
+    /// The two bytes before the field in the object: an instruction's, if a GOT entry is used.
+    before: Option<[u8; 2]>,
+    what: String,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "object {}, {}, type {}", self.place.0, self.what, self.kind)
+    }
+}
+
+/// Decodes every fixup of the objects in both images; gives how many there are of each kind.
+pub(crate) fn compare(objects: &[object::File<'_>], images: [&Image; 2]) -> Result<HashMap<u32, usize>, String> {
+    let sites = sites(objects);
+    for image in images {
+        // Each object of ours has a table of its own.
+        let tables = sites.iter().filter(|site| matches!(site.kind, R_X86_64_GOTPC32 | R_X86_64_GOTPC64));
+        let tables: HashMap<_, _> = tables.filter_map(|site| Some((site.place.0, value(image, site, 0)?))).collect();
+        for site in &sites {
+            let name = image.name;
+            let table = tables.get(&site.place.0).copied().unwrap_or(0);
+            let found = value(image, site, table).ok_or_else(|| format!("{site}: {name} has no such field"))?;
+            let expected = match &site.target {
+                Target::At(place, offset) => {
+                    let (start, _) = image.sections.get(place).ok_or_else(|| format!("{site}: {name} left it out"))?;
+                    start + offset
+                }
+                Target::Address(value) | Target::Number(value) => *value,
+                Target::Common(name) => image.symbols[name],
+                Target::OfLinker => continue,
+            };
+            if found != expected {
+                return Err(format!("{site}: {name} leads to {found:#x}, not to {expected:#x}, {:?}", site.target));
+            }
+        }
+    }
+    let mut kinds = HashMap::new();
+    for site in &sites {
+        let [ours, lld] = images.map(|image| value(image, site, 0));
+        if matches!(site.kind, R_X86_64_TPOFF32 | R_X86_64_TPOFF64) && ours != lld {
+            return Err(format!("{site}: ours is {ours:x?}, lld's {lld:x?}"));
+        }
+        *kinds.entry(site.kind).or_default() += 1;
+    }
+    Ok(kinds)
+}
+
+/// The symbol's address that an image's field was computed from; of some kinds of field, another number.
+fn value(image: &Image, site: &Site, table: u64) -> Option<u64> {
+    let (start, bytes) = image.sections.get(&site.place)?;
+    let offset = site.offset as usize;
+    // `jmp [rip + entry]` may have become `jmp target; nop`, whose field begins a byte earlier.
+    let is_moved = site.before == Some([0xff, 0x25]) && bytes.get(offset - 2) == Some(&0xe9);
+    let offset = offset - usize::from(is_moved);
+    let field = bytes.get(offset..)?;
+    let unsigned = |size: usize| {
+        let mut word = [0; 8];
+        word[..size].copy_from_slice(field.get(..size)?);
+        Some(u64::from_le_bytes(word))
+    };
+    let signed = |size: usize| {
+        let unused = 64 - 8 * size as u32;
+        Some((unsigned(size)?.cast_signed() << unused >> unused).cast_unsigned())
+    };
+    let place = start + offset as u64;
+    let absolute = |value: u64| Some(value.wrapping_add_signed(-site.addend));
+    let relative = |value: u64| absolute(value.wrapping_add(place));
+    // What is not led through an entry or a stub is led to directly.
+    let entry = |address: u64| image.got.get(&address).copied().unwrap_or(address);
+    let stub = |address: u64| image.stubs.get(&address).copied().unwrap_or(address);
+    match site.kind {
+        R_X86_64_64 => absolute(unsigned(8)?),
+        R_X86_64_32 => absolute(unsigned(4)?),
+        R_X86_64_32S => absolute(signed(4)?),
+        R_X86_64_16 => absolute(unsigned(2)?),
+        R_X86_64_8 => absolute(unsigned(1)?),
+        R_X86_64_PC64 | R_X86_64_GOTPC64 => relative(signed(8)?),
+        R_X86_64_PC32 | R_X86_64_PLT32 => Some(stub(relative(signed(4)?)?)),
+        R_X86_64_GOTPC32 => relative(signed(4)?),
+        R_X86_64_PC16 => relative(signed(2)?),
+        R_X86_64_PC8 => relative(signed(1)?),
+        R_X86_64_GOTPCREL | R_X86_64_GOTPCRELX | R_X86_64_REX_GOTPCRELX => Some(entry(relative(signed(4)?)?)),
+        R_X86_64_GOTPCREL64 => Some(entry(relative(signed(8)?)?)),
+        R_X86_64_GOTOFF64 => absolute(unsigned(8)?.wrapping_add(table)),
+        R_X86_64_PLTOFF64 => Some(stub(absolute(unsigned(8)?.wrapping_add(table))?)),
+        R_X86_64_GOT64 => Some(entry(absolute(unsigned(8)?.wrapping_add(table))?)),
+        R_X86_64_SIZE32 => absolute(unsigned(4)?),
+        R_X86_64_SIZE64 => absolute(unsigned(8)?),
+        R_X86_64_TPOFF32 => absolute(signed(4)?),
+        R_X86_64_TPOFF64 => absolute(unsigned(8)?),
+        _ => None,
+    }
+}
+
+/// Where the names are that can be seen from other objects: strong definitions before weak ones, earlier before later.
+fn globals(objects: &[object::File<'_>]) -> HashMap<String, Target> {
+    let mut found: HashMap<_, _> = outside(objects).into_iter().map(|(name, at)| (name, Target::Address(at))).collect();
+    for is_weak in [false, true] {
+        for (index, object) in objects.iter().enumerate() {
+            let symbols = object.symbols().filter(|symbol| symbol.is_global() && symbol.is_weak() == is_weak);
+            for symbol in symbols {
+                let name = symbol.name().unwrap().to_owned();
+                if let Some(target) = own(index, &symbol) {
+                    found.entry(name).or_insert(target);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Where a symbol is by its own object.
+fn own(index: usize, symbol: &object::Symbol<'_, '_>) -> Option<Target> {
+    match symbol.section() {
+        SymbolSection::Section(section) => Some(Target::At((index, section), symbol.address())),
+        SymbolSection::Absolute => Some(Target::Address(symbol.address())),
+        SymbolSection::Common => Some(Target::Common(symbol.name().unwrap_or_default().to_owned())),
+        _ => None,
+    }
+}
+
+fn sites(objects: &[object::File<'_>]) -> Vec<Site> {
+    let globals = globals(objects);
+    let mut sites = Vec::new();
+    for (index, object) in objects.iter().enumerate() {
+        for section in object.sections().filter(is_loaded) {
+            let bytes = section.data().unwrap();
+            for (offset, relocation) in section.relocations() {
+                let RelocationTarget::Symbol(symbol) = relocation.target() else { continue };
+                let symbol = object.symbol_by_index(symbol).unwrap();
+                let name = symbol.name().unwrap_or_default();
+                let RelocationFlags::Elf { r_type: kind } = relocation.flags() else { continue };
+                let local = own(index, &symbol).filter(|_| !symbol.is_global());
+                let target = match kind {
+                    R_X86_64_SIZE32 | R_X86_64_SIZE64 => Target::Number(symbol.size()),
+                    R_X86_64_TPOFF32 | R_X86_64_TPOFF64 | R_X86_64_GOTPC32 | R_X86_64_GOTPC64 => Target::OfLinker,
+                    // A name that nobody defines is weak, or the link would have failed.
+                    _ => local.or_else(|| globals.get(name).cloned()).unwrap_or(Target::Address(0)),
+                };
+                let before = offset.checked_sub(2).and_then(|at| bytes.get(at as usize..)?.first_chunk().copied());
+                let what = format!("{}+{offset:#x} -> {name}{:+}", section.name().unwrap(), relocation.addend());
+                let (place, addend) = ((index, section.index()), relocation.addend());
+                sites.push(Site { place, offset, kind, addend, target, before, what });
+            }
+        }
+    }
+    sites
+}

@@ -1,0 +1,233 @@
+//! Same objects, same images: random objects linked by Orcane, by LLVM's ORC and by lld.
+//!
+//! Objects come from `cranelift-object`, from the assembler, and from C that csmith writes. As programs they print the
+//! same, whoever links them. At one base address every fixup leads to the same target in the image that `orcane link`
+//! dumps and in lld's, through stubs and entries of the GOT. `ORCANE_OBJECTS` says how many objects of each kind are tried
+//! and `ORCANE_SEED` which; the seed is printed. What fails stays in its folder, which the failure names.
+#![cfg(all(feature = "programs", target_arch = "x86_64"))]
+
+mod assembler;
+#[path = "../llvm/tests/programs/choices.rs"]
+mod choices;
+mod clif;
+mod decode;
+#[allow(dead_code, reason = "the other tests of random functions use all of it")]
+#[path = "../random_clif/generate.rs"]
+mod generate;
+mod image;
+#[path = "../random_clif/operations.rs"]
+mod operations;
+#[allow(dead_code, reason = "each test uses a part")]
+#[path = "../toolchain/mod.rs"]
+mod toolchain;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use image::Image;
+use object::{Object, ObjectSection};
+use proptest::collection::vec;
+use proptest::prelude::any;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use toolchain::{compile, directory, orcane, told, tool};
+
+/// Seconds that a program may take: csmith's need not end.
+const PATIENCE: &str = "3";
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+fn count_and_seed() -> (u64, u64) {
+    let (count, seed) = (setting("ORCANE_OBJECTS", 30), setting("ORCANE_SEED", 1));
+    println!("{count} objects of a kind, ORCANE_SEED={seed}");
+    (count, seed)
+}
+
+/// Bytes for the decisions of each of several objects.
+fn decisions(count: u64, seed: u64) -> impl Iterator<Item = Vec<u8>> {
+    let mut seed_bytes = [0; 32];
+    seed_bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed_bytes));
+    (0..count).map(move |_| vec(any::<u8>(), 0..1_500).new_tree(&mut runner).unwrap().current())
+}
+
+/// How many fixups of each kind were compared.
+type Kinds = HashMap<u32, usize>;
+
+/// Links files at one base, and compares what their fixups lead to.
+fn same_targets(directory: &Path, files: &[&str]) -> Kinds {
+    let bytes: Vec<_> = files.iter().map(|file| std::fs::read(directory.join(file)).unwrap()).collect();
+    let objects: Vec<_> = bytes.iter().map(|bytes| object::File::parse(&**bytes).unwrap()).collect();
+    let ours = Image::ours(directory, files, &objects);
+    let lld = Image::lld(directory, files, &objects);
+    decode::compare(&objects, [&ours, &lld])
+        .unwrap_or_else(|error| panic!("{} in {}: {error}", files.join(" "), directory.display()))
+}
+
+/// Runs a program with a limit on its time.
+fn run(directory: &Path, words: &[&str]) -> Output {
+    let mut command = Command::new("timeout");
+    command.arg(PATIENCE).args(words).current_dir(directory).stdin(Stdio::null());
+    command.output().unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+/// Runs a program as the system, Orcane and LLVM link it, the last if it can; whether it came to an end.
+fn same_output(directory: &Path, files: &[&str], llvm_can: bool) -> bool {
+    tool(
+        directory,
+        &[&["clang-22", "--ld-path=/usr/bin/ld.lld-22", "-no-pie", "-o", "native"], files, &["-lm"]].concat(),
+    );
+    let native = told(&run(directory, &["./native"]));
+    if native.2 == Some(124) {
+        return false;
+    }
+    let place = directory.display();
+    assert!(native.2 == Some(0) && !native.0.is_empty(), "{place}: {native:?}");
+    assert_eq!(told(&orcane(directory, &[&["run"], files].concat())), native, "{files:?} in {place}, by Orcane");
+    if llvm_can {
+        let llvm = told(&run(directory, &[&["llvm-jitlink-22"], files].concat()));
+        assert_eq!((llvm.0, llvm.2), (native.0, native.2), "{files:?} in {place}, by LLVM: {}", llvm.1);
+    }
+    true
+}
+
+fn add(all: &mut Kinds, kinds: Kinds) {
+    for (kind, count) in kinds {
+        *all.entry(kind).or_default() += count;
+    }
+}
+
+/// The kinds of fixup that were compared are those that are expected, or more.
+fn covers(kinds: &Kinds, expected: &[u32]) {
+    let missing: Vec<_> = expected.iter().filter(|kind| !kinds.contains_key(kind)).collect();
+    assert!(missing.is_empty(), "none of the kinds {missing:?} in {kinds:?}");
+}
+
+/// Half of the programs.
+fn c_of_csmith(compiler: &str, expected: &[u32]) {
+    let (count, seed) = count_and_seed();
+    let directory = directory(&format!("csmith-{compiler}"));
+    let mut kinds = Kinds::new();
+    let mut ended = 0;
+    let count = count.div_ceil(2);
+    for number in 0..count {
+        let seed = seed.wrapping_mul(1_000_003).wrapping_add(number).to_string();
+        tool(&directory, &["csmith", "--seed", &seed, "--max-funcs", "6", "-o", "random.c"]);
+        let text = std::fs::read_to_string(directory.join("random.c")).unwrap();
+        // LLVM's linker does not know the large model's offsets of stubs.
+        let (model, llvm_can): (&[&str], _) = match number % 5 {
+            0 => (&["-fPIC", "-mcmodel=large"], false),
+            1 => (&["-fPIC"], true),
+            2 => (&["-fPIE"], true),
+            3 => (&["-fPIC", "-ffunction-sections", "-fdata-sections", "-fno-plt"], true),
+            _ => (&["-fPIC", "-mcmodel=medium"], true),
+        };
+        for level in ["-O0", "-O2"] {
+            let command = [&[compiler, "-w", "-isystem", "/usr/include/csmith", level], model].concat();
+            let object = compile(&directory, &command, "random.c", &text);
+            add(&mut kinds, same_targets(&directory, &[&object]));
+            ended += u64::from(same_output(&directory, &[&object], llvm_can));
+        }
+    }
+    println!("{ended} of {} programs came to an end; fixups by kind: {kinds:?}", 2 * count);
+    assert!(ended >= count, "{ended} of {} programs came to an end", 2 * count);
+    covers(&kinds, expected);
+}
+
+#[test]
+fn c_of_csmith_by_gcc() {
+    use object::elf::*;
+    c_of_csmith("gcc", &[R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_GOTPCRELX, R_X86_64_GOTOFF64]);
+}
+
+#[test]
+fn c_of_csmith_by_clang() {
+    use object::elf::*;
+    c_of_csmith("clang-22", &[R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_REX_GOTPCRELX, R_X86_64_GOTPC64]);
+}
+
+#[test]
+fn functions_of_cranelift() {
+    use object::elf::*;
+    let (count, seed) = count_and_seed();
+    let directory = directory("cranelift");
+    let main = compile(
+        &directory,
+        &["gcc", "-O1", "-fPIE"],
+        "main.c",
+        "#include <stdio.h>\nunsigned long run(void);\nint main(void) { printf(\"%lx\\n\", run()); return 0; }\n",
+    );
+    let mut kinds = Kinds::new();
+    for bytes in decisions(count, seed) {
+        for level in ["none", "speed"] {
+            std::fs::write(directory.join("random.o"), clif::object(&bytes, level)).unwrap();
+            add(&mut kinds, same_targets(&directory, &[&main, "random.o"]));
+            assert!(same_output(&directory, &[&main, "random.o"], true), "it does not end");
+        }
+    }
+    println!("fixups by kind: {kinds:?}");
+    covers(&kinds, &[R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_GOTPCREL]);
+}
+
+#[test]
+fn code_of_the_assembler() {
+    use object::elf::*;
+    let (count, seed) = count_and_seed();
+    let directory = directory("assembler");
+    let mut kinds = Kinds::new();
+    for bytes in decisions(count, seed) {
+        let assembler = if bytes.len() % 2 == 0 { ["gcc", "-fPIC"] } else { ["clang-22", "-fPIC"] };
+        let program = assembler::program(&bytes, assembler::Reach::Anywhere);
+        let files = program.map(|(file, text)| compile(&directory, &assembler, file, &text));
+        let files = files.each_ref().map(String::as_str);
+        add(&mut kinds, same_targets(&directory, &files));
+        assert!(same_output(&directory, &files, true), "it does not end");
+        // Fields that only reach what is low, which no process here is.
+        let program = assembler::program(&bytes, assembler::Reach::Low);
+        let files = program.map(|(file, text)| compile(&directory, &assembler, file, &text));
+        add(&mut kinds, same_targets(&directory, &files.each_ref().map(String::as_str)));
+    }
+    println!("fixups by kind: {kinds:?}");
+    covers(
+        &kinds,
+        &[
+            R_X86_64_64,
+            R_X86_64_PC64,
+            R_X86_64_PC32,
+            R_X86_64_PLT32,
+            R_X86_64_32,
+            R_X86_64_32S,
+            R_X86_64_GOTPCREL,
+            R_X86_64_GOTPCRELX,
+            R_X86_64_REX_GOTPCRELX,
+            R_X86_64_SIZE32,
+            R_X86_64_SIZE64,
+            R_X86_64_16,
+            R_X86_64_8,
+        ],
+    );
+}
+
+/// The comparison would see one field that leads elsewhere.
+#[test]
+fn a_fixup_that_leads_elsewhere_is_seen() {
+    let directory = directory("elsewhere");
+    let text = "int a[2]; int f(void) { return a[0]; }\nint main(void) { return f() + a[1]; }\n";
+    let file = compile(&directory, &["gcc", "-O1", "-fPIC"], "main.c", text);
+    let bytes = std::fs::read(directory.join(&file)).unwrap();
+    let objects = [object::File::parse(&*bytes).unwrap()];
+    let mut ours = Image::ours(&directory, &[&file], &objects);
+    let lld = Image::lld(&directory, &[&file], &objects);
+    decode::compare(&objects, [&ours, &lld]).unwrap();
+    let (section, (offset, _)) = objects[0]
+        .sections()
+        .filter(image::is_loaded)
+        .find_map(|section| Some((section.index(), section.relocations().next()?)))
+        .unwrap();
+    ours.sections.get_mut(&(0, section)).unwrap().1[offset as usize] ^= 4;
+    let error = decode::compare(&objects, [&ours, &lld]).unwrap_err();
+    assert!(error.contains("orcane link leads to"), "{error}");
+}
