@@ -49,7 +49,7 @@ pub(crate) struct Run {
     /// Defines a symbol that is another one
     #[arg(long = "alias", value_name = "NEW=OLD")]
     aliases: Vec<String>,
-    /// Compiles the functions of CLIF files when they are first called
+    /// Compiles functions of CLIF files, and links objects, when functions of theirs are first called
     #[arg(long)]
     lazy: bool,
     /// Hides the symbols of this process and its libraries from the program
@@ -103,7 +103,10 @@ impl Loaded {
     fn load(options: &Run, matches: &ArgMatches) -> Result<Self> {
         let inputs = inputs::gather(options, matches)?;
         let jit = build(options, &inputs)?;
-        let program = Program::new(jit.session().clone());
+        let program = match jit.lazy_objects() {
+            Some(objects) => Program::lazy(jit.session().clone(), objects),
+            None => Program::new(jit.session().clone()),
+        };
         let mut this = Self { jit, program, clif: ClifFiles::default() };
         let dylibs = this.create_dylibs(options, &inputs)?;
         let main = this.jit.main().clone();

@@ -16,9 +16,11 @@ use super::unit::ObjectUnit;
 use crate::error::Error;
 use crate::platform::initializers::{self, Initializers};
 use crate::platform::thread_local::{self, ThreadLocalError};
+#[cfg(feature = "cranelift")]
+use crate::redirect::LazyObjects;
 use crate::session::{
     AbsoluteSymbol, Alias, DylibLookup, ExecutionSession, JitDylib, ResourceTracker, SearchOrder, SymbolDef,
-    SymbolFlags,
+    SymbolFlags, UnitDefinition,
 };
 use crate::sync::{Arc, Mutex, lock};
 
@@ -39,6 +41,9 @@ pub(super) struct Shared {
     /// Thread-local variables by the addresses that the session knows.
     variables: Mutex<FxHashMap<u64, Variable>>,
     components: Mutex<FxHashMap<String, Component>>,
+    /// Makes the objects' functions lazy, if they are to be.
+    #[cfg(feature = "cranelift")]
+    lazy: Option<LazyObjects>,
 }
 
 /// The words that a variable's address leads to, and where it is in a thread.
@@ -54,7 +59,19 @@ impl Program {
     /// A program without objects.
     #[must_use]
     pub fn new(session: ExecutionSession) -> Self {
-        let shared = Arc::<Shared>::default();
+        Self::of(session, Shared::default())
+    }
+
+    /// A program without objects, whose objects are linked when one of their functions is first called, or when
+    /// something else of them is looked up.
+    #[cfg(feature = "cranelift")]
+    #[must_use]
+    pub fn lazy(session: ExecutionSession, objects: LazyObjects) -> Self {
+        Self::of(session, Shared { lazy: Some(objects), ..Shared::default() })
+    }
+
+    fn of(session: ExecutionSession, shared: Shared) -> Self {
+        let shared = Arc::new(shared);
         initializers::finalize_at_exit(&shared.initializers);
         Self { session, shared }
     }
@@ -205,17 +222,29 @@ impl Shared {
         self: &Arc<Self>,
         tracker: &ResourceTracker,
         component: String,
-        graph: LinkGraph,
+        mut graph: LinkGraph,
     ) -> Result<(), Error> {
+        let mut units = self.lazy_units(tracker, &mut graph)?;
         let number = self.initializers.number();
         let has_functions = !graph.initializers().is_empty() || !graph.finalizers().is_empty();
         let whole = tracker.session().intern(&format!("{}#{number}", graph.name()));
         let unit = ObjectUnit::new(graph, Arc::clone(self), component.clone(), number, whole.clone());
-        tracker.define(vec![unit.definition()])?;
+        units.push(unit.definition());
+        tracker.define(units)?;
         if has_functions {
             self.initializers.expect(&component, whole);
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cranelift")]
+    fn lazy_units(&self, tracker: &ResourceTracker, graph: &mut LinkGraph) -> Result<Vec<UnitDefinition>, Error> {
+        self.lazy.as_ref().map_or(Ok(Vec::new()), |objects| objects.divide(&tracker.dylib()?, graph))
+    }
+
+    #[cfg(not(feature = "cranelift"))]
+    fn lazy_units(&self, _: &ResourceTracker, _: &mut LinkGraph) -> Result<Vec<UnitDefinition>, Error> {
+        Ok(Vec::new())
     }
 
     /// The component of a dylib: its name, once it has what the C library gives each component.

@@ -21,6 +21,7 @@ mod readiness;
 mod removal;
 mod scope;
 mod search;
+mod slots;
 mod state;
 mod statistics;
 mod symbol;
@@ -43,6 +44,7 @@ use dispatch::TaskKind;
 use manager::Managers;
 use published::Published;
 use scope::ExecutionScopes;
+use slots::KeepSlots;
 use state::{Discard, Effects, State};
 pub(crate) use symbol::SymbolId;
 
@@ -94,6 +96,7 @@ struct Shared {
     platform: Mutex<Option<Arc<dyn Platform>>>,
     managers: Managers,
     scopes: ExecutionScopes,
+    slots: Mutex<Option<KeepSlots>>,
 }
 
 impl ExecutionSession {
@@ -116,6 +119,7 @@ impl ExecutionSession {
             platform: Mutex::new(None),
             managers: Managers::default(),
             scopes: ExecutionScopes::default(),
+            slots: Mutex::new(None),
         };
         Self { shared: Arc::new(shared) }
     }

@@ -20,6 +20,12 @@ impl JitDylib {
     }
 }
 
+impl PartialEq for WeakDylib {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.session.ptr_eq(&other.session)
+    }
+}
+
 impl WeakDylib {
     pub(crate) fn upgrade(&self) -> Option<JitDylib> {
         Some(JitDylib { session: ExecutionSession { shared: self.session.upgrade()? }, id: self.id })
