@@ -249,7 +249,7 @@ fn a_removed_object_goes_and_calls_into_it_go_where_the_handler_says() {
         let before = memory.statistics();
         never_called.remove().unwrap();
         assert_eq!((links.told(), memory.statistics().allocations), (Vec::new(), before.allocations));
-        drop(user);
+        drop((user, called, never_called));
         drop(jit);
         assert_eq!(memory.statistics().allocations, 0);
     });

@@ -29,7 +29,7 @@ pub trait FirstTier: Send + Sync {
         func: &mut ir::Function,
     ) -> Result<Box<dyn Send>, String>;
 
-    /// What is done to a function before it is compiled again, beside what its module asks for: to be asked once a
+    /// What is done to a function before it is compiled again, in addition to what its module asks for: to be asked once a
     /// module. By default nothing.
     fn second_tier(&self) -> Option<Arc<dyn ClifTransform>> {
         None

@@ -30,7 +30,6 @@ mod tracker;
 mod unit;
 mod waits;
 mod watch;
-#[cfg(feature = "cranelift")]
 mod weak;
 
 use std::fmt;
@@ -70,8 +69,9 @@ pub use statistics::SessionStatistics;
 pub use symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolState};
 pub use tracker::ResourceTracker;
 pub use unit::{MaterializationResponsibility, MaterializationUnit, OwnSymbol, SymbolDependenceGroup};
+pub(crate) use weak::WeakDylib;
 #[cfg(feature = "cranelift")]
-pub(crate) use weak::{WeakDylib, WeakTracker};
+pub(crate) use weak::WeakTracker;
 
 /// Told of each symbol whose unit failed, with the cause.
 pub type ErrorReporter = Box<dyn Fn(&SymbolName, &Cause) + Send + Sync>;

@@ -5,6 +5,7 @@
 
 mod error;
 pub mod jit;
+pub mod reexports;
 pub mod session;
 
 pub use error::Error;
