@@ -55,18 +55,32 @@ pub fn generate<M: Module>(
 
 fn build(builder: &mut FunctionBuilder<'_>, index: i64, previous: Option<FuncRef>) {
     let entry = builder.create_block();
+    builder.append_block_params_for_function_params(entry);
+    builder.switch_to_block(entry);
+    let argument = builder.block_params(entry)[0];
+    let chosen = compute(builder, index, argument);
+    builder.seal_all_blocks();
+    let result = match previous {
+        Some(previous) => {
+            let call = builder.ins().call(previous, &[chosen]);
+            builder.inst_results(call)[0]
+        }
+        None => chosen,
+    };
+    builder.ins().return_(&[result]);
+}
+
+/// What each computes of its argument: in a block that is current, and others.
+pub fn compute(builder: &mut FunctionBuilder<'_>, index: i64, argument: Value) -> Value {
     let body = builder.create_block();
     let exit = builder.create_block();
     let odd = builder.create_block();
     let even = builder.create_block();
     let join = builder.create_block();
-    builder.append_block_params_for_function_params(entry);
     let sum = builder.append_block_param(body, types::I64);
     let trip = builder.append_block_param(body, types::I64);
     let chosen = builder.append_block_param(join, types::I64);
 
-    builder.switch_to_block(entry);
-    let argument = builder.block_params(entry)[0];
     let zero = builder.ins().iconst(types::I64, 0);
     builder.ins().jump(body, &[argument.into(), zero.into()]);
 
@@ -92,17 +106,8 @@ fn build(builder: &mut FunctionBuilder<'_>, index: i64, previous: Option<FuncRef
     builder.switch_to_block(even);
     let difference = builder.ins().isub(mixed, factor);
     builder.ins().jump(join, &[difference.into()]);
-
     builder.switch_to_block(join);
-    builder.seal_all_blocks();
-    let result = match previous {
-        Some(previous) => {
-            let call = builder.ins().call(previous, &[chosen]);
-            builder.inst_results(call)[0]
-        }
-        None => chosen,
-    };
-    builder.ins().return_(&[result]);
+    chosen
 }
 
 /// What the last of `count` functions returns.

@@ -1,57 +1,220 @@
-//! What laziness costs: creating a lazy function, its first call, every later call, and tiers.
+//! What laziness costs: creating a lazy function, its first call, every later call, memory, and tiers; beside LLVM 22's
+//! in the same run, by turns. The bars are what is promised.
 //!
 //! ```sh
-//! cargo run --release -p benches --bin lazy
+//! cargo build --release -p benches && target/release/lazy
 //! ```
 
 use std::error::Error;
 use std::hint::black_box;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{AbiParam, InstBuilder, Value, types};
+use cranelift_codegen::ir::{AbiParam, InstBuilder, Signature, Value, types};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
 use orcane::lazy::{LazyJit, LazyJitBuilder, Tiering};
 use orcane::{
-    ClifModule, FnPointer, Jit, MaterializationResponsibility, MaterializationUnit, OptLevel, RedirectableFunction,
-    SymbolDef, SymbolName,
+    BodyMaker, ClifModule, FnPointer, Jit, MaterializationResponsibility, MaterializationUnit, OptLevel,
+    RedirectableFunction, SymbolDef, SymbolName,
 };
+use workloads::child::memory as memory_of_this_process;
+use workloads::functions::{self, name};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 type Unary = unsafe extern "C" fn(i64) -> i64;
 
 const FUNCTIONS: usize = 100_000;
+/// LLVM's stubs take their time.
+const LLVM_FUNCTIONS: usize = 20_000;
 const CALLS: i64 = 100_000_000;
 const ROUNDS: usize = 7;
 
+/// The program: its functions, of which one in [`CALLED`] is called.
+const PROGRAM: usize = 5_000;
+const CALLED: usize = 100;
+/// Lazy functions that are never called, for their memory.
+const UNCALLED: usize = 1_000_000;
+
 fn main() -> Result<()> {
-    let (mut creation, mut first_call) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let (created, called) = create_and_call(FUNCTIONS)?;
-        creation.push(created);
-        first_call.push(called);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        // What a process of its own measures.
+        ["program", shape, count] => {
+            let (took, result) = program(shape == "lazy", count.parse()?)?;
+            println!("{} {result}", took.as_nanos());
+            Ok(())
+        }
+        ["memory", count] => Ok(println!("{}", bytes_uncalled(count.parse()?)?)),
+        ["create-and-call", count] => {
+            let (created, called) = create_and_call(count.parse()?)?;
+            Ok(println!("{created} {called}"))
+        }
+        [] => report(),
+        _ => Err("it takes no arguments".into()),
     }
-    println!("creating a lazy function   {:>9.1} ns", median(creation));
-    println!("first call, target ready   {:>9.1} ns", median(first_call));
-    let (mut slot, mut pointer) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let (through_slot, through_pointer) = steady_state()?;
-        slot.push(through_slot);
-        pointer.push(through_pointer);
+}
+
+/// The numbers that another program prints.
+fn ask(program: &str, arguments: &[&str]) -> Result<Vec<f64>> {
+    let path = std::env::current_exe()?.with_file_name(program);
+    let output = Command::new(path).args(arguments).output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into());
     }
-    println!("call through a slot        {:>9.2} ns", median(slot));
-    println!("call through a pointer     {:>9.2} ns", median(pointer));
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>()?)
+}
+
+/// Says what was promised as the greatest, and what it is.
+fn bar(what: &str, measured: f64, promised: f64) {
+    let verdict = if measured <= promised { "ok" } else { "NOT REACHED" };
+    println!("{what:<60} {measured:>8.3}, at most {promised:<6} {verdict}");
+}
+
+fn report() -> Result<()> {
+    beside_llvm()?;
+    memory()?;
+    tiers()
+}
+
+/// The program, first calls, and steady calls.
+fn beside_llvm() -> Result<()> {
+    let count = PROGRAM.to_string();
+    let subjects =
+        [("lazy", "lazy"), ("lazy", "eager"), ("llvm-peer", "one-module"), ("llvm-peer", "module-a-function")];
+    let mut times = subjects.map(|_| Vec::new());
+    let mut results = Vec::new();
+    for _ in 0..ROUNDS {
+        for ((program, shape), times) in subjects.iter().zip(&mut times) {
+            let [took, result] = ask(program, &["program", shape, &count])?[..] else {
+                return Err("no figures".into());
+            };
+            times.push(took / 1e6);
+            results.push(result);
+        }
+    }
+    if results.iter().any(|result| *result != results[0]) {
+        return Err(format!("the programs give {results:?}").into());
+    }
+    let times = times.map(median);
+    for ((program, shape), time) in subjects.iter().zip(times) {
+        println!("{PROGRAM} functions, {shape} ({program}) {time:>9.2} ms");
+    }
+    let [lazy, eager, one_module, module_a_function] = times;
+    bar("program, lazy / LLLazyJIT on one module", lazy / one_module, 1.0 / 20.0);
+    bar("program, lazy / LLLazyJIT on a module a function", lazy / module_a_function, 1.0 / 3.0);
+    bar("program, lazy / eager", lazy / eager, 1.0 / 5.0);
+
+    let mut figures: [Vec<f64>; 8] = Default::default();
+    let (ours, theirs) = (FUNCTIONS.to_string(), LLVM_FUNCTIONS.to_string());
+    for _ in 0..ROUNDS {
+        let [created, called] = ask("lazy", &["create-and-call", &ours])?[..] else { return Err("no figures".into()) };
+        let (slot, pointer) = steady_state()?;
+        let llvm = ask("llvm-peer", &["calls", &theirs])?;
+        for (figures, figure) in figures.iter_mut().zip([created, called, slot, pointer].into_iter().chain(llvm)) {
+            figures.push(figure);
+        }
+    }
+    let [created, called, slot, pointer, llvm_created, llvm_called, llvm_stub, llvm_direct] = figures.map(median);
+    println!("creating a lazy function   {created:>9.1} ns, LLVM {llvm_created:.1} ns");
+    println!("first call, target ready   {called:>9.1} ns, LLVM {llvm_called:.1} ns");
+    println!("call through a slot        {slot:>9.2} ns, LLVM's stub {llvm_stub:.2} ns");
+    println!("call through a pointer     {pointer:>9.2} ns, LLVM's direct call {llvm_direct:.2} ns");
+    bar("creating / LLVM's", created / llvm_created, 0.25);
+    bar("first call / LLVM's", called / llvm_called, 0.5);
+    bar("call through a slot / through a pointer", slot / pointer, 1.05);
+    Ok(())
+}
+
+fn memory() -> Result<()> {
+    let [bytes] = ask("lazy", &["memory", &UNCALLED.to_string()])?[..] else { return Err("no figure".into()) };
+    bar("bytes of a lazy function that was never called", bytes, 200.0);
+    Ok(())
+}
+
+fn tiers() -> Result<()> {
     let fibonacci = |tiering: Option<Tiering>, level, argument| -> Result<f64> {
         let times = (0..ROUNDS).map(|_| Ok(run_fibonacci(tiering.clone(), level, argument)?.as_secs_f64()));
         Ok(median(times.collect::<Result<_>>()?) * 1e3)
     };
     let tiered = Some(Tiering::default());
-    println!("fib(32), speed             {:>9.3} ms", fibonacci(None, OptLevel::Speed, 32)?);
-    println!("fib(32), tiered            {:>9.3} ms", fibonacci(tiered.clone(), OptLevel::Speed, 32)?);
-    println!("fib(5), not optimised      {:>9.3} ms", fibonacci(None, OptLevel::None, 5)?);
-    println!("fib(5), tiered             {:>9.3} ms", fibonacci(tiered, OptLevel::Speed, 5)?);
+    let (speed, promoted) = (fibonacci(None, OptLevel::Speed, 32)?, fibonacci(tiered.clone(), OptLevel::Speed, 32)?);
+    println!("fib(32), speed             {speed:>9.3} ms");
+    println!("fib(32), tiered            {promoted:>9.3} ms");
+    let (first, first_tier) = (fibonacci(tiered, OptLevel::Speed, 5)?, fibonacci(None, OptLevel::None, 5)?);
+    println!("fib(5), not optimised      {first_tier:>9.3} ms");
+    println!("fib(5), tiered             {first:>9.3} ms");
+    bar("fib(32), tiered / speed", promoted / speed, 1.25);
+    bar("fib(5), tiered / the first tier alone", first / first_tier, 1.05);
     Ok(())
+}
+
+/// Builds a program, and says how long it takes from there to its result, and that.
+fn program(lazy: bool, count: usize) -> Result<(Duration, i64)> {
+    let builder = Jit::builder().opt_level(OptLevel::None).verifier(false);
+    let jit: Jit = if lazy { LazyJitBuilder::new(builder).build()?.into() } else { builder.build()? };
+    let mut module = jit.module("program");
+    if lazy {
+        module = module.redirectable();
+    }
+    for index in 0..count {
+        define(&mut module, &name(index), |_, builder, argument| {
+            let result = functions::compute(builder, index as i64, argument);
+            builder.ins().return_(&[result]);
+        })?;
+    }
+    let signature = unary(&module);
+    define(&mut module, "main_function", |module, builder, argument| {
+        let mut last = argument;
+        for index in (0..count).step_by(CALLED) {
+            // Declared as it is defined.
+            let Ok(id) = module.declare_function(&name(index), Linkage::Export, &signature) else { return };
+            let callee = module.declare_func_in_func(id, builder.func);
+            let call = builder.ins().call(callee, &[last]);
+            last = builder.inst_results(call)[0];
+        }
+        builder.ins().return_(&[last]);
+    })?;
+    let start = Instant::now();
+    if lazy {
+        jit.redefine(module)?;
+    } else {
+        jit.add_module(module)?;
+        let names: Vec<_> = (0..count).map(|index| jit.session().intern(&name(index))).collect();
+        jit.session().lookup(&jit.search_order(), names)?;
+    }
+    // SAFETY: the address of a function of this type.
+    let function: Unary = unsafe { std::mem::transmute(jit.lookup_address("main_function")? as usize) };
+    // SAFETY: the function only computes.
+    let result = unsafe { function(7) };
+    Ok((start.elapsed(), result))
+}
+
+fn unary(module: &ClifModule) -> Signature {
+    let mut signature = module.make_signature();
+    signature.params.push(AbiParam::new(types::I64));
+    signature.returns.push(AbiParam::new(types::I64));
+    signature
+}
+
+/// Bytes of a lazy function that was never called: stub, slot, trampoline, tables and symbol, without its name's
+/// text and what it is made from.
+fn bytes_uncalled(count: usize) -> Result<f64> {
+    let jit = LazyJit::new()?;
+    let names: Vec<_> = (0..count).map(|index| jit.session().intern(&name(index))).collect();
+    let before = memory_of_this_process()?;
+    let functions = names.iter().map(|name| RedirectableFunction {
+        name: name.clone(),
+        signature: None,
+        body: Box::new(|body| Box::new(Ready(body.clone()))),
+    });
+    jit.redefine_with(functions.collect())?;
+    jit.session().lookup(&jit.search_order(), names.clone())?;
+    let bytes = (memory_of_this_process()? - before) as f64 / count as f64;
+    // What a function is made from is the user's: a maker that owns nothing takes no memory but its place.
+    Ok(bytes - size_of::<BodyMaker>() as f64)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

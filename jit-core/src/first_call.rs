@@ -145,10 +145,11 @@ impl LazyBody {
         items.into_iter().filter_map(|item| self.named(body.source.function(item))).collect()
     }
 
-    /// Another redirectable function of the same JIT.
+    /// Another redirectable function of the same dylib.
     #[must_use]
     pub fn named(&self, function: &SymbolName) -> Option<Self> {
-        let (id, _) = self.table.find(function)?;
+        let dylib = self.table.body(self.id)?.source.dylib()?.clone();
+        let (id, _) = self.table.find(function, &dylib)?;
         Some(Self { table: Arc::clone(&self.table), id, function: function.clone() })
     }
 
@@ -172,16 +173,16 @@ impl LazyBody {
     }
 
     fn dylib(&self) -> Option<JitDylib> {
-        self.table.body(self.id)?.source.owner()?.dylib.upgrade()
+        self.table.body(self.id)?.source.dylib()?.upgrade()
     }
 
     /// What to look up to have a body.
     fn define(&self, body: &Body) -> Result<Wanted, LookupError> {
-        let Some(owner) = body.source.owner() else { return Err(self.failure(Cause::Removed)) };
+        let Some(dylib) = body.source.dylib() else { return Err(self.failure(Cause::Removed)) };
         if let BodySource::Promoted { address, .. } = *body.source {
             return Ok(Wanted::Nothing(address));
         }
-        let Some(dylib) = owner.dylib.upgrade() else { return Err(self.failure(Cause::SessionEnded)) };
+        let Some(dylib) = dylib.upgrade() else { return Err(self.failure(Cause::SessionEnded)) };
         let name = body.source.define(dylib.session(), body.item).map_err(|error| self.failure(error.into()))?;
         Ok(Wanted::Body(dylib, name))
     }

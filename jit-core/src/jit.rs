@@ -9,6 +9,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module};
 use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
+use jit_linker::graph::ObjectBytes;
 use jit_linker::memory::{MemoryManager, MemoryStatistics, PageManager};
 use target_lexicon::Triple;
 
@@ -19,11 +20,11 @@ use crate::dump::{DumpSink, GraphDumps};
 use crate::error::{Cause, Error};
 use crate::first_call::FirstCall;
 use crate::function::{FnPointer, HostClosure, JitFn};
-use crate::object::ObjectLinkingLayer;
+use crate::object::{ObjectLayer, ObjectLinkingLayer};
 use crate::platform::debug::Debugger;
 use crate::platform::perf::Profiler;
 use crate::platform::{Services, trap};
-use crate::redirect::{FirstTier, FunctionTable, RedirectableFunction, Redirections};
+use crate::redirect::{FirstTier, FunctionTable, LazyObjects, RedirectableFunction, Redirections};
 use crate::session::{
     AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
     ProcessSymbols, Progress, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
@@ -268,7 +269,7 @@ impl JitBuilder {
             self.first_call,
             self.failure_address,
         );
-        let redirections = Redirections::new(table, self.first_tier, &layer);
+        let redirections = Redirections::new(table, self.first_tier, &session);
         Ok(Jit { layer, objects, main, redirections, memory, session })
     }
 
@@ -448,6 +449,42 @@ impl Jit {
         self.redirections.define_with(&self.main, functions)
     }
 
+    /// Adds an object (ELF, Mach-O) to `main`; `name` appears in errors. It is linked when one of its symbols is
+    /// looked up. Where functions are [lazy](JitBuilder::first_call) it is linked at the first call of one of its
+    /// functions, or when something else of it is looked up: calls inside the object go to its own functions as in
+    /// every link, and all others can be [redefined](Self::redefine). The tracker removes it.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be read, or defines a symbol that the dylib has.
+    pub fn add_object(&self, name: &str, object: ObjectBytes) -> Result<ResourceTracker, Error> {
+        self.add_object_to(&self.main, name, object)
+    }
+
+    /// As [`add_object`](Self::add_object), to another dylib.
+    ///
+    /// # Errors
+    ///
+    /// As [`add_object`](Self::add_object).
+    pub fn add_object_to(&self, dylib: &JitDylib, name: &str, object: ObjectBytes) -> Result<ResourceTracker, Error> {
+        let mut graph = self.objects.read(&self.session, name, object)?;
+        let mut units = match self.lazy_objects() {
+            Some(objects) => objects.divide(dylib, &mut graph)?,
+            None => Vec::new(),
+        };
+        units.push(self.objects.unit(graph));
+        let tracker = dylib.create_tracker()?;
+        tracker.define(units)?;
+        Ok(tracker)
+    }
+
+    /// Makes functions of objects lazy that go another way into the session; `None` where functions are not
+    /// [lazy](JitBuilder::first_call).
+    #[must_use]
+    pub fn lazy_objects(&self) -> Option<LazyObjects> {
+        self.redirections.lazy_objects()
+    }
+
     /// Looks a function up from `main`, compiles what it needs, and gives a handle to it.
     ///
     /// A redirectable function's handle is to the body it has now.
@@ -465,7 +502,7 @@ impl Jit {
     ///
     /// As [`lookup`](Self::lookup).
     pub fn lookup_in<F: FnPointer>(&self, dylib: &JitDylib, name: &str) -> Result<JitFn<F>, Error> {
-        let order = dylib.link_order();
+        let mut order = dylib.link_order();
         let wanted = describe(&F::signature(self.convention()));
         let mut symbol = self.session.intern(name);
         let mut body = None;
@@ -478,8 +515,8 @@ impl Jit {
                 let defined = defined.to_string();
                 return Err(Error::Signature { symbol: name.to_owned(), defined, wanted });
             }
-            if let Some((newest, name)) = self.redirections.body_of(&found, &self.main) {
-                (body, symbol) = (Some(newest), name);
+            if let Some((newest, dylib, name)) = self.redirections.body_of(&found) {
+                (body, symbol, order) = (Some(newest), name, dylib.link_order());
                 continue;
             }
             if let Some(body) = body.take() {

@@ -34,7 +34,7 @@ pub use error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure, U
 pub use jit_linker::{NonOwningSymbolName, SymbolName, SymbolStringPool};
 pub use object::{Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer};
 #[cfg(target_os = "linux")]
-pub use program::{ArchiveScope, Program, WeakDefinitions};
+pub use program::{ArchiveScope, Program, ProgramOptions, WeakDefinitions};
 pub use session::{
     AbsoluteSymbol, Alias, DefinitionGenerator, DylibDump, DylibLookup, DynamicLibrarySymbols, ErrorReporter,
     ExecutionScope, ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher,
@@ -69,7 +69,7 @@ pub use platform::perf::Profiler;
 #[cfg(feature = "cranelift")]
 pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};
 #[cfg(feature = "cranelift")]
-pub use redirect::{BodyMaker, FirstTier, Promoter, RedirectableFunction};
+pub use redirect::{BodyMaker, FirstTier, LazyObjects, Promoter, RedirectableFunction};
 
 /// Cranelift, in the version whose types this crate speaks.
 #[cfg(feature = "cranelift")]

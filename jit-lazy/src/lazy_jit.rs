@@ -14,7 +14,7 @@ use crate::tier::{TierStatistics, Tiering, Tiers};
 ///
 /// Functions of [redirectable](jit_core::ClifModule::redirectable) modules, added by
 /// [`Jit::redefine`], are compiled when they are first called, and when [`Jit::lookup`] asks for
-/// them by name. A redefined function is compiled anew when it is next called. All else is as in
+/// them by name. An object, added by [`Jit::add_object`], is linked when one of its functions is. A redefined function is compiled anew when it is next called. All else is as in
 /// `Jit`, which this dereferences to.
 ///
 /// ```
@@ -114,7 +114,8 @@ impl LazyJitBuilder {
 
     /// Compiles functions quickly at first, without optimization, and anew as the JIT is set up to
     /// when they were called often, in the background. Functions that only their module knows are
-    /// compiled once. By default everything is.
+    /// compiled once, and so is what is not CLIF: bodies that the user's units make, and objects.
+    /// By default everything is.
     ///
     /// A loop that is running stays in its tier until its function is called again.
     pub fn tiers(mut self, tiering: Tiering) -> Self {

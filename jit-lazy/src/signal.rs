@@ -5,6 +5,8 @@ use std::ffi::{CStr, c_int, c_void};
 
 use jit_core::SymbolName;
 
+use crate::stack;
+
 /// Frames that are looked at: a handler that goes deeper before it calls is not recognized.
 const DEPTH: u32 = 256;
 
@@ -20,18 +22,28 @@ pub(crate) fn refuse_in_handler(function: &SymbolName) {
 /// Whether a signal is blocked, as the one that is being handled is by default, or the thread is
 /// on its stack for signals.
 fn may_be_in_handler() -> bool {
-    let mut blocked = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // Every first call asks: the system only for what can't be known without.
+    is_signal_blocked() || !stack::is_threads_own() && is_on_signal_stack()
+}
+
+fn is_on_signal_stack() -> bool {
     let mut stack = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
-    // SAFETY: both only ask, and fill in what they are given.
-    let asked = unsafe {
-        libc::sigaltstack(std::ptr::null(), &raw mut stack);
-        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr()) == 0
+    // SAFETY: only asks, and fills in what it is given.
+    unsafe { libc::sigaltstack(std::ptr::null(), &raw mut stack) };
+    stack.ss_flags & libc::SS_ONSTACK != 0
+}
+
+/// Whether one of the first 31 is, those that are not for real time.
+fn is_signal_blocked() -> bool {
+    const FIRST: u32 = u32::MAX >> 1;
+    let mut blocked = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: only asks, and fills in what it is given. A set of signals is words of bits, from that
+    // of signal 1 on, and these machines are little-endian.
+    let first = unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr());
+        blocked.as_ptr().cast::<u32>().read()
     };
-    if stack.ss_flags & libc::SS_ONSTACK != 0 {
-        return true;
-    }
-    // SAFETY: initialized if it was answered; `sigismember` only reads.
-    asked && (1..32).any(|signal| unsafe { libc::sigismember(blocked.as_ptr(), signal) } == 1)
+    first & FIRST != 0
 }
 
 /// Which of the last two frames is the handler's when the unwinder comes to one that says it was
@@ -165,6 +177,24 @@ mod tests {
         assert_eq!(&message.bytes[..message.length], b"0x00x10ab");
         message.text(&[b'a'; 2000]);
         assert_eq!(message.length, 1024);
+    }
+
+    #[test]
+    fn blocked_signals_are_seen() {
+        for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGSYS] {
+            let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+            assert!(!is_signal_blocked());
+            // SAFETY: a set that is made empty first; the signal is blocked for this thread and freed again.
+            unsafe {
+                libc::sigemptyset(set.as_mut_ptr());
+                libc::sigaddset(set.as_mut_ptr(), signal);
+                libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            }
+            let seen = is_signal_blocked();
+            // SAFETY: as above.
+            unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
+            assert!(seen, "{signal}");
+        }
     }
 
     #[test]

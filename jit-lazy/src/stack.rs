@@ -36,6 +36,11 @@ pub(crate) fn with_enough<T: Send>(work: impl FnOnce() -> T + Send) -> io::Resul
     })
 }
 
+/// Whether the caller runs on the stack that the system knows its thread by.
+pub(crate) fn is_threads_own() -> bool {
+    remaining() != 0
+}
+
 /// Bytes below the stack pointer. None if that is not in the thread's own stack: a coroutine's
 /// stack, whose size nobody knows, or one for signals, which is small.
 fn remaining() -> usize {

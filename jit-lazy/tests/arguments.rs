@@ -363,6 +363,129 @@ mod aarch64 {
         }
     }
 
+    /// Whether the arguments are what [`call_scalable`] passes, in vectors and predicates of any length; and what a
+    /// function with such arguments has to preserve.
+    #[unsafe(naked)]
+    extern "C" fn see_scalable() -> u64 {
+        std::arch::naked_asm!(
+            ".arch_extension sve",
+            "ptrue p4.b",
+            "index z31.b, #0, #1",
+            "cmpne p5.b, p4/z, z0.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #1, #1",
+            "cmpne p5.b, p4/z, z1.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #2, #1",
+            "cmpne p5.b, p4/z, z2.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #3, #1",
+            "cmpne p5.b, p4/z, z3.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #4, #1",
+            "cmpne p5.b, p4/z, z4.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #5, #1",
+            "cmpne p5.b, p4/z, z5.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #6, #1",
+            "cmpne p5.b, p4/z, z6.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #7, #1",
+            "cmpne p5.b, p4/z, z7.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #-1, #3",
+            "cmpne p5.b, p4/z, z8.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #-8, #3",
+            "cmpne p5.b, p4/z, z15.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #-9, #3",
+            "cmpne p5.b, p4/z, z16.b, z31.b",
+            "b.ne 2f",
+            "index z31.b, #-16, #3",
+            "cmpne p5.b, p4/z, z23.b, z31.b",
+            "b.ne 2f",
+            "ptrue p5.b",
+            "eors p5.b, p4/z, p0.b, p5.b",
+            "b.ne 2f",
+            "ptrue p5.h",
+            "eors p5.b, p4/z, p1.b, p5.b",
+            "b.ne 2f",
+            "ptrue p5.s",
+            "eors p5.b, p4/z, p2.b, p5.b",
+            "b.ne 2f",
+            "ptrue p5.d",
+            "eors p5.b, p4/z, p3.b, p5.b",
+            "b.ne 2f",
+            "mov x0, #1",
+            "ret",
+            "2:",
+            "mov x0, #0",
+            "ret",
+        )
+    }
+
+    /// Calls the function at an address with scalable arguments, and what they leave to the callee to preserve.
+    #[unsafe(naked)]
+    extern "C" fn call_scalable(function: usize) -> u64 {
+        std::arch::naked_asm!(
+            ".arch_extension sve",
+            "stp x29, x30, [sp, #-80]!",
+            "stp d8, d9, [sp, #16]",
+            "stp d10, d11, [sp, #32]",
+            "stp d12, d13, [sp, #48]",
+            "stp d14, d15, [sp, #64]",
+            "index z0.b, #0, #1",
+            "index z1.b, #1, #1",
+            "index z2.b, #2, #1",
+            "index z3.b, #3, #1",
+            "index z4.b, #4, #1",
+            "index z5.b, #5, #1",
+            "index z6.b, #6, #1",
+            "index z7.b, #7, #1",
+            "index z8.b, #-1, #3",
+            "index z9.b, #-2, #3",
+            "index z10.b, #-3, #3",
+            "index z11.b, #-4, #3",
+            "index z12.b, #-5, #3",
+            "index z13.b, #-6, #3",
+            "index z14.b, #-7, #3",
+            "index z15.b, #-8, #3",
+            "index z16.b, #-9, #3",
+            "index z17.b, #-10, #3",
+            "index z18.b, #-11, #3",
+            "index z19.b, #-12, #3",
+            "index z20.b, #-13, #3",
+            "index z21.b, #-14, #3",
+            "index z22.b, #-15, #3",
+            "index z23.b, #-16, #3",
+            "ptrue p0.b",
+            "ptrue p1.h",
+            "ptrue p2.s",
+            "ptrue p3.d",
+            "blr x0",
+            "ldp d14, d15, [sp, #64]",
+            "ldp d12, d13, [sp, #48]",
+            "ldp d10, d11, [sp, #32]",
+            "ldp d8, d9, [sp, #16]",
+            "ldp x29, x30, [sp], #80",
+            "ret",
+        )
+    }
+
+    #[test]
+    fn lazy_03_vectors_and_predicates_of_any_length() {
+        if !std::arch::is_aarch64_feature_detected!("sve") {
+            return;
+        }
+        assert_eq!(call_scalable(see_scalable as *const () as usize), 1);
+        let (_jit, address) = goes_on_at(see_scalable as *const ());
+        for _ in 0..2 {
+            assert_eq!(call_scalable(address), 1);
+        }
+    }
+
     /// Gives x8 + 3 · x9 + 5 · x15.
     #[unsafe(naked)]
     extern "C" fn weigh() -> i64 {

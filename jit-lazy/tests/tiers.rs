@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Nullary, at, call, constant, redefine};
-use jit_core::{Jit, OptLevel};
+use jit_core::{InlineSmallFunctions, Jit, OptLevel};
 use jit_lazy::{LazyJit, LazyJitBuilder, Tiering};
 
 const FIB: &str = "
@@ -117,6 +117,71 @@ fn a_new_body_begins_at_the_first_tier() {
     assert_eq!(call(&jit, "f"), 2);
     // SAFETY: as above.
     assert_eq!(unsafe { jit.lookup::<Nullary>("f").unwrap().call() }, 2);
+}
+
+/// Adds a constant that a function of the module's own gives, and one that an exported function gives.
+const CALLER: &str = "
+    function %add(i64) -> i64 system_v {
+        sig0 = () -> i64 system_v
+        fn0 = %own_twenty sig0
+        fn1 = %open sig0
+    block0(v0: i64):
+        v1 = call fn0()
+        v2 = call fn1()
+        v3 = iadd v0, v1
+        v4 = iadd v3, v2
+        return v4
+    }
+    function %open() -> i64 system_v { block0: v0 = iconst.i64 1000 return v0 }
+    function %own_twenty() -> i64 system_v { block0: v0 = iconst.i64 20 return v0 }";
+
+/// A JIT in which that was promoted, and where its body is.
+fn promote_caller(inlining: Option<InlineSmallFunctions>) -> (LazyJit, u64) {
+    let jit = tiered(Tiering::default().threshold(10).inlining(inlining));
+    redefine(&jit, CALLER).unwrap();
+    let add = unary(&jit, "add");
+    // SAFETY: the functions only compute.
+    (0..11).for_each(|_| assert_eq!(unsafe { add(1) }, 1021));
+    promoted(&jit, 2);
+    let body = jit.lookup::<unsafe extern "C" fn(i64) -> i64>("add").unwrap();
+    // SAFETY: as above.
+    assert_eq!(unsafe { body.call(1) }, 1021);
+    let address = body.address();
+    (jit, address)
+}
+
+#[test]
+fn a_function_that_is_promoted_takes_in_small_callees_that_nobody_can_redefine() {
+    for (inlining, calls) in [(None, 2), (Some(InlineSmallFunctions::default()), 1)] {
+        let (jit, body) = promote_caller(inlining);
+        assert_eq!(calls_in(body), calls, "{inlining:?}");
+        // What is called through a slot is not taken in, and so not out of date.
+        redefine(&jit, &constant("open", 3000)).unwrap();
+        let add = unary(&jit, "add");
+        // SAFETY: the functions only compute.
+        assert_eq!(unsafe { add(1) }, 3021);
+    }
+}
+
+/// The call instructions of the function at an address, which ends at its first return.
+#[cfg(target_arch = "x86_64")]
+fn calls_in(function: u64) -> usize {
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+    // SAFETY: the function is at most as long; it is in memory that goes on for a page at least.
+    let bytes = unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(function as usize), 64) };
+    let instructions =
+        Decoder::with_ip(64, bytes, function, DecoderOptions::NONE).into_iter().map(|one| one.mnemonic());
+    let own = instructions.take_while(|mnemonic| *mnemonic != Mnemonic::Ret);
+    own.filter(|mnemonic| *mnemonic == Mnemonic::Call).count()
+}
+
+/// As on x86-64: `bl` and `blr` up to `ret`.
+#[cfg(target_arch = "aarch64")]
+fn calls_in(function: u64) -> usize {
+    // SAFETY: the function is at most as long; it is in memory that goes on for a page at least.
+    let words = unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u32>(function as usize), 32) };
+    let own = words.iter().take_while(|word| **word & 0xffff_fc1f != 0xd65f_0000);
+    own.filter(|word| **word >> 26 == 0b10_0101 || **word & 0xffff_fc1f == 0xd63f_0000).count()
 }
 
 #[test]

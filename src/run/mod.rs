@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use clap::{ArgMatches, Args, ValueEnum};
 use orcane::{
-    AbsoluteSymbol, Alias, DylibLookup, Jit, JitDylib, OptLevel, ProcessAccess, Program, SymbolDef, SymbolFlags,
-    WeakDefinitions,
+    AbsoluteSymbol, Alias, DylibLookup, Jit, JitDylib, OptLevel, ProcessAccess, Program, ProgramOptions, SymbolDef,
+    SymbolFlags, WeakDefinitions,
 };
 
 use self::clif::ClifFiles;
@@ -50,7 +50,7 @@ pub(crate) struct Run {
     /// Defines a symbol that is another one
     #[arg(long = "alias", value_name = "NEW=OLD")]
     aliases: Vec<String>,
-    /// Compiles the functions of CLIF files when they are first called
+    /// Compiles functions of CLIF files, and links objects, when functions of theirs are first called
     #[arg(long)]
     lazy: bool,
     /// Hides the symbols of this process and its libraries from the program
@@ -114,11 +114,14 @@ impl Loaded {
     fn load(options: &Run, matches: &ArgMatches) -> Result<Self> {
         let inputs = inputs::gather(options, matches)?;
         let jit = build(options, &inputs)?;
-        let weak_definitions = match options.weak_definitions {
+        let mut program = ProgramOptions::default().weak_definitions(match options.weak_definitions {
             Weak::Process => WeakDefinitions::OfProcess,
             Weak::Own => WeakDefinitions::Own,
-        };
-        let program = Program::with_weak_definitions(jit.session().clone(), weak_definitions);
+        });
+        if let Some(objects) = jit.lazy_objects() {
+            program = program.lazy(objects);
+        }
+        let program = Program::with_options(jit.session().clone(), program);
         let mut this = Self { jit, program, clif: ClifFiles::default() };
         let dylibs = this.create_dylibs(options, &inputs)?;
         let main = this.jit.main().clone();

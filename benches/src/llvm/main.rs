@@ -1,7 +1,8 @@
 //! LLVM's subjects, as `benches` starts them: `llvm-peer child SUBJECT LEVEL COUNT`, `llvm-peer table COUNT`, and
-//! `llvm-peer quality PROGRAM GENERATOR`.
+//! `llvm-peer quality PROGRAM GENERATOR`; and as `lazy` does: `llvm-peer program SHAPE COUNT`, `llvm-peer calls COUNT`.
 
 mod chain;
+mod lazy;
 mod quality;
 mod table;
 
@@ -26,6 +27,8 @@ fn main() -> Result<()> {
             println!("{}", workloads::link::run(&arguments, |bytes| bytes, link)?);
         }
         [QUALITY, program, generator] => println!("{}", quality::run(program, generator)?),
+        [lazy::PROGRAM, shape, count] => println!("{}", lazy::program(shape, count.parse()?)?),
+        [lazy::CALLS, count] => println!("{}", lazy::calls(count.parse()?)?),
         ["table", count] => {
             let mut table = table::Llvm::new()?;
             println!("{}", workloads::table::measure(&mut table, count.parse()?)?);

@@ -20,6 +20,7 @@ use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, module_reloc};
 use super::reloc::edge_kind;
+use super::transform::FunctionTransform;
 use super::{cache, cfi};
 use crate::dump::Form;
 use crate::error::{Cause, SymbolFailure};
@@ -29,7 +30,7 @@ use crate::platform::tls;
 use crate::platform::unwind::{self, Frames, Handler};
 use crate::redirect::FirstTier;
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
-use crate::sync::{Arc, Weak, lock, thread};
+use crate::sync::{Arc, lock, thread};
 
 /// Takes the next items of a module and links them.
 pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
@@ -167,7 +168,7 @@ impl<'a> Batch<'a> {
             let _span = tracing::debug_span!("compile", name = self.module.name_of(item).as_str()).entered();
             let added = match item {
                 Item::Function(index) => self.add_function(&mut context, index, &responsibility),
-                Item::Promoted(index) => self.add_final(&mut context, index),
+                Item::Promoted(index) => self.add_final(&mut context, index, self.module.second_tier.as_deref()),
                 Item::Data(index) => self.add_data(index),
             };
             match added {
@@ -197,7 +198,7 @@ impl<'a> Batch<'a> {
                 return self.add_first_tier(context, index, func, &*first_tier, responsibility);
             }
         }
-        self.add_final(context, index)
+        self.add_final(context, index, None)
     }
 
     fn add_first_tier(
@@ -213,17 +214,22 @@ impl<'a> Batch<'a> {
         let function = &self.module.functions[index as usize].name;
         let held = first_tier.transform(function, &body.name, &mut func).map_err(refused)?;
         responsibility.hold(held).map_err(refused)?;
-        let (block, told) = self.add_clif(context, index, func, &**first_tier.isa())?;
+        let (block, told) = self.add_clif(context, index, func, &**first_tier.isa(), None)?;
         self.functions += 1;
         Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
     }
 
-    /// The function as it was defined.
-    fn add_final(&mut self, context: &mut Context, index: u32) -> Result<Added, Refused> {
+    /// The function as it was defined, after `first` if that is given.
+    fn add_final(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        first: Option<&dyn FunctionTransform>,
+    ) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).take_function(index);
         let module = self.module;
         let (block, told) = match body {
-            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func, &*module.layer.isa)?,
+            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func, &*module.layer.isa, first)?,
             Some(TakenBody::Compiled(mut code)) => {
                 let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
                 let details = code.details.take().map(|details| *details).unwrap_or_default();
@@ -259,6 +265,7 @@ impl<'a> Batch<'a> {
         index: u32,
         mut func: BoxedFunction,
         isa: &dyn TargetIsa,
+        first: Option<&dyn FunctionTransform>,
     ) -> Result<(BlockId, Told), Refused> {
         context.clear();
         if self.is_elsewhere {
@@ -269,7 +276,7 @@ impl<'a> Batch<'a> {
             std::mem::swap(&mut context.func, &mut func);
         }
         self.spent.push(func);
-        for transform in &self.module.transforms {
+        for transform in first.into_iter().chain(self.module.transforms.iter().map(|transform| &**transform)) {
             transform.apply(FuncId::new(index as usize), context).map_err(|error| Arc::new(Cause::Other(error)))?;
         }
         let module = self.module;
@@ -473,7 +480,7 @@ impl<'a> Batch<'a> {
         let externals: Vec<_> =
             externals.into_iter().filter(|external| allocated.is_external(external.symbol)).collect();
         if externals.is_empty() {
-            return linking.finish(allocated, &[], Vec::new());
+            return linking.finish(allocated, &[], None);
         }
         let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
         let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
@@ -555,6 +562,7 @@ impl Linking {
                 Err(cause) => self.exclude(&mut allocated, external.symbol, &cause),
             }
         }
+        let slots = self.session.keep_slots(slots);
         self.finish(allocated, &found, slots);
         module.layer.counters.link_nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
@@ -634,8 +642,8 @@ impl Linking {
         }
     }
 
-    /// `slots` are those of what was found.
-    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Vec<u64>) {
+    /// `slots` keeps those of what was found.
+    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Option<Box<dyn Send + Sync>>) {
         let module = Arc::clone(&self.module);
         let _span = tracing::debug_span!("finalize", module = &*module.name).entered();
         if self.own.iter().all(|own| own.responsibility.is_none()) {
@@ -676,11 +684,8 @@ impl Linking {
             Some(Err(cause)) => return self.fail_all_with(&cause),
         }
         self.register(&mut code, frames, functions);
-        if !slots.is_empty()
-            && let Some(table) = self.module.layer.slots.get().and_then(Weak::upgrade)
-        {
-            // They are not used again as long as the code that is linked to them is there.
-            code.attach(Box::new(table.link(slots)));
+        if let Some(slots) = slots {
+            code.attach(slots);
         }
         let code = Arc::new(code);
         let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();

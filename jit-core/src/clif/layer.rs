@@ -1,6 +1,5 @@
 //! `ClifLayer`: turns the contents of a `ClifModule` into materialization units.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -23,13 +22,13 @@ use crate::error::Error;
 use crate::object::{Hooks, ObjectLayer, ObjectLinkingLayer};
 use crate::platform::Services;
 use crate::platform::code::SourceText;
-use crate::redirect::{FirstTier, FunctionTable};
+use crate::redirect::FirstTier;
 use crate::session::{
     ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolFlags, UnitDefinition, UnitSource,
 };
 use crate::sync::thread::{self, ThreadId};
-use crate::sync::{Arc, Mutex, Weak, lock};
+use crate::sync::{Arc, Mutex, lock};
 
 /// How many functions are compiled and linked together, at most: what a link costs once is shared
 /// by that many.
@@ -49,8 +48,6 @@ pub(crate) struct LayerShared {
     modules: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) services: Services,
-    /// Whose slots code is linked to; set once, where there are redirectable functions.
-    pub(crate) slots: OnceLock<Weak<FunctionTable>>,
     pub(crate) cache_counters: CacheCounters,
     pub(crate) options: ClifOptions,
 }
@@ -173,9 +170,8 @@ impl ClifLayer {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
         let (contexts, spent, modules, counters, cache_counters) = Default::default();
-        let (hooks, slots) = (base.hooks().0, OnceLock::new());
-        let shared =
-            LayerShared { isa, contexts, spent, hooks, modules, counters, cache_counters, options, services, slots };
+        let hooks = base.hooks().0;
+        let shared = LayerShared { isa, contexts, spent, hooks, modules, counters, cache_counters, options, services };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -283,6 +279,8 @@ impl ClifLayer {
         for transform in &self.shared.options.transforms {
             module.begin(&**transform);
         }
+        let second_tier = first_tier.as_ref().and_then(|tier| tier.second_tier());
+        let second_tier = second_tier.map(|transform| transform.begin(&module));
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(session, &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
@@ -310,6 +308,7 @@ impl ClifLayer {
             variables,
             bodies: Mutex::new(bodies),
             first_tier,
+            second_tier,
         }))
     }
 
@@ -446,6 +445,8 @@ pub(crate) struct ModuleUnits {
     pub(crate) bodies: Mutex<Bodies>,
     /// What the bodies of redirectable functions begin as.
     pub(crate) first_tier: Option<Arc<dyn FirstTier>>,
+    /// What is done to them when they are promoted, before the other transforms.
+    pub(crate) second_tier: Option<Box<dyn FunctionTransform>>,
 }
 
 pub(crate) struct Bodies {

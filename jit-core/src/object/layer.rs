@@ -63,9 +63,14 @@ pub trait ObjectLayer: Clone + Send + Sync + 'static {
         graph: LinkGraph,
         symbols: Vec<SymbolDeclaration>,
     ) -> Result<(), Error> {
-        let name = Arc::from(graph.name());
-        let unit = Box::new(GraphUnit { layer: self.clone(), graph });
-        tracker.define(vec![UnitDefinition { symbols: SmallVec::from_vec(symbols), unit, name }])
+        tracker.define(vec![GraphUnit { layer: self.clone(), graph }.definition(symbols)])
+    }
+
+    /// The unit that links a graph, with the symbols that other graphs see: for whoever defines it together with
+    /// others.
+    fn unit(&self, graph: LinkGraph) -> UnitDefinition {
+        let symbols = interface(&graph);
+        GraphUnit { layer: self.clone(), graph }.definition(symbols)
     }
 }
 
@@ -188,6 +193,13 @@ fn interface(graph: &LinkGraph) -> Vec<SymbolDeclaration> {
 struct GraphUnit<L> {
     layer: L,
     graph: LinkGraph,
+}
+
+impl<L: ObjectLayer> GraphUnit<L> {
+    fn definition(self, symbols: Vec<SymbolDeclaration>) -> UnitDefinition {
+        let name = Arc::from(self.graph.name());
+        UnitDefinition { symbols: SmallVec::from_vec(symbols), name, unit: Box::new(self) }
+    }
 }
 
 impl<L: ObjectLayer> MaterializationUnit for GraphUnit<L> {

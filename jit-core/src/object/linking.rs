@@ -136,7 +136,7 @@ impl Linking {
             }
         }
         if named.is_empty() {
-            return self.finish(allocated, &[]);
+            return self.finish(allocated, &[], None);
         }
         let (session, order) = (self.responsibility.session().clone(), self.responsibility.link_order());
         let owner = self.responsibility.owner();
@@ -152,11 +152,14 @@ impl Linking {
         answers: Vec<Result<FoundSymbol, SymbolFailure>>,
     ) {
         let mut found = Vec::with_capacity(answers.len());
+        let mut slots = Vec::new();
         for (external, answer) in externals.into_iter().zip(answers) {
             match answer {
                 Ok(symbol) => {
-                    allocated.resolve(external, symbol.definition.address, symbol.definition.slot);
+                    // Code that was compiled elsewhere may do anything with an address: no slot stands for it.
+                    allocated.resolve(external, symbol.definition.address, None);
                     found.push((external, symbol.id));
+                    slots.extend(symbol.definition.slot);
                 }
                 Err(failure) if failure.is_missing() && is_optional(&allocated, external) => {
                     allocated.resolve(external, 0, None);
@@ -164,10 +167,11 @@ impl Linking {
                 Err(failure) => return self.fail(&dependency(failure)),
             }
         }
-        self.finish(allocated, &found);
+        let slots = self.responsibility.session().keep_slots(slots);
+        self.finish(allocated, &found, slots);
     }
 
-    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
+    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Option<Box<dyn Send + Sync>>) {
         let ids: FxHashMap<GraphSymbol, SymbolId> = found.iter().chain(&self.own).copied().collect();
         let dependences: Vec<_> = allocated
             .dependences()
@@ -183,6 +187,9 @@ impl Linking {
         if let Err(error) = frames.register(&mut code) {
             let message = format!("{}: {error}", self.responsibility.unit_name());
             return self.fail(&Arc::new(Cause::Other(message.into())));
+        }
+        if let Some(slots) = slots {
+            code.attach(slots);
         }
         for resolver in resolvers {
             // SAFETY: the memory is final and mapped here. What the resolver refers to has an

@@ -6,6 +6,8 @@ mod linking;
 mod plugin;
 mod transform;
 
+#[cfg(feature = "cranelift")]
+pub(crate) use layer::definitions;
 pub use layer::{ObjectLayer, ObjectLinkingLayer, ObjectOptions};
 #[cfg(feature = "cranelift")]
 pub(crate) use linking::dependency;

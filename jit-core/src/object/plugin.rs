@@ -7,7 +7,7 @@ use jit_linker::LinkGraph;
 use jit_linker::plugin::{PassError, Passes};
 
 use crate::error::Cause;
-use crate::session::JitDylib;
+use crate::session::{JitDylib, WeakDylib};
 use crate::sync::{Arc, Mutex, lock};
 
 /// Takes part in every link of the layers it was added to.
@@ -53,7 +53,7 @@ pub trait LinkPlugin: Send + Sync {
 pub struct Link {
     number: u64,
     graph: Arc<str>,
-    dylib: JitDylib,
+    dylib: WeakDylib,
 }
 
 impl Link {
@@ -69,10 +69,10 @@ impl Link {
         &self.graph
     }
 
-    /// The dylib that the code goes to.
+    /// The dylib that the code goes to; `None` once the session has ended: what is emitted does not keep it.
     #[must_use]
-    pub fn dylib(&self) -> &JitDylib {
-        &self.dylib
+    pub fn dylib(&self) -> Option<JitDylib> {
+        self.dylib.upgrade()
     }
 }
 
@@ -141,7 +141,7 @@ impl Hooks {
         }
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let link = Link { number, graph: Arc::from(graph.name()), dylib: dylib()? };
+        let link = Link { number, graph: Arc::from(graph.name()), dylib: dylib()?.downgrade() };
         let plugins = plugins.unwrap_or_else(|| Arc::new([]));
         let mut passes = Passes::default();
         for transform in self.transforms.iter().map(Arc::clone) {

@@ -17,9 +17,11 @@ use super::weak::{self, WeakDefinitions};
 use crate::error::Error;
 use crate::platform::initializers::{self, Initializers};
 use crate::platform::thread_local::{self, ThreadLocalError};
+#[cfg(feature = "cranelift")]
+use crate::redirect::LazyObjects;
 use crate::session::{
     AbsoluteSymbol, Alias, DylibLookup, ExecutionSession, JitDylib, ResourceTracker, SearchOrder, SymbolDef,
-    SymbolFlags,
+    SymbolFlags, UnitDefinition,
 };
 use crate::sync::{Arc, Mutex, lock};
 
@@ -33,6 +35,31 @@ pub struct Program {
     shared: Arc<Shared>,
 }
 
+/// How a program treats its objects.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct ProgramOptions {
+    weak_definitions: WeakDefinitions,
+    /// Makes the objects' functions lazy, if they are to be.
+    #[cfg(feature = "cranelift")]
+    lazy: Option<LazyObjects>,
+}
+
+impl ProgramOptions {
+    /// Whose definition of a weak symbol is taken if the process has one, too: by default the process's.
+    pub fn weak_definitions(mut self, weak_definitions: WeakDefinitions) -> Self {
+        self.weak_definitions = weak_definitions;
+        self
+    }
+
+    /// Has an object linked when one of its functions is first called, or when something else of it is looked up.
+    #[cfg(feature = "cranelift")]
+    pub fn lazy(mut self, objects: LazyObjects) -> Self {
+        self.lazy = Some(objects);
+        self
+    }
+}
+
 /// What the objects of a program share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -40,7 +67,7 @@ pub(super) struct Shared {
     /// Thread-local variables by the addresses that the session knows.
     variables: Mutex<FxHashMap<u64, Variable>>,
     components: Mutex<FxHashMap<String, Component>>,
-    weak_definitions: WeakDefinitions,
+    options: ProgramOptions,
 }
 
 /// The words that a variable's address leads to, and where it is in a thread.
@@ -82,13 +109,13 @@ impl Program {
     /// A program without objects, which takes the process's weak definitions.
     #[must_use]
     pub fn new(session: ExecutionSession) -> Self {
-        Self::with_weak_definitions(session, WeakDefinitions::default())
+        Self::with_options(session, ProgramOptions::default())
     }
 
     /// A program without objects.
     #[must_use]
-    pub fn with_weak_definitions(session: ExecutionSession, weak_definitions: WeakDefinitions) -> Self {
-        let shared = Arc::new(Shared { weak_definitions, ..Shared::default() });
+    pub fn with_options(session: ExecutionSession, options: ProgramOptions) -> Self {
+        let shared = Arc::new(Shared { options, ..Shared::default() });
         initializers::finalize_at_exit(&shared.initializers);
         Self { session, shared }
     }
@@ -217,7 +244,7 @@ impl Shared {
             )));
         }
         let component = self.component(dylib)?;
-        if self.weak_definitions == WeakDefinitions::OfProcess {
+        if self.options.weak_definitions == WeakDefinitions::OfProcess {
             weak::take_from_process(&mut graph, dylib);
         }
         let groups = self.claim_groups(&component, &mut graph);
@@ -253,17 +280,33 @@ impl Shared {
         groups
     }
 
-    fn add_graph(self: &Arc<Self>, tracker: &ResourceTracker, groups: Groups, graph: LinkGraph) -> Result<(), Error> {
+    fn add_graph(
+        self: &Arc<Self>,
+        tracker: &ResourceTracker,
+        groups: Groups,
+        mut graph: LinkGraph,
+    ) -> Result<(), Error> {
+        let mut units = self.lazy_units(tracker, &mut graph)?;
         let number = self.initializers.number();
         let has_functions = !graph.initializers().is_empty() || !graph.finalizers().is_empty();
         let whole = tracker.session().intern(&format!("{}#{number}", graph.name()));
         let component = groups.component.clone();
-        let unit = ObjectUnit::new(graph, groups, number, whole.clone());
-        tracker.define(vec![unit.definition()])?;
+        units.push(ObjectUnit::new(graph, groups, number, whole.clone()).definition());
+        tracker.define(units)?;
         if has_functions {
             self.initializers.expect(&component, whole);
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cranelift")]
+    fn lazy_units(&self, tracker: &ResourceTracker, graph: &mut LinkGraph) -> Result<Vec<UnitDefinition>, Error> {
+        self.options.lazy.as_ref().map_or(Ok(Vec::new()), |objects| objects.divide(&tracker.dylib()?, graph))
+    }
+
+    #[cfg(not(feature = "cranelift"))]
+    fn lazy_units(&self, _: &ResourceTracker, _: &mut LinkGraph) -> Result<Vec<UnitDefinition>, Error> {
+        Ok(Vec::new())
     }
 
     /// The component of a dylib: its name, once it has what the C library gives each component.

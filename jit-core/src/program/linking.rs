@@ -112,7 +112,7 @@ impl Linking {
             .filter_map(|(id, symbol)| Some((id, symbol.name.clone()?)))
             .collect();
         if externals.is_empty() {
-            return self.finish(allocated, &[]);
+            return self.finish(allocated, &[], None);
         }
         let names: Vec<_> = externals.iter().map(|(_, name)| name.clone()).collect();
         let order = self.responsibility.link_order();
@@ -127,6 +127,7 @@ impl Linking {
         answers: Vec<Result<FoundSymbol, SymbolFailure>>,
     ) {
         let mut found = Vec::with_capacity(answers.len());
+        let mut slots = Vec::new();
         for ((symbol, name), answer) in externals.iter().zip(answers) {
             let linkage = allocated.graph().symbol(*symbol).linkage;
             match answer {
@@ -135,6 +136,7 @@ impl Linking {
                         return self.responsibility.fail(cause);
                     }
                     found.push((*symbol, answer.id));
+                    slots.extend(answer.definition.slot);
                 }
                 // What need not be there is at address 0.
                 Err(failure) if linkage == Linkage::Weak && matches!(*failure.cause, Cause::NotFound) => {
@@ -148,7 +150,8 @@ impl Linking {
                 }
             }
         }
-        self.finish(allocated, &found);
+        let slots = self.session.keep_slots(slots);
+        self.finish(allocated, &found, slots);
     }
 
     fn resolve(
@@ -179,12 +182,16 @@ impl Linking {
         Ok(())
     }
 
-    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)]) {
+    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Option<Box<dyn Send + Sync>>) {
         let dependences = self.dependences(found);
-        let code = match self.publish(allocated) {
-            Ok(code) => Arc::new(code),
+        let mut code = match self.publish(allocated) {
+            Ok(code) => code,
             Err(cause) => return self.responsibility.fail(cause),
         };
+        if let Some(slots) = slots {
+            code.attach(slots);
+        }
+        let code = Arc::new(code);
         if let Err(error) = self.responsibility.hold(Box::new((self.registered, self.storage))) {
             return self.responsibility.fail(error.into());
         }

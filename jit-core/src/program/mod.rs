@@ -7,5 +7,5 @@ mod unit;
 mod weak;
 
 pub use archive::ArchiveScope;
-pub use components::Program;
+pub use components::{Program, ProgramOptions};
 pub use weak::WeakDefinitions;

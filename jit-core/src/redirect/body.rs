@@ -38,6 +38,13 @@ pub(crate) enum BodySource {
         functions: Vec<CustomBody>,
         makers: Mutex<Vec<Option<BodyMaker>>>,
     },
+    /// An object, which has a body for each of its functions. It is linked as a whole, and removed with
+    /// the tracker that it was added with: other code may refer to its data.
+    Object {
+        dylib: WeakDylib,
+        version: Version,
+        functions: Vec<SymbolName>,
+    },
     /// The body at the second tier of a function of a module.
     Promoted {
         from: Arc<Self>,
@@ -50,7 +57,7 @@ pub(crate) enum BodySource {
 
 /// What removes the bodies.
 pub(crate) struct Owner {
-    pub(crate) dylib: WeakDylib,
+    dylib: WeakDylib,
     tracker: WeakTracker,
     version: Version,
 }
@@ -63,9 +70,28 @@ pub(crate) struct Versions {
     free: Vec<u64>,
 }
 
-struct Version {
+pub(crate) struct Version {
     number: u64,
     all: Arc<Mutex<Versions>>,
+}
+
+impl Version {
+    pub(super) fn new(versions: &Arc<Mutex<Versions>>) -> Self {
+        let number = {
+            let mut versions = lock(versions);
+            let next = versions.next;
+            versions.free.pop().unwrap_or_else(|| {
+                versions.next += 1;
+                next
+            })
+        };
+        Self { number, all: Arc::clone(versions) }
+    }
+
+    /// The name of a function's body.
+    pub(super) fn body_name(&self, session: &ExecutionSession, function: &SymbolName) -> SymbolName {
+        session.intern(&format!("{function}${}", self.number))
+    }
 }
 
 impl Drop for Version {
@@ -81,16 +107,7 @@ pub(crate) struct CustomBody {
 
 impl Owner {
     pub(crate) fn new(dylib: &JitDylib, tracker: &ResourceTracker, versions: &Arc<Mutex<Versions>>) -> Self {
-        let number = {
-            let mut versions = lock(versions);
-            let next = versions.next;
-            versions.free.pop().unwrap_or_else(|| {
-                versions.next += 1;
-                next
-            })
-        };
-        let version = Version { number, all: Arc::clone(versions) };
-        Self { dylib: dylib.downgrade(), tracker: tracker.downgrade(), version }
+        Self { dylib: dylib.downgrade(), tracker: tracker.downgrade(), version: Version::new(versions) }
     }
 }
 
@@ -119,6 +136,7 @@ impl BodySource {
         match self {
             Self::Module { units, .. } => units.redirectable(),
             Self::Custom { functions, .. } => (0..functions.len() as u32).collect(),
+            Self::Object { functions, .. } => (0..functions.len() as u32).collect(),
             Self::Promoted { .. } | Self::Removed(_) => Vec::new(),
         }
     }
@@ -128,6 +146,7 @@ impl BodySource {
         match self {
             Self::Module { units, .. } => &units.functions[item as usize].name,
             Self::Custom { functions, .. } => &functions[item as usize].function,
+            Self::Object { functions, .. } => &functions[item as usize],
             Self::Promoted { from, item, .. } => from.function(*item),
             Self::Removed(name) => name,
         }
@@ -139,7 +158,7 @@ impl BodySource {
             Self::Module { units, .. } => units.functions[item as usize].signature.as_ref(),
             Self::Custom { functions, .. } => functions[item as usize].signature.as_ref(),
             Self::Promoted { from, item, .. } => from.signature(*item),
-            Self::Removed(_) => None,
+            Self::Object { .. } | Self::Removed(_) => None,
         }
     }
 
@@ -151,10 +170,12 @@ impl BodySource {
         }
     }
 
-    pub(crate) fn owner(&self) -> Option<&Owner> {
+    /// The dylib that its bodies are in; that of the functions.
+    pub(crate) fn dylib(&self) -> Option<&WeakDylib> {
         match self {
-            Self::Module { owner, .. } | Self::Custom { owner, .. } => Some(owner),
-            Self::Promoted { from, .. } => from.owner(),
+            Self::Module { owner, .. } | Self::Custom { owner, .. } => Some(&owner.dylib),
+            Self::Object { dylib, .. } => Some(dylib),
+            Self::Promoted { from, .. } => from.dylib(),
             Self::Removed(_) => None,
         }
     }
@@ -162,7 +183,7 @@ impl BodySource {
     /// The name of a function's body, which is defined from now on.
     pub(crate) fn define(&self, session: &ExecutionSession, item: u32) -> Result<SymbolName, Error> {
         let name = self.body_name(session, item);
-        let dylib = self.owner().and_then(|owner| owner.dylib.upgrade()).ok_or(Error::DylibGone)?;
+        let dylib = self.dylib().and_then(WeakDylib::upgrade).ok_or(Error::DylibGone)?;
         if session.symbol_state(&dylib, &name).is_some() {
             return Ok(name);
         }
@@ -182,7 +203,8 @@ impl BodySource {
                     name: Arc::from("redirectable functions"),
                 })?;
             }
-            Self::Promoted { .. } | Self::Removed(_) => {}
+            // An object's are defined with it.
+            Self::Object { .. } | Self::Promoted { .. } | Self::Removed(_) => {}
         }
         Ok(name)
     }
@@ -197,11 +219,11 @@ impl BodySource {
 
     pub(crate) fn body_name(&self, session: &ExecutionSession, item: u32) -> SymbolName {
         match self {
+            Self::Module { owner: Owner { version, .. }, .. }
+            | Self::Custom { owner: Owner { version, .. }, .. }
+            | Self::Object { version, .. } => version.body_name(session, self.function(item)),
             Self::Promoted { from, item, .. } => from.promoted_name(session, *item),
-            _ => {
-                let version = self.owner().map_or(0, |owner| owner.version.number);
-                session.intern(&format!("{}${version}", self.function(item)))
-            }
+            Self::Removed(name) => name.clone(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! slot. Its bodies are ordinary functions with names of their own, defined when they are needed.
 
 mod body;
+mod object;
 mod table;
 mod tier;
 mod unit;
@@ -26,6 +27,7 @@ use body::{Owner, Versions};
 use unit::{EagerUnit, LazyUnit};
 
 pub use body::{BodyMaker, RedirectableFunction};
+pub use object::LazyObjects;
 pub(crate) use table::{BLOCK, Body, FunctionId, FunctionTable};
 pub use tier::{FirstTier, Promoter};
 
@@ -51,27 +53,42 @@ impl Drop for RemoveOnDrop {
 }
 
 impl Redirections {
-    pub(crate) fn new(table: FunctionTable, first_tier: Option<Arc<dyn FirstTier>>, layer: &ClifLayer) -> Self {
+    pub(crate) fn new(
+        table: FunctionTable,
+        first_tier: Option<Arc<dyn FirstTier>>,
+        session: &ExecutionSession,
+    ) -> Self {
         let table = Arc::new(table);
-        // An error means that the layer is another JIT's too, which the one made here never is.
-        _ = layer.shared.slots.set(Arc::downgrade(&table));
+        let slots = Arc::downgrade(&table);
+        session.set_slots(Arc::new(move |linked| {
+            let links: Box<dyn Send + Sync> = Box::new(slots.upgrade()?.link(linked));
+            Some(links)
+        }));
         if let Some(first_tier) = &first_tier {
             first_tier.start(Promoter { table: Arc::downgrade(&table) });
         }
         Self { table, first_tier, trackers: Mutex::default(), versions: Arc::default() }
     }
 
-    /// The newest body of what was found, and its name, if it is redirectable. It is defined from
-    /// now on.
-    pub(crate) fn body_of(&self, found: &FoundSymbol, dylib: &JitDylib) -> Option<(Body, SymbolName)> {
+    /// Makes functions of objects lazy, if functions are.
+    pub(crate) fn lazy_objects(&self) -> Option<LazyObjects> {
+        self.table.first_call.as_ref()?;
+        Some(LazyObjects { table: Arc::clone(&self.table), versions: Arc::clone(&self.versions) })
+    }
+
+    /// The newest body of what was found, if it is redirectable, with its dylib and name. It is
+    /// defined from now on.
+    pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<(Body, JitDylib, SymbolName)> {
         let body = self.table.body_at(found.definition.slot?)?;
+        let dylib = body.source.dylib()?.upgrade()?;
         let name = body.source.define(dylib.session(), body.item).ok()?;
-        Some((body, name))
+        Some((body, dylib, name))
     }
 
     /// Makes calls go to a body, if it is still the newest of its function.
     pub(crate) fn publish(&self, session: &ExecutionSession, body: &Body, found: &FoundSymbol) {
-        if let Some((id, _)) = self.table.find(body.function()) {
+        let newest = body.source.dylib().and_then(|dylib| self.table.find(body.function(), dylib));
+        if let Some((id, _)) = newest {
             self.table.publish(session, id, body, found);
         }
     }
@@ -135,7 +152,7 @@ impl Redirections {
     /// removed, to be defined anew.
     fn find_defined(&self, dylib: &JitDylib, body: &Body) -> Result<Option<FunctionId>, Error> {
         let name = body.function();
-        let Some((id, old)) = self.table.find(name) else { return Ok(None) };
+        let Some((id, old)) = self.table.find(name, &dylib.downgrade()) else { return Ok(None) };
         match dylib.session().symbol_state(dylib, name) {
             None => return Ok(None),
             Some((_, None)) => {}

@@ -17,7 +17,7 @@ use super::body::BodySource;
 use crate::error::Error;
 use crate::first_call::{CallThrough, FirstCall, LazyFunctions};
 use crate::platform::unwind::{self, Frames};
-use crate::session::{ExecutionSession, FoundSymbol, SymbolDef};
+use crate::session::{ExecutionSession, FoundSymbol, SymbolDef, WeakDylib};
 use crate::sync::{Arc, Mutex, lock};
 
 /// A redirectable function: its block, and its place there.
@@ -45,7 +45,7 @@ struct Table {
     places: BTreeMap<u64, u32>,
     with_room: Vec<u32>,
     vacant: Vec<u32>,
-    /// The newest function of each name.
+    /// The newest function of each name in each dylib.
     names: HashTable<FunctionId>,
 }
 
@@ -106,6 +106,20 @@ impl FunctionIds {
     /// In the order they were entered in.
     pub(crate) fn iter(&self) -> impl Iterator<Item = FunctionId> {
         self.ranges.iter().cloned().flatten()
+    }
+}
+
+impl FunctionIds {
+    /// Removes one function.
+    pub(crate) fn remove(&mut self, name: &SymbolName) {
+        let is_it = |id: &FunctionId| self.table.body(*id).is_some_and(|body| body.function() == name);
+        let Some(id) = self.iter().find(is_it) else { return };
+        let split = |range: &Range<FunctionId>| match range.contains(&id) {
+            true => [range.start..id, id + 1..range.end],
+            false => [range.clone(), range.end..range.end],
+        };
+        self.ranges = self.ranges.iter().flat_map(split).filter(|range| !range.is_empty()).collect();
+        drop(Self { table: Arc::clone(&self.table), ranges: Box::from([id..id + 1]) });
     }
 }
 
@@ -210,11 +224,20 @@ impl FunctionTable {
         Ok(Box::new(Block { slots, call_through, records, free: (0..=u8::MAX).rev().collect() }))
     }
 
-    /// The newest function of a name.
-    pub(crate) fn find(&self, name: &SymbolName) -> Option<(FunctionId, Body)> {
+    /// The newest function of a name in a dylib.
+    pub(crate) fn find(&self, name: &SymbolName, dylib: &WeakDylib) -> Option<(FunctionId, Body)> {
         let table = lock(&self.table);
-        let id = *table.names.find(hash(name), |id| table.name(*id) == Some(name))?;
+        let is_it = |source: &BodySource, item| source.function(item) == name && source.dylib() == Some(dylib);
+        let id =
+            *table.names.find(hash(name), |id| table.source(*id).is_some_and(|(source, item)| is_it(source, item)))?;
         Some((id, table.record(id)?.body()?))
+    }
+
+    /// The newest functions of a name, in all dylibs.
+    pub(crate) fn named(&self, name: &SymbolName) -> Vec<(FunctionId, Body)> {
+        let table = lock(&self.table);
+        let bodies = table.names.iter_hash(hash(name)).filter_map(|id| Some((*id, table.record(*id)?.body()?)));
+        bodies.filter(|(_, body)| body.function() == name).collect()
     }
 
     /// The newest body of a function.
@@ -362,9 +385,9 @@ impl Table {
         self.place(id).map(|(block, place)| &block.records[place])
     }
 
-    fn name(&self, id: FunctionId) -> Option<&SymbolName> {
+    fn source(&self, id: FunctionId) -> Option<(&BodySource, u32)> {
         let record = self.record(id)?;
-        Some(record.body.as_ref()?.function(record.item))
+        Some((record.body.as_ref()?, record.item))
     }
 
     /// The function whose slot is at an address.
@@ -386,19 +409,21 @@ impl Table {
         block.records[index] = Record { body: Some(Arc::clone(&body.source)), item: body.item, links: 0 };
         block.slots.store(index, block.unresolved(index).unwrap_or(0));
         let id = number * BLOCK + u32::from(place);
-        self.index(body.function(), id);
+        self.index(body, id);
         Some(id)
     }
 
     /// Makes `id` the newest function of its name.
-    fn index(&mut self, name: &SymbolName, id: FunctionId) {
+    fn index(&mut self, body: &Body, id: FunctionId) {
         let Self { names, blocks, .. } = self;
-        let name_of = |id: FunctionId| {
+        let (name, dylib) = (body.function(), body.source.dylib());
+        let source_of = |id: FunctionId| {
             let record = &blocks.get((id / BLOCK) as usize)?.as_ref()?.records[(id % BLOCK) as usize];
-            Some(record.body.as_ref()?.function(record.item))
+            Some((record.body.as_ref()?, record.item))
         };
-        let rehash = |id: &FunctionId| name_of(*id).map_or(0, hash);
-        match names.find_mut(hash(name), |other| *other != id && name_of(*other) == Some(name)) {
+        let rehash = |id: &FunctionId| source_of(*id).map_or(0, |(source, item)| hash(source.function(item)));
+        let is_it = |(source, item): (&Arc<BodySource>, u32)| source.function(item) == name && source.dylib() == dylib;
+        match names.find_mut(hash(name), |other| *other != id && source_of(*other).is_some_and(is_it)) {
             Some(older) => *older = id,
             None => _ = names.insert_unique(hash(name), id, rehash),
         }

@@ -6,6 +6,7 @@ use jit_linker::SymbolName;
 
 use super::body::BodySource;
 use super::table::{Body, FunctionTable};
+use crate::clif::ClifTransform;
 use crate::error::LookupError;
 use crate::sync::{Arc, Weak};
 
@@ -28,6 +29,12 @@ pub trait FirstTier: Send + Sync {
         func: &mut ir::Function,
     ) -> Result<Box<dyn Send>, String>;
 
+    /// What is done to a function before it is compiled again, in addition to what its module asks for: to be asked once a
+    /// module. By default nothing.
+    fn second_tier(&self) -> Option<Arc<dyn ClifTransform>> {
+        None
+    }
+
     /// Is given what promotes functions, before any is compiled.
     fn start(&self, promoter: Promoter);
 }
@@ -46,16 +53,14 @@ impl Promoter {
     ///
     /// When it can't be compiled: calls go to the first tier's body still.
     pub fn promote(&self, function: &SymbolName, body: &SymbolName) -> Result<bool, LookupError> {
-        let Some((table, id, newest)) =
-            self.table.upgrade().and_then(|table| table.find(function).map(|(id, newest)| (table, id, newest)))
-        else {
-            return Ok(false);
-        };
-        let Some(dylib) = newest.source.owner().and_then(|owner| owner.dylib.upgrade()) else { return Ok(false) };
+        let Some(table) = self.table.upgrade() else { return Ok(false) };
+        // Dylibs may have functions of one name; bodies' names are different.
+        let hot = table.named(function).into_iter().find_map(|(id, newest)| {
+            let dylib = newest.source.dylib()?.upgrade()?;
+            (newest.source.body_name(dylib.session(), newest.item) == *body).then_some((id, newest, dylib))
+        });
+        let Some((id, newest, dylib)) = hot else { return Ok(false) };
         let session = dylib.session();
-        if newest.source.body_name(session, newest.item) != *body {
-            return Ok(false);
-        }
         // An error means that the function was removed.
         let Ok(Some(name)) = newest.source.define_promoted(session, newest.item) else { return Ok(false) };
         let Some(found) = session.lookup(&dylib.link_order(), vec![name])?.pop() else { return Ok(false) };

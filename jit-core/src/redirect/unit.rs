@@ -71,5 +71,8 @@ impl MaterializationUnit for LazyUnit {
         }
     }
 
-    fn discard(&mut self, _: &SymbolName) {}
+    /// Another definition of a weak function won: this one is as if it had never been.
+    fn discard(&mut self, name: &SymbolName) {
+        self.functions.remove(name);
+    }
 }

@@ -21,6 +21,7 @@ mod readiness;
 mod removal;
 mod scope;
 mod search;
+mod slots;
 mod state;
 mod statistics;
 mod symbol;
@@ -29,7 +30,6 @@ mod tracker;
 mod unit;
 mod waits;
 mod watch;
-#[cfg(feature = "cranelift")]
 mod weak;
 
 use std::fmt;
@@ -43,6 +43,7 @@ use dispatch::TaskKind;
 use manager::Managers;
 use published::Published;
 use scope::ExecutionScopes;
+use slots::KeepSlots;
 use state::{Discard, Effects, State};
 pub(crate) use symbol::SymbolId;
 
@@ -68,8 +69,9 @@ pub use statistics::SessionStatistics;
 pub use symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolState};
 pub use tracker::ResourceTracker;
 pub use unit::{MaterializationResponsibility, MaterializationUnit, OwnSymbol, SymbolDependenceGroup};
+pub(crate) use weak::WeakDylib;
 #[cfg(feature = "cranelift")]
-pub(crate) use weak::{WeakDylib, WeakTracker};
+pub(crate) use weak::WeakTracker;
 
 /// Told of each symbol whose unit failed, with the cause.
 pub type ErrorReporter = Box<dyn Fn(&SymbolName, &Cause) + Send + Sync>;
@@ -94,6 +96,7 @@ struct Shared {
     platform: Mutex<Option<Arc<dyn Platform>>>,
     managers: Managers,
     scopes: ExecutionScopes,
+    slots: Mutex<Option<KeepSlots>>,
 }
 
 impl ExecutionSession {
@@ -116,6 +119,7 @@ impl ExecutionSession {
             platform: Mutex::new(None),
             managers: Managers::default(),
             scopes: ExecutionScopes::default(),
+            slots: Mutex::new(None),
         };
         Self { shared: Arc::new(shared) }
     }

@@ -13,14 +13,16 @@ pub(crate) fn jit() -> Jit {
     Jit::builder().opt_level(OptLevel::None).verifier(true).build().unwrap()
 }
 
-/// Declares and defines the functions of a CLIF text, all exported. A function refers to others by
+/// Declares and defines the functions of a CLIF text, all exported but for those whose names begin
+/// with `own_`. A function refers to others by
 /// the test case name `%name`; those that the text does not define are imported.
 pub(crate) fn define(module: &mut ClifModule, text: &str) -> HashMap<String, FuncId> {
     let mut functions = cranelift_reader::parse_functions(text).unwrap();
     let mut ids = HashMap::new();
     for function in &functions {
         let name = test_case(&function.name);
-        let id = module.declare_function(&name, Linkage::Export, &function.signature).unwrap();
+        let linkage = if name.starts_with("own_") { Linkage::Local } else { Linkage::Export };
+        let id = module.declare_function(&name, linkage, &function.signature).unwrap();
         ids.insert(name, id);
     }
     for function in &mut functions {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use jit_core::cranelift::codegen::ir;
 use jit_core::cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
-use jit_core::{Error, FirstTier, Promoter, SymbolName};
+use jit_core::{ClifTransform, Error, FirstTier, InlineSmallFunctions, Promoter, SymbolName};
 
 pub use count::{Counting, count_calls_and_loops};
 
@@ -28,12 +28,14 @@ pub type CountingTransform = Arc<dyn Fn(&mut ir::Function, Counting) -> Result<(
 pub struct Tiering {
     threshold: u32,
     transform: CountingTransform,
+    inlining: Option<InlineSmallFunctions>,
 }
 
 impl Default for Tiering {
-    /// After 1000 calls and iterations of loops.
+    /// After 1000 calls and iterations of loops, with small functions inlined.
     fn default() -> Self {
-        Self { threshold: 1000, transform: Arc::new(count_calls_and_loops) }
+        let inlining = Some(InlineSmallFunctions::default());
+        Self { threshold: 1000, transform: Arc::new(count_calls_and_loops), inlining }
     }
 }
 
@@ -50,6 +52,13 @@ impl Tiering {
         transform: impl Fn(&mut ir::Function, Counting) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
         self.transform = Arc::new(transform);
+        self
+    }
+
+    /// Which callees become part of a function that is promoted: of its own module's, those that only the module knows.
+    /// An exported one is inlined into nobody, because it can be redefined, which its callers have to see.
+    pub fn inlining(mut self, inlining: Option<InlineSmallFunctions>) -> Self {
+        self.inlining = inlining;
         self
     }
 }
@@ -182,6 +191,10 @@ impl FirstTier for Tiers {
         (self.tiering.transform)(func, counting)?;
         self.shared.first_tier.fetch_add(1, Ordering::Relaxed);
         Ok(counter)
+    }
+
+    fn second_tier(&self) -> Option<Arc<dyn ClifTransform>> {
+        Some(Arc::new(self.tiering.inlining?))
     }
 
     fn start(&self, promoter: Promoter) {

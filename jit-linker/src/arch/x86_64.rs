@@ -202,6 +202,9 @@ pub(crate) enum GotUse {
     Jump,
 }
 
+/// The prefix of 64-bit operands.
+const REX_W: u8 = 0x48;
+
 /// What the field at `offset` is the displacement of, if that is an instruction which
 /// [`relax_got_use`] can rewrite. `addend` is -4 where the displacement ends the instruction and
 /// the entry itself is meant.
@@ -211,6 +214,9 @@ pub(crate) fn got_use(block: &[u8], offset: u32, addend: i64) -> Option<GotUse> 
     match block.get(start..start + 2)? {
         _ if addend != -4 => None,
         &[0x8b, modrm] if modrm & 0xc7 == 0x05 => Some(GotUse::Load),
+        // The padded call of `__tls_get_addr`: with another prefix between them, the operand-size one is not overruled by
+        // REX.W any more, and AMD's processors take the displacement for one of 16 bits.
+        [0xff, 0x15] if start > 0 && block[start - 1] == REX_W => None,
         [0xff, 0x15] => Some(GotUse::Call),
         [0xff, 0x25] => Some(GotUse::Jump),
         _ => None,
@@ -250,6 +256,13 @@ mod tests {
 
     fn operands(place: u64, target: u64, addend: i64) -> Operands {
         Operands { place, target, addend }
+    }
+
+    #[test]
+    fn a_call_with_a_prefix_stays_as_it_is() {
+        let padded = [0x66, REX_W, 0xff, 0x15, 0, 0, 0, 0];
+        assert_eq!(got_use(&padded, 4, -4), None);
+        assert_eq!(got_use(&padded[2..], 2, -4), Some(GotUse::Call));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A graph is plain data, cheap to build and to drop, and `Send`. Ids are indices into the tables
 //! of the graph that gave them.
 
+mod address;
 mod dump;
 mod section;
 mod source;
@@ -329,6 +330,13 @@ impl LinkGraph {
     pub fn set_scope(&mut self, symbol: SymbolId, scope: Scope) {
         if let Some(symbol) = self.change(symbol) {
             symbol.scope = scope;
+        }
+    }
+
+    /// Gives a symbol another name: edges stay as they are.
+    pub fn rename(&mut self, symbol: SymbolId, name: SymbolName) {
+        if let Some(symbol) = self.change(symbol) {
+            symbol.name = Some(name);
         }
     }
 

@@ -234,9 +234,7 @@ pub(crate) fn is_relaxed_inside(graph: &LinkGraph, edge: &Edge) -> bool {
         return false;
     }
     match edge.kind {
-        EdgeKind::X86_64(x86_64::EdgeKind::GotLoad32) => {
-            x86_64::got_use(source(graph, edge), edge.offset, edge.addend).is_some()
-        }
+        EdgeKind::X86_64(x86_64::EdgeKind::GotLoad32) => got_use(graph, edge).is_some(),
         EdgeKind::Aarch64(aarch64::EdgeKind::GotPage21 | aarch64::EdgeKind::GotPageOffset12) => true,
         _ => false,
     }
@@ -250,6 +248,11 @@ fn is_cranelift_address(graph: &LinkGraph, edge: &Edge) -> bool {
 
 pub(crate) fn is_x86_64_branch(graph: &LinkGraph, edge: &Edge) -> bool {
     graph.block(edge.block).kind == SegmentKind::Code && x86_64::is_branch(source(graph, edge), edge.offset)
+}
+
+/// What an x86-64 instruction does with the GOT entry that an edge refers to, if it could do without.
+pub(crate) fn got_use(graph: &LinkGraph, edge: &Edge) -> Option<x86_64::GotUse> {
+    x86_64::got_use(source(graph, edge), edge.offset, edge.addend)
 }
 
 fn source<'a>(graph: &'a LinkGraph, edge: &Edge) -> &'a [u8] {

@@ -141,6 +141,10 @@ impl Llvm {
         Ok(Self { jit, lazy: options.lazy })
     }
 
+    pub(crate) fn raw(&self) -> LLVMOrcLLJITRef {
+        self.jit
+    }
+
     /// The text of the data layout that modules need.
     #[must_use]
     pub fn data_layout(&self) -> &CStr {

@@ -6,6 +6,7 @@
 mod error;
 pub mod jit;
 pub mod link;
+pub mod reexports;
 pub mod session;
 
 pub use error::Error;
