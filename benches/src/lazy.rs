@@ -44,16 +44,16 @@ fn main() -> Result<()> {
         ["program", shape, count] => {
             let (took, result) = program(shape == "lazy", count.parse()?)?;
             println!("{} {result}", took.as_nanos());
-            Ok(())
         }
-        ["memory", count] => Ok(println!("{}", bytes_uncalled(count.parse()?)?)),
+        ["memory", count] => println!("{}", bytes_uncalled(count.parse()?)?),
         ["create-and-call", count] => {
             let (created, called) = create_and_call(count.parse()?)?;
-            Ok(println!("{created} {called}"))
+            println!("{created} {called}");
         }
-        [] => report(),
-        _ => Err("it takes no arguments".into()),
+        [] => report()?,
+        _ => return Err("it takes no arguments".into()),
     }
+    Ok(())
 }
 
 /// The numbers that another program prints.

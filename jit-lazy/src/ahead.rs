@@ -24,8 +24,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     likely: VecDeque<LikelyCallee>,
-    /// What was in the queue ever: a function is a guess once.
-    seen: HashSet<SymbolName>,
+    /// What is in the queue, and no more: functions come and go.
+    queued: HashSet<SymbolName>,
     /// First calls that are being waited for.
     blocked: usize,
     stopping: bool,
@@ -95,7 +95,7 @@ impl Drop for Waiting<'_> {
 impl Queue {
     fn add(&mut self, callees: Vec<LazyBody>, distance: u32) {
         for body in callees {
-            if self.seen.insert(body.function().clone()) {
+            if self.queued.insert(body.function().clone()) {
                 self.likely.push_back(LikelyCallee { body, distance });
             }
         }
@@ -115,15 +115,21 @@ impl Shared {
                 queue = self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
+            queue.queued.remove(body.function());
             drop(queue);
-            let callees = if distance < Ahead::DISTANCE { body.callees() } else { Vec::new() };
-            if body.ready().is_none() {
-                // Why it fails is told to whoever calls it.
-                _ = body.resolve();
+            // What is there was followed when it was compiled.
+            if body.ready().is_some() {
+                queue = self.lock();
+                continue;
             }
+            let callees = if distance < Ahead::DISTANCE { body.callees() } else { Vec::new() };
+            // Why it fails is told to whoever calls it.
+            _ = body.resolve();
             drop(body);
             queue = self.lock();
             queue.add(callees, distance + 1);
+            // There may be enough for the others.
+            self.bell.notify_all();
         }
     }
 }

@@ -23,7 +23,7 @@ type Unary = unsafe extern "C" fn(i64) -> i64;
 
 /// As `workloads::functions` builds one that calls no other.
 fn function(index: usize, text: &mut String) -> Result<()> {
-    Ok(write!(
+    Ok(writeln!(
         text,
         "define i64 @{name}(i64 %a) {{
         e: br label %b
@@ -43,14 +43,14 @@ fn function(index: usize, text: &mut String) -> Result<()> {
         even: %v = sub i64 %m, {FACTOR}
            br label %j
         j: %r = phi i64 [ %u, %odd ], [ %v, %even ]
-           ret i64 %r }}\n",
+           ret i64 %r }}",
         name = name(index),
     )?)
 }
 
 /// A function that calls one in [`CALLED`], each with what the one before gave.
 fn main_function(count: usize, text: &mut String) -> Result<()> {
-    write!(text, "define i64 @main_function(i64 %a) {{\n")?;
+    writeln!(text, "define i64 @main_function(i64 %a) {{")?;
     let mut last = "%a".to_owned();
     for index in (0..count).step_by(CALLED) {
         writeln!(text, "%r{index} = call i64 @{}(i64 {last})", name(index))?;

@@ -119,7 +119,7 @@ impl FunctionIds {
             false => [range.clone(), range.end..range.end],
         };
         self.ranges = self.ranges.iter().flat_map(split).filter(|range| !range.is_empty()).collect();
-        drop(Self { table: Arc::clone(&self.table), ranges: Box::from([id..id + 1]) });
+        drop(Self { table: Arc::clone(&self.table), ranges: std::iter::once(id..id + 1).collect() });
     }
 }
 
