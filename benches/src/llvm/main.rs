@@ -1,7 +1,8 @@
-//! LLVM's subjects, as `benches` starts them: `llvm-peer child SUBJECT LEVEL COUNT`, `llvm-peer table COUNT`, and
-//! `llvm-peer quality PROGRAM GENERATOR`.
+//! LLVM's subjects, as `benches` starts them: `llvm-peer child SUBJECT LEVEL COUNT`, `llvm-peer table COUNT`,
+//! `llvm-peer lazy COUNT`, `llvm-peer link FILE SYMBOL`, and `llvm-peer quality PROGRAM GENERATOR`.
 
 mod chain;
+mod objects;
 mod quality;
 mod table;
 
@@ -21,11 +22,13 @@ fn main() -> Result<()> {
             println!("{}", report(mode, || chain::run(subject, count))?);
         }
         [QUALITY, program, generator] => println!("{}", quality::run(program, generator)?),
+        ["link", path, symbol] => println!("{}", objects::run(path, symbol)?),
+        ["lazy", count] => println!("{}", chain::run_lazy(count.parse()?)?),
         ["table", count] => {
             let mut table = table::Llvm::new()?;
             println!("{}", workloads::table::measure(&mut table, count.parse()?)?);
         }
-        _ => return Err("expected child SUBJECT LEVEL COUNT, or table COUNT".into()),
+        _ => return Err("expected child SUBJECT LEVEL COUNT, table COUNT, lazy COUNT, or link FILE SYMBOL".into()),
     }
     Ok(())
 }
