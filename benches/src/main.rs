@@ -4,6 +4,7 @@
 //! scripts/bench            # everything; takes some minutes
 //! scripts/bench exact      # instructions and memory, which don't depend on what else the machine does
 //! scripts/bench report     # everything, written to benches/REPORT.md
+//! scripts/bench report --small FOLDER   # the same at small sizes, to see that it works
 //! scripts/bench run-time   # what the compiled code takes, beside cranelift-jit and LLVM 22
 //! scripts/bench link       # linking, beside LLVM 22's JITLink
 //! scripts/bench instructions [--update]   # against benches/instructions.txt
@@ -21,6 +22,7 @@ mod linking;
 mod measure;
 mod report;
 mod run_time;
+mod sizes;
 mod subject;
 
 use std::path::Path;
@@ -35,6 +37,8 @@ use workloads::link;
 use workloads::quality::QUALITY;
 
 const COUNT: usize = 10_000;
+/// What sizes are divided by to see that a report can be written.
+const SMALL: usize = 100;
 
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -55,6 +59,10 @@ fn main() -> Result<ExitCode> {
             println!("{}", run_time::run(program, generator)?);
             Ok(ExitCode::SUCCESS)
         }
+        [sizes::LAZY, count] => {
+            println!("{}", sizes::run_lazy(count.parse()?)?);
+            Ok(ExitCode::SUCCESS)
+        }
         [] => {
             let exact = exact()?;
             print(&bars::timed(COUNT)?);
@@ -71,21 +79,8 @@ fn main() -> Result<ExitCode> {
             beside_llvm()?;
             Ok(ExitCode::SUCCESS)
         }
-        ["report"] => {
-            let run_times = run_time::measure()?;
-            let sections = vec![
-                ("Instructions and memory", bars::exact(COUNT)?),
-                ("Units that need each other", beside_llvm::graphs()?),
-                ("Beside cranelift-jit", bars::timed(COUNT)?),
-                ("Compilation beside LLVM", beside_llvm::compilation()?),
-                ("A million symbols", beside_llvm::symbols()?),
-                ("Linking", linking::measure()?),
-                ("Run time of compiled code", run_time::bars(&run_times)),
-            ];
-            sections.iter().for_each(|(_, bars)| print(bars));
-            Report { sections, run_times }.write(Path::new(env!("CARGO_MANIFEST_DIR")))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        ["report"] => report(1, Path::new(env!("CARGO_MANIFEST_DIR"))),
+        ["report", "--small", folder] => report(SMALL, Path::new(folder)),
         [gate::WORKLOAD, name, part] => gate::run(name, part),
         ["instructions"] => gate::compare(),
         ["instructions", "--update"] => gate::update(),
@@ -95,6 +90,26 @@ fn main() -> Result<ExitCode> {
         }
         _ => Err(format!("unknown arguments {arguments:?}").into()),
     }
+}
+
+/// Measures everything, at sizes divided by `scale`, and writes the report.
+fn report(scale: usize, folder: &Path) -> Result<ExitCode> {
+    let run_times = run_time::measure()?;
+    let count = COUNT / scale;
+    let sections = vec![
+        ("Instructions and memory", bars::exact(count)?),
+        ("Units that need each other", beside_llvm::graphs()?),
+        ("Beside cranelift-jit, and cold start", bars::timed(count)?),
+        ("Compilation beside LLVM", beside_llvm::compilation()?),
+        ("Eager compilation by size", sizes::eager(scale)?),
+        ("Lazy compilation and calls", sizes::lazy(scale)?),
+        ("Linking", linking::measure()?),
+        ("A million symbols", beside_llvm::symbols()?),
+        ("Run time of compiled code", run_time::bars(&run_times)),
+    ];
+    sections.iter().for_each(|(_, bars)| print(bars));
+    Report { sections, run_times }.write(folder)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn exact() -> Result<ExitCode> {

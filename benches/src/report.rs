@@ -25,6 +25,12 @@ generation is as fast as with a static library, and loading it is not part of an
 CLIF, block by block.
 ";
 
+/// Times of LLVM O2's from which on a run time is explained.
+const SLOWER: f64 = 1.5;
+
+/// What the machine code shows of programs that may be slower.
+const EXPLANATIONS: [(&str, &str); 0] = [];
+
 impl Report {
     /// Writes the report, and the plots beside it.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
@@ -45,12 +51,30 @@ impl Report {
             let times: Vec<_> = row.microseconds.iter().map(|time| format!("{time:.0}")).collect();
             writeln!(text, "| {} | {} |", row.program, times.join(" | "))?;
         }
+        text.push_str(&self.explanations());
         text.push_str("\n![Run time beside LLVM's default code generation](run-time.svg)\n\n");
         text.push_str("![Microseconds to compile a function](compile.svg)\n");
         fs::write(folder.join("REPORT.md"), text)?;
         fs::write(folder.join("run-time.svg"), self.run_time_plot())?;
         fs::write(folder.join("compile.svg"), self.compile_plot())?;
         Ok(())
+    }
+
+    /// Why programs run slower than LLVM's best by half or more.
+    fn explanations(&self) -> String {
+        let mut text = String::from("\nBeyond 1.5 of LLVM O2:\n\n");
+        let slower: Vec<_> =
+            self.run_times.iter().filter(|row| row.of("orcane-speed") > SLOWER * row.of("llvm-o2")).collect();
+        for row in &slower {
+            let ratio = row.of("orcane-speed") / row.of("llvm-o2");
+            let known = EXPLANATIONS.iter().find(|(program, _)| *program == row.program);
+            let why = known.map_or("**not explained yet**", |(_, why)| why);
+            text += &format!("- {}, {ratio:.2}: {why}\n", row.program);
+        }
+        if slower.is_empty() {
+            text += "- none\n";
+        }
+        text
     }
 
     fn run_time_plot(&self) -> String {

@@ -13,7 +13,7 @@ use crate::toolchain::{orcane, tool};
 /// Of the first segment.
 const BASE: u64 = 0x1000_0000;
 /// Where the first of the symbols is said to be that no object defines. Within reach of everything.
-const OUTSIDE: u64 = 0x1800_0000;
+const OUTSIDE: u64 = 0x1400_0000;
 
 /// An object: its place among those that are linked together, and a section.
 pub(crate) type Place = (usize, SectionIndex);

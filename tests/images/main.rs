@@ -149,6 +149,41 @@ fn c_of_csmith_by_clang() {
     c_of_csmith("clang-22", &[R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_REX_GOTPCRELX, R_X86_64_GOTPC64]);
 }
 
+/// Linked here, for a machine that this one is not.
+#[test]
+fn c_of_csmith_for_aarch64() {
+    use object::elf::*;
+    let (count, seed) = count_and_seed();
+    let directory = directory("csmith-aarch64");
+    let mut kinds = Kinds::new();
+    for number in 0..count.div_ceil(2) {
+        let seed = seed.wrapping_mul(1_000_033).wrapping_add(number).to_string();
+        tool(&directory, &["csmith", "--seed", &seed, "--max-funcs", "6", "-o", "random.c"]);
+        let text = std::fs::read_to_string(directory.join("random.c")).unwrap();
+        let models: [&[&str]; 3] = [&["-fPIC"], &["-fPIE", "-ffunction-sections"], &["-fPIC", "-fno-plt"]];
+        for level in ["-O0", "-O2"] {
+            let command = ["clang-22", "--target=aarch64-linux-gnu", "-w", "-isystem", "/usr/include/csmith", level];
+            let command = [&command, models[number as usize % 3]].concat();
+            let object = compile(&directory, &command, "random.c", &text);
+            add(&mut kinds, same_targets(&directory, &[&object]));
+        }
+    }
+    println!("fixups by kind: {kinds:?}");
+    covers(
+        &kinds,
+        &[
+            R_AARCH64_ABS64,
+            R_AARCH64_PREL32,
+            R_AARCH64_ADR_PREL_PG_HI21,
+            R_AARCH64_ADD_ABS_LO12_NC,
+            R_AARCH64_LDST32_ABS_LO12_NC,
+            R_AARCH64_CALL26,
+            R_AARCH64_ADR_GOT_PAGE,
+            R_AARCH64_LD64_GOT_LO12_NC,
+        ],
+    );
+}
+
 #[test]
 fn functions_of_cranelift() {
     use object::elf::*;

@@ -10,8 +10,8 @@ use llvm_sys::core::{
 use llvm_sys::error::LLVMErrorRef;
 use llvm_sys::ir_reader::LLVMParseIRInContext2;
 use llvm_sys::orc2::lljit::{
-    LLVMOrcDisposeLLJIT, LLVMOrcLLJITGetDataLayoutStr, LLVMOrcLLJITGetExecutionSession, LLVMOrcLLJITGetMainJITDylib,
-    LLVMOrcLLJITLookup, LLVMOrcLLJITMangleAndIntern, LLVMOrcLLJITRef,
+    LLVMOrcDisposeLLJIT, LLVMOrcLLJITAddObjectFile, LLVMOrcLLJITGetDataLayoutStr, LLVMOrcLLJITGetExecutionSession,
+    LLVMOrcLLJITGetMainJITDylib, LLVMOrcLLJITLookup, LLVMOrcLLJITMangleAndIntern, LLVMOrcLLJITRef,
 };
 use llvm_sys::orc2::{
     LLVMJITEvaluatedSymbol, LLVMJITSymbolFlags, LLVMJITSymbolGenericFlags, LLVMOrcAbsoluteSymbols,
@@ -165,6 +165,20 @@ impl Llvm {
             // The module keeps the context.
             LLVMOrcDisposeThreadSafeContext(context);
             check(orcane_llvm_jit_add(self.jit, self.lazy, safe))
+        }
+    }
+
+    /// Adds a copy of an object file to the dylib.
+    ///
+    /// # Errors
+    ///
+    /// When it is no object, or defines what is defined already.
+    pub fn add_object(&self, bytes: &[u8]) -> Result<(), Error> {
+        // SAFETY: the buffer is a copy, which the JIT takes in any case; the dylib is the JIT's own.
+        unsafe {
+            let buffer =
+                LLVMCreateMemoryBufferWithMemoryRangeCopy(bytes.as_ptr().cast(), bytes.len(), c"object".as_ptr());
+            check(LLVMOrcLLJITAddObjectFile(self.jit, LLVMOrcLLJITGetMainJITDylib(self.jit), buffer))
         }
     }
 

@@ -1,10 +1,12 @@
 //! What the fields of an image lead to.
 
+mod aarch64;
+
 use std::collections::HashMap;
 use std::fmt;
 
 use object::elf::*;
-use object::{Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SymbolSection};
+use object::{Architecture, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SymbolSection};
 
 use crate::image::{Image, Place, is_loaded, outside};
 
@@ -51,8 +53,6 @@ pub(crate) fn compare(objects: &[object::File<'_>], images: [&Image; 2]) -> Resu
         let tables: HashMap<_, _> = tables.filter_map(|site| Some((site.place.0, value(image, site, 0)?))).collect();
         for site in &sites {
             let name = image.name;
-            let table = tables.get(&site.place.0).copied().unwrap_or(0);
-            let found = value(image, site, table).ok_or_else(|| format!("{site}: {name} has no such field"))?;
             let expected = match &site.target {
                 Target::At(place, offset) => {
                     let (start, _) = image.sections.get(place).ok_or_else(|| format!("{site}: {name} left it out"))?;
@@ -62,6 +62,14 @@ pub(crate) fn compare(objects: &[object::File<'_>], images: [&Image; 2]) -> Resu
                 Target::Common(name) => image.symbols[name],
                 Target::OfLinker => continue,
             };
+            let found = match objects[0].architecture() {
+                Architecture::Aarch64 => aarch64::field(image, site, expected),
+                _ => {
+                    let table = tables.get(&site.place.0).copied().unwrap_or(0);
+                    value(image, site, table).map(|found| [found, expected])
+                }
+            };
+            let [found, expected] = found.ok_or_else(|| format!("{site}: {name} has no such field"))?;
             if found != expected {
                 return Err(format!("{site}: {name} leads to {found:#x}, not to {expected:#x}, {:?}", site.target));
             }

@@ -1,0 +1,60 @@
+//! The fields of AArch64's code and data.
+
+use object::elf::*;
+
+use super::Site;
+use crate::image::Image;
+
+/// What a field says, and what it has to say for a symbol at an address: of instructions that know a page or a place in
+/// one, only that.
+pub(super) fn field(image: &Image, site: &Site, symbol: u64) -> Option<[u64; 2]> {
+    let (start, bytes) = image.sections.get(&site.place)?;
+    let field = bytes.get(site.offset as usize..)?;
+    let place = start + site.offset;
+    let target = symbol.wrapping_add_signed(site.addend);
+    let word = || Some(u32::from_le_bytes(*field.first_chunk()?));
+    let long = || Some(u64::from_le_bytes(*field.first_chunk()?));
+    let from_here = |distance: i64| place.wrapping_add_signed(distance);
+    // The bits of an instruction from `low` on as a signed distance in words.
+    let distance =
+        |word: u32, low: u32, bits: u32| i64::from((word << (32 - low - bits)).cast_signed() >> (32 - bits)) * 4;
+    let page = |word: u32| {
+        let immediate = (word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3;
+        let pages = i64::from((immediate << 11).cast_signed() >> 11);
+        (place & !0xfff).wrapping_add_signed(pages << 12)
+    };
+    let in_page = |word: u32, scale: u32| u64::from(word >> 10 & 0xfff) << scale;
+    let scaled = |scale: u32| Some([in_page(word()?, scale), target & 0xfff]);
+    let branch = |low, bits| {
+        let to = from_here(distance(word()?, low, bits));
+        Some([image.stubs.get(&to).copied().unwrap_or(to), target])
+    };
+    // An entry of the GOT for the symbol, of which there may be several, or the symbol itself.
+    let entry = |found: u64, part: &dyn Fn(u64) -> u64| {
+        let entries = image.got.iter().filter(|(_, held)| **held == target).map(|(entry, _)| part(*entry));
+        Some([found, entries.chain([part(target)]).find(|expected| *expected == found).unwrap_or(part(target))])
+    };
+    match site.kind {
+        R_AARCH64_ABS64 => Some([long()?, target]),
+        R_AARCH64_ABS32 => Some([u64::from(word()?), target & 0xffff_ffff]),
+        R_AARCH64_PREL64 => Some([from_here(long()?.cast_signed()), target]),
+        R_AARCH64_PREL32 => Some([from_here(i64::from(word()?.cast_signed())), target]),
+        R_AARCH64_ADR_PREL_PG_HI21 => Some([page(word()?), target & !0xfff]),
+        R_AARCH64_ADD_ABS_LO12_NC | R_AARCH64_LDST8_ABS_LO12_NC => scaled(0),
+        R_AARCH64_LDST16_ABS_LO12_NC => scaled(1),
+        R_AARCH64_LDST32_ABS_LO12_NC => scaled(2),
+        R_AARCH64_LDST64_ABS_LO12_NC => scaled(3),
+        R_AARCH64_LDST128_ABS_LO12_NC => scaled(4),
+        R_AARCH64_CALL26 | R_AARCH64_JUMP26 => branch(0, 26),
+        R_AARCH64_CONDBR19 => branch(5, 19),
+        R_AARCH64_TSTBR14 => branch(5, 14),
+        R_AARCH64_ADR_GOT_PAGE => entry(page(word()?), &|address| address & !0xfff),
+        R_AARCH64_LD64_GOT_LO12_NC => {
+            let word = word()?;
+            // A load from the entry, or an addition where the symbol is near.
+            let scale = if word >> 24 == 0xf9 { 3 } else { 0 };
+            entry(in_page(word, scale), &|address| address & 0xfff)
+        }
+        _ => None,
+    }
+}
