@@ -211,8 +211,9 @@ impl Function<'_, '_> {
             14 => "movw $small, %cx\n    movzwl %cx, %ecx\n    xorq %rcx, %rax".to_owned(),
             12 => "movb $small, %cl\n    movzbl %cl, %ecx\n    xorq %rcx, %rax".to_owned(),
             13 => "movl $small, %ecx\n    addq $small, %rax\n    xorq %rcx, %rax".to_owned(),
+            // LLVM's linker knows no table without an entry.
             11 => format!(
-                "leaq _GLOBAL_OFFSET_TABLE_(%rip), %rcx\n    movabsq ${name}@GOTOFF+{offset}, %rdx\n    xorq (%rcx,%rdx), %rax"
+                "pushq common@GOTPCREL(%rip)\n    popq %rcx\n    leaq _GLOBAL_OFFSET_TABLE_(%rip), %rcx\n    movabsq ${name}@GOTOFF+{offset}, %rdx\n    xorq (%rcx,%rdx), %rax"
             ),
             15 => format!("movl ${name}+{offset}, %ecx"),
             16 => format!("movq ${name}+{offset}, %rcx"),
