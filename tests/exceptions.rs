@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "each test uses a part")]
 mod toolchain;
 
-use toolchain::{directory, orcane, told, tool};
+use toolchain::{GXX, directory, orcane, told, tool};
 
 const HOST: &str = r#"
 #include <cstdio>
@@ -97,7 +97,7 @@ fn a_cxx_exception_passes_compiled_frames_to_a_cxx_catch() {
     let directory = directory("cxx-exceptions");
     std::fs::write(directory.join("host.cc"), HOST).unwrap();
     std::fs::write(directory.join("middle.clif"), MIDDLE).unwrap();
-    tool(&directory, &["g++", "-shared", "-fPIC", "-O1", "-o", "libhost.so", "host.cc"]);
+    tool(&directory, &[GXX, "-shared", "-fPIC", "-O1", "-o", "libhost.so", "host.cc"]);
     for mode in MODES {
         let run = |entry: &str, number: &str| {
             let arguments =

@@ -1,8 +1,8 @@
 //! Real libraries as Mach-O, compiled with macOS's headers, which run on Linux as their ELF builds do.
 //!
-//! What they need of macOS's C library by another name is in `tests/programs/sources/darwin.c`. Their variadic calls
-//! are Linux's on x86-64 only.
-#![cfg(all(feature = "programs", target_arch = "x86_64"))]
+//! What they need of macOS's C library by another name is in `tests/programs/sources/darwin.c`; functions that take
+//! variadic arguments as Apple's arm64 passes them, in `darwin_arm64.c`.
+#![cfg(feature = "programs")]
 
 #[allow(dead_code, reason = "each test uses a part")]
 mod toolchain;
@@ -10,7 +10,7 @@ mod toolchain;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use toolchain::{directory, files, orcane, own, same_as_native, sources, told, tool};
+use toolchain::{C, GCC, directory, files, orcane, own, same_as_native, sources, told, tool};
 
 /// Zig, which has macOS's headers: a package of PyPI, installed once into the target directory.
 static ZIG: LazyLock<String> = LazyLock::new(|| {
@@ -38,10 +38,16 @@ fn compile(directory: &Path, compiler: &[&str], options: &[&str], sources: &[Str
 /// Compares what a Mach-O build does with what an ELF build does, in the JIT and when the system runs it.
 fn check(test: &str, options: &[&str], sources: &[String], arguments: &[&str]) {
     let directory = directory(&format!("macho-{test}"));
-    let elf = compile(&directory.join("elf"), &["clang-22", "-O1", "-fPIC"], options, sources);
-    let zig = [&*ZIG, "cc", "-target", "x86_64-macos", "-O1", "-fno-sanitize=all", "-fno-stack-protector"];
+    let clang = [C[2], &["-O1", "-fPIC"]].concat();
+    let elf = compile(&directory.join("elf"), &clang, options, sources);
+    let target = format!("{}-macos", std::env::consts::ARCH);
+    let zig = [&*ZIG, "cc", "-target", &target, "-O1", "-fno-sanitize=all", "-fno-stack-protector"];
     let mut macho = compile(&directory.join("macho"), &zig, options, sources);
-    macho.extend(compile(&directory, &["gcc", "-O1", "-fPIC"], &[], &[own("darwin.c")]));
+    let mut shim = vec![own("darwin.c")];
+    if cfg!(target_arch = "aarch64") {
+        shim.push(own("darwin_arm64.c"));
+    }
+    macho.extend(compile(&directory, &[GCC, "-O1", "-fPIC"], &[], &shim));
     let run = |objects: &[String]| {
         let objects: Vec<_> = objects.iter().map(String::as_str).collect();
         told(&orcane(&directory, &[&["run"], &objects[..], &["--"], arguments].concat()))

@@ -6,7 +6,7 @@ mod toolchain;
 
 use std::path::Path;
 
-use toolchain::{compile, directory, orcane, told, tool};
+use toolchain::{GCC, GXX, compile, directory, orcane, told, tool};
 
 /// The target of clang whose code runs here.
 const HOST: &str = if cfg!(target_arch = "aarch64") { ARM64 } else { X86_64 };
@@ -20,7 +20,7 @@ void say(const char *text, long number) { printf("%s %ld\n", text, number); fflu
 const SAYS: &str = "extern \"C\" { void say(const char *, long); }\n";
 
 fn elf(directory: &Path, file: &str, text: &str) -> String {
-    let compiler: &[&str] = if file.ends_with(".cc") { &["g++", "-O1", "-fPIC"] } else { &["gcc", "-O1", "-fPIC"] };
+    let compiler: &[&str] = if file.ends_with(".cc") { &[GXX, "-O1", "-fPIC"] } else { &[GCC, "-O1", "-fPIC"] };
     compile(directory, compiler, file, text)
 }
 
@@ -234,7 +234,7 @@ fn macho_17_symbols_of_the_command_line_go_by_their_names_in_the_source() {
 }
 
 #[test]
-fn universal_objects_and_archives_are_read_for_this_machine() {
+fn e2e_24_universal_objects_and_archives_are_read_for_this_machine() {
     let directory = directory("macho-universal");
     let parts = |name: &str, text: &str| {
         for (target, suffix) in [(X86_64, "x86"), (ARM64, "arm")] {

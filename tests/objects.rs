@@ -6,13 +6,13 @@ mod toolchain;
 
 use std::path::Path;
 
-use toolchain::{C, CXX, compile, directory, orcane, same_as_native, told, tool};
+use toolchain::{C, CXX, GCC, compile, directory, orcane, same_as_native, told, tool};
 
 /// The C library's way to write whatever the program says.
 const OUTPUT: &str = "#include <stdio.h>\n#include <stdlib.h>\n";
 
 fn c(directory: &Path, options: &[&str], file: &str, text: &str) -> String {
-    compile(directory, &[&["gcc"], options].concat(), file, &format!("{OUTPUT}{text}"))
+    compile(directory, &[&[GCC], options].concat(), file, &format!("{OUTPUT}{text}"))
 }
 
 const INITIALIZERS: &str = r#"
@@ -204,7 +204,7 @@ fn symbols_of_the_command_line_and_libraries() {
     let real = c(&directory, &["-fPIC"], "real.c", "int real(void) { return 30; }");
     let arguments = ["run", &main, &real, "--define", "place=0x4", "--alias", "other=real", "-lm"];
     assert_eq!(told(&orcane(&directory, &arguments)), (String::new(), String::new(), Some(35)));
-    tool(&directory, &["gcc", "-shared", "-o", "libreal.so", &real]);
+    tool(&directory, &[GCC, "-shared", "-o", "libreal.so", &real]);
     let arguments = ["run", &main, "--define=place=4", "--alias=other=real", "-L.", "-lreal", "--threads", "2"];
     assert_eq!(told(&orcane(&directory, &arguments)), (String::new(), String::new(), Some(35)));
     let (_, error, status) = told(&orcane(&directory, &["run", &main, "--define=place=4", "--no-process-symbols"]));
@@ -225,4 +225,36 @@ fn code_that_is_not_position_independent_runs_below_2_gib() {
     let main = c(&directory, &["-fno-pie"], "main.c", "int main(void) { fputs(\"text\", stdout); return 0; }");
     let (_, error, status) = told(&orcane(&directory, &["run", &main]));
     assert!(error.contains("'stdout'") && error.contains("-fPIC") && status == Some(127), "{error}");
+}
+
+/// A program of two objects: what one has of the other's, and each of its own.
+#[test]
+fn e2e_04_e2e_05_e2e_06_e2e_07_e2e_08_e2e_09_e2e_14_calls_and_variables_across_objects() {
+    let other =
+        "int shared = 3; _Alignas(4096) char page[3] = {1}; _Alignas(64) static long own; static int counted = 40;
+        static int inner(int n) { return n + ++own + counted++; } int outer(int n) { return inner(n); }
+        int own_is_aligned(void) { return (unsigned long)&own % 64 == 0; }";
+    let main =
+        "extern int shared; extern char page[3]; int outer(int), own_is_aligned(void); static int zero, seven = 7;
+        static int internal(int n) { return n * seven + zero++; }
+        int main(void) { shared += internal(2);
+            printf(\"%d %d %d %d\\n\", shared, outer(1), outer(1), internal(1));
+            printf(\"%d %d\\n\", (unsigned long)page % 4096 == 0, own_is_aligned()); return 0; }";
+    for compiler in C {
+        let directory = directory(&format!("calls-{}{}", compiler[0], compiler[1]));
+        let other = compile(&directory, compiler, "other.c", &format!("{OUTPUT}{other}"));
+        let main = compile(&directory, compiler, "main.c", &format!("{OUTPUT}{main}"));
+        same_as_native(&directory, &[&main, &other], &[], &[]);
+    }
+}
+
+#[test]
+fn e2e_03_a_constructor_by_a_pointer_to_something_else() {
+    let directory = directory("constructor-cast");
+    let text = "static int begun; static int begin(int argc, char **argv) { begun = argc; return 5; }
+        __attribute__((used, section(\".init_array\"))) static void *const entry = (void *)begin;
+        int main(void) { printf(\"%d\\n\", begun); return begun; }";
+    let main = c(&directory, &["-fPIC"], "main.c", text);
+    let output = told(&orcane(&directory, &["run", &main, "--", "a", "b"]));
+    assert_eq!(output, ("3\n".to_owned(), String::new(), Some(3)));
 }

@@ -76,7 +76,9 @@ fn a_rust_library_with_threads_and_panics() {
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     for options in [&["-Copt-level=0"][..], &["-Copt-level=2"], &["-Copt-level=2", "-Crelocation-model=pie"]] {
         let directory = directory("rust");
-        let library = [&[&*rustc, "--edition=2024", "--crate-type=staticlib", "-o", "libprogram.a"], options].concat();
+        let target = format!("--target={}-unknown-linux-gnu", std::env::consts::ARCH);
+        let library = [&*rustc, &*target, "--edition=2024", "--crate-type=staticlib", "-o", "libprogram.a"];
+        let library = [&library[..], options].concat();
         tool(&directory, &[&library[..], &[&own("staticlib.rs")]].concat());
         same_as_native(&directory, &["libprogram.a"], &["-lpthread", "-ldl", "-lm"], &["a", "b"]);
     }

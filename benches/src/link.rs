@@ -8,11 +8,11 @@ use std::time::Instant;
 use crate::Result;
 
 /// The first argument of a process that links an object some times and prints the least nanoseconds of a link:
-/// `link OBJECT ROUNDS`.
-pub const LINK: &str = "link";
-/// The first argument of one that prints the most memory that a link has beside the object: `link-with-memory OBJECT
+/// `child-link OBJECT ROUNDS`.
+pub const LINK: &str = "child-link";
+/// The first argument of one that prints the most memory that a link has beside the object: `child-link-with-memory OBJECT
 /// SMALL`, where a small object is linked before, so that code and heap are there.
-pub const LINK_WITH_MEMORY: &str = "link-with-memory";
+pub const LINK_WITH_MEMORY: &str = "child-link-with-memory";
 
 /// Whether arguments are those of such a process.
 #[must_use]

@@ -49,25 +49,45 @@ pub(crate) fn told(output: &Output) -> (String, String, Option<i32>) {
 
 /// Runs objects as Orcane links them and as the system does, and compares all that is seen of it.
 pub(crate) fn same_as_native(directory: &Path, objects: &[&str], libraries: &[&str], arguments: &[&str]) {
-    tool(directory, &[&["g++"], objects, &["-o", "native"], libraries].concat());
+    tool(directory, &[&[GXX], objects, &["-o", "native"], libraries].concat());
     let mut words = runner();
     words.push(directory.join("native").display().to_string());
     let native = Command::new(&words[0]).args(&words[1..]).args(arguments).current_dir(directory).output().unwrap();
     let native = told(&native);
     assert!(native.2.is_some() && !native.0.is_empty(), "{native:?}");
-    let jit = told(&orcane(directory, &[&["run"], objects, &["--"], arguments].concat()));
+    let runtime = runtime();
+    let runtime: Vec<&str> = runtime.iter().map(String::as_str).collect();
+    let jit = told(&orcane(directory, &[&["run"], objects, &runtime, &["--"], arguments].concat()));
     assert_eq!(jit, native, "{objects:?}");
 }
 
+/// The part of the compiler's library that it links into each program: on AArch64, atomic operations.
+fn runtime() -> Option<String> {
+    if cfg!(target_arch = "x86_64") {
+        return None;
+    }
+    let output = Command::new(GCC).arg("-print-libgcc-file-name").output().unwrap();
+    Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+/// Compilers for the architecture of the tests, whichever the machine has.
+pub(crate) const GCC: &str =
+    if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu-gcc" } else { "x86_64-linux-gnu-gcc" };
+pub(crate) const GXX: &str =
+    if cfg!(target_arch = "aarch64") { "aarch64-linux-gnu-g++" } else { "x86_64-linux-gnu-g++" };
+const TARGET: &str =
+    if cfg!(target_arch = "aarch64") { "--target=aarch64-linux-gnu" } else { "--target=x86_64-linux-gnu" };
+
 /// What compilers make of C: the command of each, with its options.
-pub(crate) const C: [&[&str]; 4] = [&["gcc", "-O0"], &["gcc", "-O2"], &["clang-22", "-O0"], &["clang-22", "-O2"]];
+pub(crate) const C: [&[&str]; 4] =
+    [&[GCC, "-O0"], &[GCC, "-O2"], &["clang-22", "-O0", TARGET], &["clang-22", "-O2", TARGET]];
 
 /// As [`C`], of C++.
 pub(crate) const CXX: [&[&str]; 4] = [
-    &["g++", "-std=c++17", "-O0"],
-    &["g++", "-std=c++17", "-O2"],
-    &["clang++-22", "-std=c++17", "-O0"],
-    &["clang++-22", "-std=c++17", "-O2"],
+    &[GXX, "-std=c++17", "-O0"],
+    &[GXX, "-std=c++17", "-O2"],
+    &["clang++-22", "-std=c++17", "-O0", TARGET],
+    &["clang++-22", "-std=c++17", "-O2", TARGET],
 ];
 
 /// Where the sources of the crates are.

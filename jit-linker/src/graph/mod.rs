@@ -591,8 +591,9 @@ impl LinkGraph {
 
     /// Says how a symbol stands against others of its name, and who sees it.
     pub fn set_binding(&mut self, symbol: SymbolId, linkage: Linkage, scope: Scope) {
-        let symbol = &mut self.symbols[symbol.index()];
-        (symbol.linkage, symbol.scope) = (linkage, scope);
+        if let Some(symbol) = self.change(symbol) {
+            (symbol.linkage, symbol.scope) = (linkage, scope);
+        }
     }
 
     /// The sections that hold initializers, in the order they run.

@@ -78,19 +78,15 @@ impl<'data> Reader<'data> {
         let Some(atoms) = &self.atoms[section] else { return Ok(described) };
         let bytes = self.sections[section].data(LittleEndian, self.data).unwrap_or_default();
         let records = eh_frame::records(bytes).map_err(|what| self.malformed(what))?;
-        let contents: Vec<_> = records
-            .iter()
-            .map(|record| Content {
-                block: atoms.find(record.start as u64).0,
-                address: atoms.address + record.start as u64,
-                bytes: &bytes[record.start..record.start + record.size],
-            })
-            .collect();
         let of_records = self.record_edges.clone();
         let mut known: Known = of_records.map(|index| ((edges[index].block, edges[index].offset), index)).collect();
         known.sort_unstable();
         let mut cies = FxHashMap::default();
-        for (record, content) in records.iter().zip(contents) {
+        let (address, blocks): (_, Vec<_>) = (atoms.address, atoms.blocks().collect());
+        // Each record is an atom.
+        for (record, block) in records.iter().zip(blocks) {
+            let bytes = &bytes[record.start..record.start + record.size];
+            let content = Content { block, address: address + record.start as u64, bytes };
             if [CIE_POINTER, 0].iter().any(|offset| known_at(&known, content.block, *offset).is_some()) {
                 return Err(
                     self.malformed(format!("a relocation changes the record at {:#x} of .eh_frame", record.start))
