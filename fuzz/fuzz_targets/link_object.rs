@@ -28,6 +28,6 @@ fuzz_target!(|bytes: &[u8]| {
         allocated.resolve_thread_local(symbol, location);
     }
     allocated.set_thread_local_storage(location);
-    _ = allocated.dependences();
+    _ = allocated.dependences(|_| true);
     _ = allocated.fix_up();
 });

@@ -202,10 +202,12 @@ impl Allocated {
         self.placement.indirection.resolvers.iter().map(resolver).collect()
     }
 
-    /// Every pair of a named symbol defined here and a named symbol it needs.
+    /// Pairs of a named symbol defined here and a named symbol it needs, both of them `known`: what they say
+    /// together is all that each needs. Of several symbols in one block, all need one of them, which needs what the
+    /// block does.
     #[must_use]
-    pub fn dependences(&self) -> Vec<(SymbolId, SymbolId)> {
-        depend::dependences(self.graph())
+    pub fn dependences(&self, known: impl Fn(SymbolId) -> bool) -> Vec<(SymbolId, SymbolId)> {
+        depend::dependences(self.graph(), known)
     }
 
     /// Says where an external symbol is. `slot` is the word that holds where its body is now, if

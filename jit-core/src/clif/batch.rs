@@ -655,7 +655,7 @@ impl Linking {
         let ids: FxHashMap<GraphSymbol, SymbolId> =
             found.iter().copied().chain(self.own.iter().map(|own| (own.graph_symbol, own.symbol))).collect();
         let dependences: Vec<_> = allocated
-            .dependences()
+            .dependences(|symbol| ids.contains_key(&symbol))
             .into_iter()
             .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
             .collect();

@@ -174,7 +174,7 @@ impl Linking {
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Option<Box<dyn Send + Sync>>) {
         let ids: FxHashMap<GraphSymbol, SymbolId> = found.iter().chain(&self.own).copied().collect();
         let dependences: Vec<_> = allocated
-            .dependences()
+            .dependences(|symbol| ids.contains_key(&symbol))
             .into_iter()
             .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
             .collect();

@@ -40,23 +40,29 @@ pub(crate) fn externals(graph: &LinkGraph) -> Vec<SymbolId> {
     externals
 }
 
-/// Every pair of a named symbol that the graph defines and a named symbol that it needs, directly
-/// or through what has no name. A pair may occur more than once.
-pub(crate) fn dependences(graph: &LinkGraph) -> Vec<(SymbolId, SymbolId)> {
+/// Pairs of a named symbol that the graph defines and a named symbol that it needs, directly or
+/// through what has no name, both of them `known`. Of several in one block, all need the first, and
+/// that one needs what the block needs: a section of a thousand functions is one block to some
+/// compilers, and refers to thousands. A pair may occur more than once.
+pub(crate) fn dependences(graph: &LinkGraph, known: impl Fn(SymbolId) -> bool) -> Vec<(SymbolId, SymbolId)> {
     let owners = Owners::new(graph);
-    let named = |id: &SymbolId| graph.symbol(*id).name.is_some();
+    let named = |id: SymbolId| graph.symbol(id).name.is_some();
     let mut pairs = Vec::with_capacity(graph.edges.len());
-    if graph.attached.is_empty() && graph.edges.iter().all(|edge| named(&edge.target)) {
-        for edge in &graph.edges {
-            pairs.extend(owners.of(edge.block).filter(named).map(|from| (from, edge.target)));
+    let mut add = |block: BlockId, needed: &mut dyn Iterator<Item = SymbolId>| {
+        let mut here = owners.of(block).filter(|owner| named(*owner) && known(*owner));
+        let Some(first) = here.next() else { return };
+        pairs.extend(needed.filter(|target| known(*target)).map(|target| (first, target)));
+        pairs.extend(here.map(|other| (other, first)));
+    };
+    if graph.attached.is_empty() && graph.edges.iter().all(|edge| named(edge.target)) {
+        for edges in graph.edges_by_block() {
+            add(edges[0].block, &mut edges.iter().map(|edge| edge.target));
         }
         return pairs;
     }
     let needs = reach::Needs::new(graph);
     for (block, _) in graph.blocks().filter(|(_, block)| block.live) {
-        for from in owners.of(block).filter(named) {
-            pairs.extend(needs.of(block).iter().map(|to| (from, *to)));
-        }
+        add(block, &mut needs.of(block).iter().copied());
     }
     pairs
 }

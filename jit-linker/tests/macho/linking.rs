@@ -21,7 +21,8 @@ fn macho_01_dependences_lead_through_local_symbols_to_those_that_others_know() {
     let graph = parse(assemble(X86_64, source));
     let allocated = link::prepare(graph).expect("it fits").allocate(&memory).expect("there is memory");
     let name = |id| allocated.graph().symbol_label(id).into_owned();
-    let mut pairs: Vec<_> = allocated.dependences().into_iter().map(|(from, to)| (name(from), name(to))).collect();
+    let mut pairs: Vec<_> =
+        allocated.dependences(|_| true).into_iter().map(|(from, to)| (name(from), name(to))).collect();
     pairs.sort();
     pairs.dedup();
     let expected = [("main", "outside"), ("other", "main")].map(|(from, to)| (from.to_owned(), to.to_owned()));
@@ -67,7 +68,7 @@ fn macho_22_a_pass_adds_the_edge_of_code_that_forms_its_own_address() {
     let loaded = link::load(graph, passes).expect("the pass finds it");
     let allocated = loaded.prepare().expect("it fits").allocate(&memory).expect("there is memory");
     let at = (allocated.address(main) - allocated.segment(SegmentKind::Code).start) as usize;
-    let pairs = allocated.dependences();
+    let pairs = allocated.dependences(|_| true);
     assert!(pairs.contains(&(main, main)), "{pairs:?}");
     let mut fixed = allocated.fix_up().expect("it is near");
     assert_eq!(fixed.content(SegmentKind::Code)[at..at + 8], [0x48, 0x8d, 0x05, 0xf9, 0xff, 0xff, 0xff, 0xc3]);

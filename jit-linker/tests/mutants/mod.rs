@@ -78,7 +78,7 @@ fn try_link(object: &[u8]) -> bool {
         allocated.resolve_thread_local(symbol, location);
     }
     allocated.set_thread_local_storage(location);
-    _ = allocated.dependences();
+    _ = allocated.dependences(|_| true);
     allocated.fix_up().is_ok()
 }
 
