@@ -456,6 +456,7 @@ impl ExecutionSession {
     }
 
     /// The first symbol of each, or none if its tracker was removed.
+    #[cfg(feature = "cranelift")]
     pub(crate) fn first_symbols<'a>(
         &self,
         responsibilities: impl Iterator<Item = &'a MaterializationResponsibility>,
