@@ -12,7 +12,7 @@ use orcane::linker::format::open;
 use orcane::linker::graph::LinkGraph;
 use orcane::linker::memory::{MemoryManager, PageManager};
 use orcane::{Alias, DylibLookup, Jit, JitDylib, Link, LinkPlugin, ResourceTracker, SymbolFlags};
-use toolchain::{C, CXX, compile, directory, orcane, same_as_native, told};
+use toolchain::{C, CXX, GCC, compile, directory, orcane, runtime, same_as_native, told};
 
 type Function = unsafe extern "C" fn(i32) -> i32;
 
@@ -186,10 +186,10 @@ fn of_weak_functions_one_is_everybodys() {
 #[test]
 fn a_strong_function_twice_is_an_error_and_changes_nothing() {
     let directory = directory("twice");
-    let sources = Sources { directory: &directory, compiler: &["gcc"] };
+    let sources = Sources { directory: &directory, compiler: &[GCC] };
     let (jit, _) = jit(LazyJit::builder());
     sources.add(&jit, jit.main(), "first.c", "int f(int n) { return n + 1; }");
-    let second = compile(&directory, &["gcc"], "second.c", "int f(int n) { return n; } int g(int n) { return n; }");
+    let second = compile(&directory, &[GCC], "second.c", "int f(int n) { return n; } int g(int n) { return n; }");
     let error = jit.add_object("second.c", open(&directory.join(second)).unwrap()).unwrap_err();
     assert!(error.to_string().contains("'f'") || error.to_string().contains("f "), "{error}");
     assert!(jit.lookup_address("g").is_err());
@@ -271,9 +271,10 @@ fn a_lazy_function_of_an_object_can_be_redefined() {
         let address = jit.lookup_address("f").unwrap();
         assert_eq!((call(&jit, "user", 1), call(&jit, "inside", 1)), (20, 20));
         sources.redefine(&jit, "f", 7);
-        // Inside the object calls are bound when it is linked.
         assert_eq!((call(&jit, "user", 1), call_at(address, 1), call(&jit, "through", 1)), (70, 7, 7));
-        assert_eq!(call(&jit, "inside", 1), 20);
+        // Inside the object calls are bound when it is linked. What AArch64 loads to call it might be for anything.
+        let loads = cfg!(target_arch = "aarch64") && sources.compiler.contains(&"-fno-plt");
+        assert_eq!(call(&jit, "inside", 1), if loads { 70 } else { 20 }, "{:?}", sources.compiler);
         assert_eq!(links.told().iter().filter(|name| *name == "object.c").count(), 1);
         assert_eq!(jit.lookup_address("f").unwrap(), address);
     });
@@ -326,7 +327,7 @@ fn functions_of_one_name_in_two_dylibs_are_two() {
 #[test]
 fn gap_13_of_threads_that_call_into_an_object_at_once_one_links_it() {
     let directory = directory("threads");
-    let sources = Sources { directory: &directory, compiler: &["gcc", "-O2"] };
+    let sources = Sources { directory: &directory, compiler: &[GCC, "-O2"] };
     let (jit, links) = jit(LazyJit::builder());
     let text: String = (0..300).map(|index| format!("int f{index}(int n) {{ return n + {index}; }}\n")).collect();
     sources.add(&jit, jit.main(), "many.c", &text);
@@ -414,12 +415,19 @@ fn lazy_07_a_program_in_cpp_runs_as_it_does_linked_by_the_system() {
             objects.push(stub);
             let names: Vec<_> = objects.iter().map(String::as_str).collect();
             same_as_native(&directory, &names, &[], &["a"]);
-            let eager = told(&orcane(&directory, &[&["run"], &names[..], &["--", "a"]].concat()));
+            let runtime = runtime();
+            let runtime: Vec<&str> = runtime.iter().map(String::as_str).collect();
+            let eager = told(&orcane(&directory, &[&["run"], &names[..], &runtime, &["--", "a"]].concat()));
             // In place of the whole one: what it lacks is not missed as long as nobody calls it.
-            let lazy = [&["run", "--lazy"], &names[..3], &[&broken, "--", "a"]].concat();
+            let lazy = [&["run", "--lazy"], &names[..3], &[&broken], &runtime, &["--", "a"]].concat();
             assert_eq!(told(&orcane(&directory, &lazy)), eager, "{compiler:?}");
-            let calls =
-                [&["run", "--lazy"], &names[..3], &[&broken, "--", "1", "2", "3", "4", "5", "6", "7", "8", "9"]];
+            let calls = [
+                &["run", "--lazy"],
+                &names[..3],
+                &[&broken],
+                &runtime,
+                &["--", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+            ];
             let (_, error, status) = told(&orcane(&directory, &calls.concat()));
             assert!(error.contains("broken") && error.contains("missing") && status.is_none(), "{error} {status:?}");
         }

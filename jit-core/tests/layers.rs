@@ -13,6 +13,7 @@ use jit_core::{
     SymbolFlags,
 };
 use jit_linker::LinkGraph;
+use jit_linker::arch::Architecture;
 use jit_linker::graph::{Linkage, Scope, SymbolKind};
 use jit_linker::memory::SegmentKind;
 use jit_linker::plugin::{PassError, Passes};
@@ -224,6 +225,25 @@ fn oll_05_absolute_symbols_of_a_graph_are_seen_by_plugins() {
     let found = session.lookup(&main.link_order(), vec![session.intern("there")]).unwrap();
     assert_eq!(found[0].definition.address, 0x7777);
     assert_eq!(sees.0.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_graph_of_another_architecture_is_refused() {
+    let (session, main) = session();
+    let tracker = main.default_tracker().unwrap();
+    let layer = ObjectLinkingLayer::new();
+    let foreign = || {
+        let mut graph = LinkGraph::new("foreign", Architecture::Aarch64);
+        let block = graph.add_block(SegmentKind::Code, &[0; 4], 4).unwrap();
+        graph.define(Some(session.intern("f")), block, 0, 0);
+        graph
+    };
+    let error = layer.add_graph(&tracker, foreign()).unwrap_err();
+    assert!(error.to_string().contains("foreign"), "{error}");
+    // As a unit, it is refused when it is to be linked.
+    tracker.define(vec![layer.unit(foreign())]).unwrap();
+    let error = session.lookup(&main.link_order(), vec![session.intern("f")]).unwrap_err();
+    assert!(error.to_string().contains("foreign"), "{error}");
 }
 
 fn declared(name: jit_core::SymbolName, flags: SymbolFlags) -> SymbolDeclaration {

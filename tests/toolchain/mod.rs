@@ -62,7 +62,7 @@ pub(crate) fn same_as_native(directory: &Path, objects: &[&str], libraries: &[&s
 }
 
 /// The part of the compiler's library that it links into each program: on AArch64, atomic operations.
-fn runtime() -> Option<String> {
+pub(crate) fn runtime() -> Option<String> {
     if cfg!(target_arch = "x86_64") {
         return None;
     }

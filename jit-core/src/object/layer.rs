@@ -45,7 +45,7 @@ pub trait ObjectLayer: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// When the dylib has one of them.
+    /// When the dylib has one of them, or the graph is of another architecture.
     fn add_graph(&self, tracker: &ResourceTracker, graph: LinkGraph) -> Result<(), Error> {
         let symbols = interface(&graph);
         self.add_graph_as(tracker, graph, symbols)
@@ -56,13 +56,14 @@ pub trait ObjectLayer: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// When the dylib has one of them.
+    /// As [`add_graph`](Self::add_graph).
     fn add_graph_as(
         &self,
         tracker: &ResourceTracker,
         graph: LinkGraph,
         symbols: Vec<SymbolDeclaration>,
     ) -> Result<(), Error> {
+        check_architecture(tracker.session(), &graph)?;
         tracker.define(vec![GraphUnit { layer: self.clone(), graph }.definition(symbols)])
     }
 
@@ -144,7 +145,9 @@ impl ObjectLayer for ObjectLinkingLayer {
     }
 
     fn read(&self, session: &ExecutionSession, name: &str, object: ObjectBytes) -> Result<LinkGraph, Error> {
-        Ok(format::parse(name, object, session.names())?)
+        let graph = format::parse(name, object, session.names())?;
+        check_architecture(session, &graph)?;
+        Ok(graph)
     }
 
     fn hooks(&self) -> LayerHooks {
@@ -158,6 +161,15 @@ impl LayerHooks {
         self.0.transforms.insert(0, transform);
         self
     }
+}
+
+/// Refuses a graph of another architecture than the session's.
+pub(crate) fn check_architecture(session: &ExecutionSession, graph: &LinkGraph) -> Result<(), Error> {
+    let (theirs, ours) = (graph.architecture(), session.executor().architecture());
+    if theirs == ours {
+        return Ok(());
+    }
+    Err(Error::Target(format!("{} is for {theirs}, the session for {ours}", graph.name())))
 }
 
 /// The flags that a graph gives a symbol.

@@ -6,7 +6,7 @@ use jit_linker::plugin::Passes;
 use jit_linker::{LinkError, LinkGraph, SymbolName};
 use rustc_hash::FxHashMap;
 
-use super::layer::{ObjectOptions, definitions};
+use super::layer::{ObjectOptions, check_architecture, definitions};
 use super::plugin::{Hooks, Watched};
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::unwind::ObjectFrames;
@@ -20,6 +20,9 @@ pub(crate) fn begin(
     hooks: &Hooks,
     options: ObjectOptions,
 ) {
+    if let Err(error) = check_architecture(responsibility.session(), &graph) {
+        return responsibility.fail(error.into());
+    }
     let mut watched = hooks.begin(|| responsibility.dylib().ok(), &graph);
     let passes = watched.as_mut().map(Watched::take_passes).unwrap_or_default();
     let mut linking = Linking { responsibility, watched, own: Vec::new() };

@@ -6,6 +6,7 @@ mod linking;
 mod plugin;
 mod transform;
 
+pub(crate) use layer::check_architecture;
 #[cfg(feature = "cranelift")]
 pub(crate) use layer::definitions;
 pub use layer::{ObjectLayer, ObjectLinkingLayer, ObjectOptions};

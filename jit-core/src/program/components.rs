@@ -15,6 +15,7 @@ use super::linking::COMPONENT_HANDLE;
 use super::unit::ObjectUnit;
 use super::weak::{self, WeakDefinitions};
 use crate::error::Error;
+use crate::object::check_architecture;
 use crate::platform::initializers::{self, Initializers};
 use crate::platform::thread_local::{self, ThreadLocalError};
 #[cfg(feature = "cranelift")]
@@ -237,12 +238,7 @@ impl Shared {
         if scope == ArchiveScope::Hidden {
             hide(&mut graph);
         }
-        if graph.architecture() != architecture {
-            return Err(Error::Target(format!(
-                "{name} is for {}, the session for {architecture}",
-                graph.architecture()
-            )));
-        }
+        check_architecture(session, &graph)?;
         let component = self.component(dylib)?;
         if self.options.weak_definitions == WeakDefinitions::OfProcess {
             weak::take_from_process(&mut graph, dylib);
