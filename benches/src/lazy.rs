@@ -6,6 +6,7 @@
 //! ```
 
 use std::error::Error;
+use std::fmt;
 use std::hint::black_box;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -50,7 +51,9 @@ fn main() -> Result<()> {
             let (created, called) = create_and_call(count.parse()?)?;
             println!("{created} {called}");
         }
-        [] => report()?,
+        [] => measure()?.iter().for_each(|figure| println!("{figure}")),
+        // The same for a program to read.
+        ["figures"] => measure()?.iter().for_each(|figure| println!("{}", figure.fields())),
         _ => return Err("it takes no arguments".into()),
     }
     Ok(())
@@ -67,20 +70,44 @@ fn ask(program: &str, arguments: &[&str]) -> Result<Vec<f64>> {
     Ok(text.split_whitespace().map(str::parse).collect::<std::result::Result<_, _>>()?)
 }
 
-/// Says what was promised as the greatest, and what it is.
-fn bar(what: &str, measured: f64, promised: f64) {
-    let verdict = if measured <= promised { "ok" } else { "NOT REACHED" };
-    println!("{what:<60} {measured:>8.3}, at most {promised:<6} {verdict}");
+/// What was measured, and what is promised as the greatest.
+struct Figure {
+    what: String,
+    measured: f64,
+    promised: Option<f64>,
 }
 
-fn report() -> Result<()> {
-    beside_llvm()?;
-    memory()?;
-    tiers()
+impl Figure {
+    fn new(what: impl Into<String>, measured: f64) -> Self {
+        Self { what: what.into(), measured, promised: None }
+    }
+
+    fn at_most(promised: f64, what: &str, measured: f64) -> Self {
+        Self { promised: Some(promised), ..Self::new(what, measured) }
+    }
+
+    /// With tabs between them.
+    fn fields(&self) -> String {
+        let promised = self.promised.map(|promised| format!("\t{promised}")).unwrap_or_default();
+        format!("{}\t{}{promised}", self.what, self.measured)
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, measured, promised } = self;
+        write!(f, "{what:<60} {measured:>9.3}")?;
+        let Some(promised) = promised else { return Ok(()) };
+        write!(f, ", at most {promised:.3}{}", if measured <= promised { "" } else { "  MISSED" })
+    }
+}
+
+fn measure() -> Result<Vec<Figure>> {
+    Ok([beside_llvm()?, memory()?, tiers()?].into_iter().flatten().collect())
 }
 
 /// The program, first calls, and steady calls.
-fn beside_llvm() -> Result<()> {
+fn beside_llvm() -> Result<Vec<Figure>> {
     let count = PROGRAM.to_string();
     let subjects =
         [("lazy", "lazy"), ("lazy", "eager"), ("llvm-peer", "one-module"), ("llvm-peer", "module-a-function")];
@@ -99,13 +126,17 @@ fn beside_llvm() -> Result<()> {
         return Err(format!("the programs give {results:?}").into());
     }
     let times = times.map(median);
-    for ((program, shape), time) in subjects.iter().zip(times) {
-        println!("{PROGRAM} functions, {shape} ({program}) {time:>9.2} ms");
-    }
+    let mut measured: Vec<_> = subjects
+        .iter()
+        .zip(times)
+        .map(|((program, shape), time)| Figure::new(format!("{PROGRAM} functions, {shape} ({program}), ms"), time))
+        .collect();
     let [lazy, eager, one_module, module_a_function] = times;
-    bar("program, lazy / LLLazyJIT on one module", lazy / one_module, 1.0 / 20.0);
-    bar("program, lazy / LLLazyJIT on a module a function", lazy / module_a_function, 1.0 / 3.0);
-    bar("program, lazy / eager", lazy / eager, 1.0 / 5.0);
+    measured.extend([
+        Figure::at_most(1.0 / 20.0, "program, lazy / LLLazyJIT on one module", lazy / one_module),
+        Figure::at_most(1.0 / 3.0, "program, lazy / LLLazyJIT on a module a function", lazy / module_a_function),
+        Figure::at_most(1.0 / 5.0, "program, lazy / eager", lazy / eager),
+    ]);
 
     let mut figures: [Vec<f64>; 8] = Default::default();
     let (ours, theirs) = (FUNCTIONS.to_string(), LLVM_FUNCTIONS.to_string());
@@ -118,37 +149,43 @@ fn beside_llvm() -> Result<()> {
         }
     }
     let [created, called, slot, pointer, llvm_created, llvm_called, llvm_stub, llvm_direct] = figures.map(median);
-    println!("creating a lazy function   {created:>9.1} ns, LLVM {llvm_created:.1} ns");
-    println!("first call, target ready   {called:>9.1} ns, LLVM {llvm_called:.1} ns");
-    println!("call through a slot        {slot:>9.2} ns, LLVM's stub {llvm_stub:.2} ns");
-    println!("call through a pointer     {pointer:>9.2} ns, LLVM's direct call {llvm_direct:.2} ns");
-    bar("creating / LLVM's", created / llvm_created, 0.25);
-    bar("first call / LLVM's", called / llvm_called, 0.5);
-    bar("call through a slot / through a pointer", slot / pointer, 1.05);
-    Ok(())
+    measured.extend([
+        Figure::new("creating a lazy function, ns", created),
+        Figure::new("creating a lazy function, LLVM, ns", llvm_created),
+        Figure::new("first call, target ready, ns", called),
+        Figure::new("first call, target ready, LLVM, ns", llvm_called),
+        Figure::new("call through a slot, ns", slot),
+        Figure::new("call through a stub, LLVM, ns", llvm_stub),
+        Figure::new("call through a pointer, ns", pointer),
+        Figure::new("direct call, LLVM, ns", llvm_direct),
+        Figure::at_most(0.25, "creating / LLVM's", created / llvm_created),
+        Figure::at_most(0.5, "first call / LLVM's", called / llvm_called),
+        Figure::at_most(1.05, "call through a slot / through a pointer", slot / pointer),
+    ]);
+    Ok(measured)
 }
 
-fn memory() -> Result<()> {
+fn memory() -> Result<Vec<Figure>> {
     let [bytes] = ask("lazy", &["memory", &UNCALLED.to_string()])?[..] else { return Err("no figure".into()) };
-    bar("bytes of a lazy function that was never called", bytes, 200.0);
-    Ok(())
+    Ok(vec![Figure::at_most(200.0, "bytes of a lazy function that was never called", bytes)])
 }
 
-fn tiers() -> Result<()> {
+fn tiers() -> Result<Vec<Figure>> {
     let fibonacci = |tiering: Option<Tiering>, level, argument| -> Result<f64> {
         let times = (0..ROUNDS).map(|_| Ok(run_fibonacci(tiering.clone(), level, argument)?.as_secs_f64()));
         Ok(median(times.collect::<Result<_>>()?) * 1e3)
     };
     let tiered = Some(Tiering::default());
     let (speed, promoted) = (fibonacci(None, OptLevel::Speed, 32)?, fibonacci(tiered.clone(), OptLevel::Speed, 32)?);
-    println!("fib(32), speed             {speed:>9.3} ms");
-    println!("fib(32), tiered            {promoted:>9.3} ms");
     let (first, first_tier) = (fibonacci(tiered, OptLevel::Speed, 5)?, fibonacci(None, OptLevel::None, 5)?);
-    println!("fib(5), not optimised      {first_tier:>9.3} ms");
-    println!("fib(5), tiered             {first:>9.3} ms");
-    bar("fib(32), tiered / speed", promoted / speed, 1.25);
-    bar("fib(5), tiered / the first tier alone", first / first_tier, 1.05);
-    Ok(())
+    Ok(vec![
+        Figure::new("fib(32), speed, ms", speed),
+        Figure::new("fib(32), tiered, ms", promoted),
+        Figure::new("fib(5), not optimised, ms", first_tier),
+        Figure::new("fib(5), tiered, ms", first),
+        Figure::at_most(1.25, "fib(32), tiered / speed", promoted / speed),
+        Figure::at_most(1.05, "fib(5), tiered / the first tier alone", first / first_tier),
+    ])
 }
 
 /// Builds a program, and says how long it takes from there to its result, and that.

@@ -59,10 +59,6 @@ fn main() -> Result<ExitCode> {
             println!("{}", run_time::run(program, generator)?);
             Ok(ExitCode::SUCCESS)
         }
-        [sizes::LAZY, count] => {
-            println!("{}", sizes::run_lazy(count.parse()?)?);
-            Ok(ExitCode::SUCCESS)
-        }
         [] => {
             let exact = exact()?;
             print(&bars::timed(COUNT)?);
@@ -102,7 +98,7 @@ fn report(scale: usize, folder: &Path) -> Result<ExitCode> {
         ("Beside cranelift-jit, and cold start", bars::timed(count)?),
         ("Compilation beside LLVM", beside_llvm::compilation()?),
         ("Eager compilation by size", sizes::eager(scale)?),
-        ("Lazy compilation and calls", sizes::lazy(scale)?),
+        ("Lazy compilation and calls", sizes::lazy()?),
         ("Linking", linking::measure()?),
         ("A million symbols", beside_llvm::symbols()?),
         ("Run time of compiled code", run_time::bars(&run_times)),

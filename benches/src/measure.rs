@@ -83,16 +83,6 @@ pub(crate) fn collected(log: &str) -> Result<u64> {
     Ok(collected.1.trim().parse()?)
 }
 
-/// The nanoseconds that one of our programs prints.
-pub(crate) fn nanoseconds(program: &str, arguments: &[&str]) -> Result<f64> {
-    let output = Command::new(std::env::current_exe()?.with_file_name(program)).args(arguments).output()?;
-    if !output.status.success() {
-        return Err(format!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    let [nanoseconds] = numbers(&String::from_utf8(output.stdout)?)?;
-    Ok(nanoseconds as f64)
-}
-
 fn numbers<const N: usize>(text: &str) -> Result<[u64; N]> {
     let numbers = text.split_whitespace().map(u64::from_str).collect::<std::result::Result<Vec<_>, _>>()?;
     numbers.try_into().map_err(|_| format!("expected {N} numbers: {text}").into())

@@ -119,6 +119,7 @@ impl Shared {
             drop(queue);
             // What is there was followed when it was compiled.
             if body.ready().is_some() {
+                drop(body);
                 queue = self.lock();
                 continue;
             }

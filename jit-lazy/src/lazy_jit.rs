@@ -14,8 +14,8 @@ use crate::tier::{TierStatistics, Tiering, Tiers};
 ///
 /// Functions of [redirectable](jit_core::ClifModule::redirectable) modules, added by
 /// [`Jit::redefine`], are compiled when they are first called, and when [`Jit::lookup`] asks for
-/// them by name. An object, added by [`Jit::add_object`], is linked when one of its functions is. A redefined function is compiled anew when it is next called. All else is as in
-/// `Jit`, which this dereferences to.
+/// them by name. An object, added by [`Jit::add_object`], is linked when one of its functions is. A redefined function
+/// is compiled anew when it is next called. All else is as in `Jit`, which this dereferences to.
 ///
 /// ```
 /// use jit_lazy::LazyJit;

@@ -94,14 +94,14 @@ impl Drop for SymbolName {
     #[inline]
     fn drop(&mut self) {
         let Header { count, length } = self.header();
-        let layout = Self::layout(*length);
+        let length = *length;
         if count.fetch_sub(1, Ordering::Release) != 1 {
             return;
         }
         // What others did with their handles comes before.
         fence(Ordering::Acquire);
         // SAFETY: this was the last handle; `new` allocated it so.
-        unsafe { dealloc(self.0.as_ptr().cast(), layout) };
+        unsafe { dealloc(self.0.as_ptr().cast(), Self::layout(length)) };
     }
 }
 

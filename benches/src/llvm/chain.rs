@@ -54,24 +54,6 @@ pub(crate) fn run(subject: LlvmSubject, count: usize) -> Result<Times> {
     Ok(times)
 }
 
-/// Nanoseconds from nothing to the result of one in a hundred of a module's functions, each compiled at its first call.
-pub(crate) fn run_lazy(count: usize) -> Result<u128> {
-    let start = Instant::now();
-    let jit = Llvm::new(Options { level: Level::O0, lazy: true, threads: 0 })?;
-    let layout = jit.data_layout();
-    jit.add(Module::build(|context| module(context, layout, 0..count)))?;
-    let called = (count / 100).max(1);
-    let address = jit.lookup(&name(called - 1))?;
-    // SAFETY: `function` gives every function this signature, and the JIT is alive.
-    let result = unsafe { std::mem::transmute::<u64, extern "C" fn(i64) -> i64>(address) }(7);
-    let elapsed = start.elapsed().as_nanos();
-    if result != expected(called, 7) {
-        return Err(format!("{result} is wrong").into());
-    }
-    std::mem::forget(jit);
-    Ok(elapsed)
-}
-
 fn module(context: LLVMContextRef, layout: &CStr, functions: std::ops::Range<usize>) -> LLVMModuleRef {
     // SAFETY: every handle below is of this context, and used while it lives; names end with a zero.
     unsafe {

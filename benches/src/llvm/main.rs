@@ -1,5 +1,5 @@
 //! LLVM's subjects, as `benches` starts them: `llvm-peer child SUBJECT LEVEL COUNT`, `llvm-peer table COUNT`,
-//! `llvm-peer lazy COUNT`, `llvm-peer link OBJECT ROUNDS`, and `llvm-peer quality PROGRAM GENERATOR`; and as `lazy` does:
+//! `llvm-peer child-link OBJECT ROUNDS`, and `llvm-peer quality PROGRAM GENERATOR`; and as `lazy` does:
 //! `llvm-peer program SHAPE COUNT`, `llvm-peer calls COUNT`.
 
 mod chain;
@@ -30,7 +30,6 @@ fn main() -> Result<()> {
         [QUALITY, program, generator] => println!("{}", quality::run(program, generator)?),
         [lazy::PROGRAM, shape, count] => println!("{}", lazy::program(shape, count.parse()?)?),
         [lazy::CALLS, count] => println!("{}", lazy::calls(count.parse()?)?),
-        ["lazy", count] => println!("{}", chain::run_lazy(count.parse()?)?),
         ["table", count] => {
             let mut table = table::Llvm::new()?;
             println!("{}", workloads::table::measure(&mut table, count.parse()?)?);

@@ -64,7 +64,7 @@ impl Services {
             profiler.tell(&code);
         }
         if let Some(dumps) = &self.dumps {
-            // SAFETY: it was linked, and is not given back before it is undone what is done here.
+            // SAFETY: the code was linked, and whoever has it tells of it before it goes back.
             unsafe { debug::dump(&**dumps, &code) };
         }
         let code = Arc::new(code);

@@ -107,9 +107,7 @@ impl FunctionIds {
     pub(crate) fn iter(&self) -> impl Iterator<Item = FunctionId> {
         self.ranges.iter().cloned().flatten()
     }
-}
 
-impl FunctionIds {
     /// Removes one function.
     pub(crate) fn remove(&mut self, name: &SymbolName) {
         let is_it = |id: &FunctionId| self.table.body(*id).is_some_and(|body| body.function() == name);

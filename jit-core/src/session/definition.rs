@@ -10,7 +10,7 @@ use super::dylib::AbsoluteSymbol;
 use super::state::{
     Content, Discard, Dylib, Effects, Stage, State, Telling, Tracker, Unit, UnitDefinition, UnitSource,
 };
-use super::symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
+use super::symbol::{SymbolDeclaration, SymbolFlags, SymbolId, SymbolState};
 use super::symbols::Occupied;
 use super::unit::MaterializationUnit;
 use crate::error::{Cause, DuplicateDefinition, Error};
@@ -157,10 +157,9 @@ impl State {
         let unit = self.insert_unit(Arc::clone(&name), tracker, Stage::Running).ok_or(Error::DefunctTracker)?;
         self.symbols.reserve(symbols.len());
         let mut ids = SmallVec::with_capacity(symbols.len());
-        // Entered as they come: a table of many thousand is not searched twice. Others wait until it is known that
-        // all can be.
-        let (mut replacing, mut weak, mut duplicates) = (Vec::new(), Vec::new(), Vec::new());
-        let mut replaced = FxHashSet::default();
+        // Entered as they come: a table of many thousand is not searched twice. Those that meet another definition wait
+        // until it is known that all can be.
+        let (mut met, mut weak) = (Vec::new(), Vec::new());
         let mut symbols = symbols.into_iter();
         while !symbols.as_slice().is_empty() {
             let count = symbols.len().min(FETCHED);
@@ -170,21 +169,21 @@ impl State {
                     weak.push(symbol);
                     continue;
                 }
-                let AbsoluteSymbol { name: symbol, definition, flags, signature } = symbol;
-                match self.enter_absolute(dylib, unit, (symbol, flags, signature), &definition, SymbolState::Ready) {
+                match self.enter_absolute(dylib, unit, symbol, SymbolState::Ready) {
                     Ok(id) => ids.push(id),
-                    Err(Occupied { by, name: symbol, signature }) => {
-                        let again = !replaced.insert(by);
-                        match self.irreplaceable(by).or_else(|| again.then(|| name.to_string())) {
-                            Some(first) => duplicates.push(self.duplicate(dylib, symbol, first, &name)),
-                            None => {
-                                replacing.push((by, AbsoluteSymbol { name: symbol, definition, flags, signature }));
-                            }
-                        }
-                    }
+                    Err(other) => met.push(other),
                 }
             }
         }
+        let mut replaced = FxHashSet::default();
+        let duplicates: Vec<_> = met
+            .iter()
+            .filter_map(|(by, symbol)| {
+                let again = !replaced.insert(*by);
+                let first = self.irreplaceable(*by).or_else(|| again.then(|| name.to_string()))?;
+                Some(self.duplicate(dylib, symbol.name.clone(), first, &name))
+            })
+            .collect();
         if !duplicates.is_empty() {
             for id in ids {
                 self.remove_symbol(id);
@@ -192,10 +191,9 @@ impl State {
             effects.garbage.extend(self.take_unit(unit));
             return Err(Error::DuplicateDefinitions(duplicates));
         }
-        for (by, AbsoluteSymbol { name, definition, flags, signature }) in replacing {
+        for (by, symbol) in met {
             self.discard(by, effects);
-            let entered = self.enter_absolute(dylib, unit, (name, flags, signature), &definition, SymbolState::Ready);
-            ids.extend(entered.ok());
+            ids.extend(self.enter_absolute(dylib, unit, symbol, SymbolState::Ready).ok());
         }
         if ids.is_empty() {
             effects.garbage.extend(self.take_unit(unit));
@@ -203,11 +201,10 @@ impl State {
             ids.shrink_to_fit();
             unit.symbols = ids;
         }
-        for AbsoluteSymbol { name: symbol, definition, flags, signature } in weak {
+        for symbol in weak {
             // Each is used or replaced by itself.
             let Some(unit) = self.insert_unit(Arc::clone(&name), tracker, Stage::Waiting) else { break };
-            let state = SymbolState::NeverSearched;
-            match self.enter_absolute(dylib, unit, (symbol, flags, signature), &definition, state) {
+            match self.enter_absolute(dylib, unit, symbol, SymbolState::NeverSearched) {
                 Err(_) => effects.garbage.extend(self.take_unit(unit)),
                 Ok(id) => {
                     if let Some(unit) = self.units.get_mut(unit) {
@@ -219,21 +216,25 @@ impl State {
         Ok(())
     }
 
+    /// Enters a symbol, unless there is one of its name: then it comes back with that.
     fn enter_absolute(
         &mut self,
         dylib: Id<Dylib>,
         unit: Id<Unit>,
-        (name, flags, signature): (SymbolName, SymbolFlags, Option<SymbolName>),
-        definition: &SymbolDef,
+        symbol: AbsoluteSymbol,
         state: SymbolState,
-    ) -> Result<SymbolId, Occupied> {
-        let flags = SymbolFlags { absolute: true, ..flags };
-        let id = self.symbols.insert(dylib, name, flags, signature, unit)?;
-        if let Some(mut symbol) = self.symbols.get_mut(id) {
-            symbol.set_definition(definition);
-            symbol.set_state(state);
+    ) -> Result<SymbolId, (SymbolId, AbsoluteSymbol)> {
+        let AbsoluteSymbol { name, definition, flags, signature } = symbol;
+        match self.symbols.insert(dylib, name, SymbolFlags { absolute: true, ..flags }, signature, unit) {
+            Ok(id) => {
+                if let Some(mut symbol) = self.symbols.get_mut(id) {
+                    symbol.set_definition(&definition);
+                    symbol.set_state(state);
+                }
+                Ok(id)
+            }
+            Err(Occupied { by, name, signature }) => Err((by, AbsoluteSymbol { name, definition, flags, signature })),
         }
-        Ok(id)
     }
 
     fn duplicate(&self, dylib: Id<Dylib>, name: SymbolName, first: String, second: &str) -> DuplicateDefinition {

@@ -1,5 +1,6 @@
 //! A list that grows and moves nothing: whoever reads it needs no lock while it grows.
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::sync;
@@ -15,12 +16,14 @@ const SEGMENTS: usize = 1 + MAX_PARTS * (sync::PLACE_BITS - FIRST.ilog2()) as us
 pub(crate) struct Grown<T, const PARTS: usize = MAX_PARTS> {
     /// Each null, or the first element of a `Box<[T]>` whose length its position tells.
     segments: [AtomicPtr<T>; SEGMENTS],
+    /// It is as fit for several threads as its elements are.
+    elements: PhantomData<T>,
 }
 
 impl<T, const PARTS: usize> Default for Grown<T, PARTS> {
     fn default() -> Self {
         const { assert!(PARTS.is_power_of_two() && PARTS <= MAX_PARTS && PARTS <= FIRST) }
-        Self { segments: [const { AtomicPtr::new(std::ptr::null_mut()) }; SEGMENTS] }
+        Self { segments: [const { AtomicPtr::new(std::ptr::null_mut()) }; SEGMENTS], elements: PhantomData }
     }
 }
 
@@ -42,7 +45,7 @@ fn length_of<const PARTS: usize>(segment: usize) -> usize {
     if segment == 0 { FIRST } else { (FIRST / PARTS) << ((segment - 1) / PARTS) }
 }
 
-impl<T: Default, const PARTS: usize> Grown<T, PARTS> {
+impl<T: Default + Send, const PARTS: usize> Grown<T, PARTS> {
     /// The element, if the list has grown as far.
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
@@ -113,9 +116,8 @@ fn prefer_huge_pages<T>(memory: &[T]) {
         const HUGE: usize = 2 << 20;
         let range = memory.as_ptr_range();
         let start = range.start.addr().next_multiple_of(HUGE);
-        if let Some(length) = range.end.addr().checked_sub(start)
-            && length >= HUGE
-        {
+        let length = range.end.addr().saturating_sub(start) / HUGE * HUGE;
+        if length > 0 {
             // SAFETY: it changes nothing that a program sees, and the range is a part of `memory`. If it is refused,
             // pages are small.
             unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };

@@ -75,6 +75,24 @@ fn core_42_a_weak_name_that_is_being_materialized_is_the_definition() {
 }
 
 #[test]
+fn absolute_symbols_are_defined_all_or_none() {
+    // One that is taken, one twice, and two in the place of a weak one.
+    for names in [["new", "weak", "taken", "other"], ["new", "weak", "other", "new"], ["weak", "new", "weak", "other"]]
+    {
+        let stage = Stage::new();
+        stage.define_absolute("taken", 1);
+        stage.dylib.define_absolute(vec![stage.absolute("weak", 2, WEAK)]).unwrap();
+        let before = stage.session.statistics();
+        let symbols = names.iter().zip(10..).map(|(name, address)| stage.absolute(name, address, STRONG));
+        let error = stage.dylib.define_absolute(symbols.collect()).unwrap_err();
+        assert!(matches!(&error, Error::DuplicateDefinitions(duplicates) if duplicates.len() == 1), "{error}");
+        assert_eq!(stage.session.statistics(), before, "{names:?}");
+        assert_eq!((stage.address("taken"), stage.address("weak")), (Ok(1), Ok(2)));
+        assert!(stage.address("new").is_err() && stage.address("other").is_err());
+    }
+}
+
+#[test]
 fn a_weak_absolute_symbol_gives_way_until_it_is_used() {
     let stage = Stage::new();
     stage.dylib.define_absolute(vec![stage.absolute("a", 1, WEAK), stage.absolute("b", 2, WEAK)]).unwrap();
