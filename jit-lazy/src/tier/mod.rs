@@ -1,20 +1,23 @@
 //! Tiers: a body that is quick to compile and counts, then, where it counts much, one that is fast.
 //!
-//! The first tier's code calls [`report`] when its counter has run out. A thread of ours compiles
+//! The first tier's code calls [`inbox::report`] when its counter has run out. A thread of ours compiles
 //! the function as it was defined and redirects it. A loop that is running stays where it is until
 //! its function is called again: there is no replacement on the stack.
 
 mod count;
+mod inbox;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jit_core::cranelift::codegen::ir;
 use jit_core::cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
 use jit_core::{ClifTransform, Error, FirstTier, InlineSmallFunctions, Promoter, SymbolName};
+
+use inbox::{Counter, Inbox};
 
 pub use count::{Counting, count_calls_and_loops};
 
@@ -69,9 +72,13 @@ impl Tiering {
 pub struct TierStatistics {
     /// Bodies that were made for the first tier.
     pub first_tier: u64,
-    /// Functions that were promoted, in this order.
+    /// Functions that were promoted.
+    pub promoted: u64,
+    /// The last 1000 of them, in this order.
     pub promotions: Vec<Promotion>,
-    /// Functions that were hot and stayed at the first tier, each with the reason.
+    /// Functions that were hot and stayed at the first tier.
+    pub refused: u64,
+    /// The last 1000 of them, each with the reason.
     pub refusals: Vec<(SymbolName, String)>,
 }
 
@@ -92,6 +99,7 @@ pub(crate) struct Tiers {
     isa: OwnedTargetIsa,
     tiering: Tiering,
     shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -99,68 +107,60 @@ pub(crate) struct Tiers {
 struct Shared {
     promoter: OnceLock<Promoter>,
     first_tier: AtomicU64,
-    queue: Mutex<Queue>,
-    bell: Condvar,
+    done: Mutex<Done>,
 }
 
 #[derive(Default)]
-struct Queue {
-    hot: VecDeque<HotBody>,
-    done: TierStatistics,
-    stopping: bool,
+struct Done {
+    promotions: Recent<Promotion>,
+    refusals: Recent<(SymbolName, String)>,
 }
 
-struct HotBody {
-    function: SymbolName,
-    body: SymbolName,
-    count: u32,
+/// How many there were, and the last of them.
+struct Recent<T> {
+    total: u64,
+    last: VecDeque<T>,
 }
 
-/// A function's counter, and what to do when it has run out.
-#[repr(C)]
-struct Counter {
-    /// The first field: its address is the counter's.
-    left: AtomicU32,
-    count: u32,
-    function: SymbolName,
-    body: SymbolName,
-    shared: Weak<Shared>,
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self { total: 0, last: VecDeque::new() }
+    }
 }
 
-/// Called by code of the first tier: does little, and waits for nothing.
-///
-/// # Safety
-///
-/// `counter` points to a [`Counter`] that is alive.
-unsafe extern "C" fn report(counter: *const Counter) {
-    /// Counts until the next try.
-    const AGAIN: u32 = 64;
-    // SAFETY: as the caller says.
-    let counter = unsafe { &*counter };
-    let Some(shared) = counter.shared.upgrade() else { return };
-    // The thread that is held up may be what this one interrupted.
-    let Ok(mut queue) = shared.queue.try_lock() else {
-        counter.left.store(AGAIN, Ordering::Relaxed);
-        return;
-    };
-    let (function, body) = (counter.function.clone(), counter.body.clone());
-    queue.hot.push_back(HotBody { function, body, count: counter.count });
-    drop(queue);
-    shared.bell.notify_one();
+impl<T> Recent<T> {
+    const KEPT: usize = 1000;
+
+    fn push(&mut self, one: T) {
+        if self.last.len() == Self::KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(one);
+        self.total += 1;
+    }
 }
 
 impl Tiers {
     pub(crate) fn new(isa: OwnedTargetIsa, tiering: Tiering) -> Result<Self, Error> {
-        let shared = Arc::new(Shared::default());
-        let for_thread = Arc::clone(&shared);
+        let (shared, inbox) = (Arc::new(Shared::default()), Arc::new(Inbox::default()));
         let thread = std::thread::Builder::new().name("orcane-tier".to_owned());
-        let thread = thread.spawn(move || for_thread.run()).map_err(|error| Error::Thread(Arc::new(error)))?;
-        Ok(Self { isa, tiering, shared, thread: Some(thread) })
+        let (own_shared, own_inbox) = (Arc::clone(&shared), Arc::clone(&inbox));
+        let thread =
+            thread.spawn(move || own_shared.run(&own_inbox)).map_err(|error| Error::Thread(Arc::new(error)))?;
+        inbox.taken_by(thread.thread().clone());
+        Ok(Self { isa, tiering, shared, inbox, thread: Some(thread) })
     }
 
     pub(crate) fn statistics(&self) -> TierStatistics {
         let first_tier = self.shared.first_tier.load(Ordering::Relaxed);
-        TierStatistics { first_tier, ..self.shared.lock().done.clone() }
+        let Done { promotions, refusals } = &*self.shared.lock();
+        TierStatistics {
+            first_tier,
+            promoted: promotions.total,
+            promotions: promotions.last.iter().cloned().collect(),
+            refused: refusals.total,
+            refusals: refusals.last.iter().cloned().collect(),
+        }
     }
 }
 
@@ -175,22 +175,16 @@ impl FirstTier for Tiers {
         body: &SymbolName,
         func: &mut ir::Function,
     ) -> Result<Box<dyn Send>, String> {
-        let count = self.tiering.threshold;
-        let counter = Box::new(Counter {
-            left: AtomicU32::new(count),
-            count,
-            function: function.clone(),
-            body: body.clone(),
-            shared: Arc::downgrade(&self.shared),
-        });
+        let inbox = Arc::clone(&self.inbox);
+        let counter = Counter::new(self.tiering.threshold, function.clone(), body.clone(), inbox);
         let counting = Counting {
-            counter: std::ptr::from_ref(&*counter).expose_provenance() as u64,
-            report: report as *const () as u64,
+            counter: Arc::as_ptr(&counter).expose_provenance() as u64,
+            report: inbox::report as *const () as u64,
             convention: CallConv::triple_default(self.isa.triple()),
         };
         (self.tiering.transform)(func, counting)?;
         self.shared.first_tier.fetch_add(1, Ordering::Relaxed);
-        Ok(counter)
+        Ok(Box::new(counter))
     }
 
     fn second_tier(&self) -> Option<Arc<dyn ClifTransform>> {
@@ -205,8 +199,7 @@ impl FirstTier for Tiers {
 
 impl Drop for Tiers {
     fn drop(&mut self) {
-        self.shared.lock().stopping = true;
-        self.shared.bell.notify_all();
+        self.inbox.close();
         let here = std::thread::current().id();
         if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != here) {
             // Its panics end with the function that they were for.
@@ -216,31 +209,34 @@ impl Drop for Tiers {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self) {
-        let mut queue = self.lock();
-        while !queue.stopping {
-            let Some(HotBody { function, body, count }) = queue.hot.pop_front() else {
-                queue = self.bell.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            drop(queue);
-            let start = Instant::now();
-            let promoted = self.promoter.get().map(|promoter| promoter.promote(&function, &body));
-            let took = start.elapsed();
-            queue = self.lock();
-            match promoted {
-                Some(Ok(true)) => queue.done.promotions.push(Promotion { function, count, took }),
-                Some(Err(error)) => {
-                    tracing::debug!(function = function.as_str(), %error, "a hot function stays at the first tier");
-                    queue.done.refusals.push((function, error.to_string()));
+    fn run(&self, inbox: &Inbox) {
+        while let Some(hot) = inbox.take() {
+            for counter in hot {
+                if inbox.is_closed() {
+                    return;
                 }
-                // A newer body took its place, or it was removed.
-                Some(Ok(false)) | None => {}
+                self.promote(&counter);
             }
+            std::thread::park();
+        }
+    }
+
+    fn promote(&self, Counter { function, body, threshold, .. }: &Counter) {
+        let start = Instant::now();
+        let promoted = self.promoter.get().map(|promoter| promoter.promote(function, body));
+        let (function, took) = (function.clone(), start.elapsed());
+        match promoted {
+            Some(Ok(true)) => self.lock().promotions.push(Promotion { function, count: *threshold, took }),
+            Some(Err(error)) => {
+                tracing::debug!(function = function.as_str(), %error, "a hot function stays at the first tier");
+                self.lock().refusals.push((function, error.to_string()));
+            }
+            // A newer body took its place, or it was removed.
+            Some(Ok(false)) | None => {}
         }
     }
 }

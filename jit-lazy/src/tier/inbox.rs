@@ -1,0 +1,187 @@
+//! The way of a counter that has run out from the code that counts to the thread that promotes.
+//!
+//! A report may come from any code, a signal handler's too, and is the only one of its function: so it takes no lock,
+//! allocates nothing and is never refused. Counters are linked through a field of their own, the last one first.
+
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+
+use jit_core::SymbolName;
+
+/// A function's counter, and what to do when it has run out.
+#[repr(C)]
+pub(super) struct Counter {
+    /// The first field: its address is the counter's.
+    left: AtomicU32,
+    pub(super) threshold: u32,
+    pub(super) function: SymbolName,
+    pub(super) body: SymbolName,
+    inbox: Arc<Inbox>,
+    /// In the inbox, or about to be.
+    sent: AtomicBool,
+    next: AtomicPtr<Counter>,
+}
+
+impl Counter {
+    pub(super) fn new(threshold: u32, function: SymbolName, body: SymbolName, inbox: Arc<Inbox>) -> Arc<Self> {
+        let (left, sent, next) = (AtomicU32::new(threshold), AtomicBool::new(false), AtomicPtr::default());
+        Arc::new(Self { left, threshold, function, body, inbox, sent, next })
+    }
+}
+
+/// Called by code of the first tier when its counter has run out.
+///
+/// # Safety
+///
+/// `counter` is the pointer of an [`Arc`] that is alive.
+pub(super) unsafe extern "C" fn report(counter: *const Counter) {
+    // SAFETY: as the caller says.
+    let counter = unsafe {
+        Arc::increment_strong_count(counter);
+        Arc::from_raw(counter)
+    };
+    Arc::clone(&counter.inbox).put(counter);
+}
+
+/// Counters that have run out.
+#[derive(Default)]
+pub(super) struct Inbox {
+    /// The last one that came, which owns a count of itself; null, or [`closed`].
+    newest: AtomicPtr<Counter>,
+    /// Who takes them.
+    taker: OnceLock<Thread>,
+}
+
+/// What stands in place of the newest where none is taken any more.
+fn closed() -> *mut Counter {
+    ptr::without_provenance_mut(align_of::<Counter>())
+}
+
+impl Inbox {
+    /// Says which thread sleeps until something comes.
+    pub(super) fn taken_by(&self, thread: Thread) {
+        _ = self.taker.set(thread);
+    }
+
+    fn put(&self, counter: Arc<Counter>) {
+        // A counter that wraps around before it was taken.
+        if counter.sent.swap(true, Ordering::Acquire) {
+            return;
+        }
+        let counter = Arc::into_raw(counter);
+        let link = |newest: *mut Counter| {
+            // SAFETY: this call owns a count of it until it is in the list.
+            let next = unsafe { &(*counter).next };
+            next.store(newest, Ordering::Relaxed);
+            (newest != closed()).then_some(counter.cast_mut())
+        };
+        if self.newest.fetch_update(Ordering::Release, Ordering::Relaxed, link).is_err() {
+            // SAFETY: the count that was given to this call, and that no list has taken.
+            drop(unsafe { Arc::from_raw(counter) });
+        } else if let Some(thread) = self.taker.get() {
+            thread.unpark();
+        }
+    }
+
+    /// What has come since the last call, in this order; nothing once it is closed.
+    pub(super) fn take(&self) -> Option<Vec<Arc<Counter>>> {
+        let taken = self.newest.fetch_update(Ordering::Acquire, Ordering::Acquire, |newest| {
+            (newest != closed()).then_some(ptr::null_mut())
+        });
+        taken.ok().map(unlink)
+    }
+
+    /// From here on, nothing is taken.
+    pub(super) fn close(&self) {
+        let last = self.newest.swap(closed(), Ordering::Acquire);
+        if last != closed() {
+            drop(unlink(last));
+        }
+        if let Some(thread) = self.taker.get() {
+            thread.unpark();
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.newest.load(Ordering::Relaxed) == closed()
+    }
+}
+
+/// The counters of a list that was taken whole, the oldest first.
+fn unlink(mut newest: *mut Counter) -> Vec<Arc<Counter>> {
+    let mut counters = Vec::new();
+    while !newest.is_null() {
+        // SAFETY: the list owned a count of it, and was taken by this thread alone.
+        let counter = unsafe { Arc::from_raw(newest) };
+        newest = counter.next.load(Ordering::Relaxed);
+        counter.sent.store(false, Ordering::Release);
+        counters.push(counter);
+    }
+    counters.reverse();
+    counters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jit_core::SymbolStringPool;
+
+    fn counter(inbox: &Arc<Inbox>, name: &str) -> Arc<Counter> {
+        let pool = SymbolStringPool::new();
+        Counter::new(1, pool.intern(name), pool.intern("body"), Arc::clone(inbox))
+    }
+
+    fn functions(taken: &[Arc<Counter>]) -> Vec<&str> {
+        taken.iter().map(|counter| counter.function.as_str()).collect()
+    }
+
+    fn send(counter: &Arc<Counter>) {
+        // SAFETY: it is alive.
+        unsafe { report(Arc::as_ptr(counter)) }
+    }
+
+    #[test]
+    fn counters_come_in_order_and_each_once_until_it_is_taken() {
+        let inbox = Arc::new(Inbox::default());
+        let (one, two) = (counter(&inbox, "one"), counter(&inbox, "two"));
+        [&one, &two, &one].into_iter().for_each(send);
+        assert_eq!(functions(&inbox.take().unwrap()), ["one", "two"]);
+        assert!(inbox.take().unwrap().is_empty());
+        send(&one);
+        assert_eq!(functions(&inbox.take().unwrap()), ["one"]);
+        assert_eq!(Arc::strong_count(&one), 1);
+    }
+
+    #[test]
+    fn what_comes_before_or_after_the_end_is_given_back() {
+        let inbox = Arc::new(Inbox::default());
+        let one = counter(&inbox, "one");
+        send(&one);
+        assert_eq!(Arc::strong_count(&one), 2);
+        inbox.close();
+        inbox.close();
+        send(&one);
+        assert!(inbox.take().is_none() && inbox.is_closed());
+        assert_eq!(Arc::strong_count(&one), 1);
+    }
+
+    #[test]
+    fn no_report_of_many_threads_is_lost() {
+        let inbox = Arc::new(Inbox::default());
+        let counters: Vec<_> = (0..4).map(|_| (0..500).map(|_| counter(&inbox, "f")).collect::<Vec<_>>()).collect();
+        let mut taken = 0;
+        std::thread::scope(|scope| {
+            for part in &counters {
+                scope.spawn(|| part.iter().for_each(send));
+            }
+            inbox.taken_by(std::thread::current());
+            while taken < 2000 {
+                taken += inbox.take().unwrap().len();
+                std::thread::yield_now();
+            }
+        });
+        assert_eq!(taken, 2000);
+    }
+}
