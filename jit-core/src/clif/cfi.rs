@@ -4,9 +4,8 @@ use cranelift_codegen::Reg;
 use cranelift_codegen::binemit::CodeOffset;
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::isa::unwind::UnwindInst;
+use gimli::leb128::write::Leb128;
 use smallvec::SmallVec;
-
-use crate::platform::unwind::uleb128;
 
 /// Instructions of one function; most take eight bytes.
 pub(crate) type Instructions = SmallVec<[u8; 32]>;
@@ -39,7 +38,7 @@ pub(crate) fn instructions(isa: &dyn TargetIsa, unwind: &[(CodeOffset, UnwindIns
         match *inst {
             UnwindInst::PushFrameRegs { offset_upward_to_caller_sp: frame } => {
                 out.push(DEF_CFA_OFFSET);
-                uleb128(&mut out, frame);
+                out.extend_from_slice(Leb128::unsigned(frame.into()).bytes());
                 saved(&mut out, OFFSET, machine.frame_pointer, frame);
                 if let Some(link) = machine.link_register {
                     saved(&mut out, OFFSET, link, frame - WORD);
@@ -92,7 +91,7 @@ fn saved(out: &mut Instructions, how: u8, register: u8, below: u32) {
         OFFSET => out.extend_from_slice(&[OFFSET_EXTENDED, register]),
         other => out.extend_from_slice(&[other, register]),
     }
-    uleb128(out, below / WORD);
+    out.extend_from_slice(Leb128::unsigned((below / WORD).into()).bytes());
 }
 
 /// DWARF's number of a register.

@@ -1,9 +1,12 @@
 //! Functions that were compiled at definition, packed until they are linked.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use cranelift_codegen::binemit::Reloc;
 use cranelift_module::{ModuleReloc, ModuleRelocTarget};
+use gimli::leb128::write::Leb128;
+use gimli::{EndianSlice, LittleEndian, Reader};
 use memmap2::MmapMut;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -43,27 +46,33 @@ enum Bytes {
     },
 }
 
-/// A compiled function's place: code, call frame instructions and relocations, in this order.
+/// Where a compiled function's run is.
 pub(crate) struct CompiledBody {
     chunk: u32,
     start: u32,
-    code_len: u32,
-    frame_len: u32,
-    reloc_count: u32,
-    align: u32,
+}
+
+/// A compiled function's run: numbers, code, call frame instructions and relocations, in this order. Numbers are LEB128:
+/// most are small, and there are as many runs as functions.
+struct Run<'a> {
+    /// The whole chunk.
+    chunk: &'a [u8],
+    code: Range<usize>,
+    frame: Range<usize>,
+    relocs: Range<usize>,
+    align: u64,
 }
 
 /// A compiled function, taken out to be linked.
 pub(crate) struct TakenCode {
     bytes: Arc<Bytes>,
-    body: CompiledBody,
+    code: Range<usize>,
+    frame: Range<usize>,
+    align: u64,
     pub(crate) relocs: SmallVec<[ModuleReloc; 4]>,
     /// What the compiler said of it.
     pub(crate) details: Option<Box<Details>>,
 }
-
-/// A relocation in a run: offset, addend, index, kind, and what the index means.
-const RELOC_SIZE: usize = 4 + 8 + 4 + 1 + 1;
 
 /// What a relocation's index means, if it is none of a declaration's namespaces: one of `targets`.
 const LISTED: u8 = u8::MAX;
@@ -75,8 +84,14 @@ impl MachineCode {
 
     /// Adds a function. Nothing is added once something was taken.
     pub(crate) fn add(&mut self, code: &[u8], frame: &[u8], relocs: &[ModuleReloc], align: u64) -> Body {
-        let relocs: SmallVec<[[u8; RELOC_SIZE]; 8]> = relocs.iter().map(|reloc| self.encode(reloc)).collect();
-        let len = code.len() + frame.len() + relocs.len() * RELOC_SIZE;
+        let mut encoded = Numbers::new();
+        relocs.iter().for_each(|reloc| self.encode(reloc, &mut encoded));
+        let mut head = Numbers::new();
+        for number in [code.len() as u64, frame.len() as u64, encoded.len() as u64, align] {
+            head.extend_from_slice(Leb128::unsigned(number).bytes());
+        }
+        let parts = [&head[..], code, frame, &encoded[..]];
+        let len = parts.iter().map(|part| part.len()).sum();
         let last = self.chunks.last().map(|chunk| &chunk.bytes);
         if last.is_none_or(|bytes| bytes.room() < len) {
             let capacity = last.map_or(Self::LEAST_BYTES, |bytes| 2 * bytes.capacity());
@@ -88,22 +103,13 @@ impl MachineCode {
         chunk.left += 1;
         let start = chunk.bytes.len();
         if let Some(bytes) = Arc::get_mut(&mut chunk.bytes) {
-            bytes.push(code);
-            bytes.push(frame);
-            relocs.iter().for_each(|reloc| bytes.push(reloc));
+            parts.into_iter().for_each(|part| bytes.push(part));
         }
         // A chunk is small, or one function's, which Cranelift keeps below 4 GiB.
-        Body::Compiled(CompiledBody {
-            chunk: index as u32,
-            start: start as u32,
-            code_len: code.len() as u32,
-            frame_len: frame.len() as u32,
-            reloc_count: relocs.len() as u32,
-            align: u32::try_from(align).unwrap_or(u32::MAX),
-        })
+        Body::Compiled(CompiledBody { chunk: index as u32, start: start as u32 })
     }
 
-    fn encode(&mut self, reloc: &ModuleReloc) -> [u8; RELOC_SIZE] {
+    fn encode(&mut self, reloc: &ModuleReloc, to: &mut Numbers) {
         let known = self.kinds.iter().position(|kind| *kind == reloc.kind);
         let kind = known.unwrap_or_else(|| {
             self.kinds.push(reloc.kind);
@@ -118,78 +124,76 @@ impl MachineCode {
                 (self.targets.len() as u32 - 1, LISTED)
             }
         };
-        let mut record = [0; RELOC_SIZE];
-        record[..4].copy_from_slice(&reloc.offset.to_le_bytes());
-        record[4..12].copy_from_slice(&reloc.addend.to_le_bytes());
-        record[12..16].copy_from_slice(&index.to_le_bytes());
-        record[16..].copy_from_slice(&[kind, meaning]);
-        record
+        to.extend_from_slice(&[kind, meaning]);
+        for number in
+            [Leb128::unsigned(index.into()), Leb128::unsigned(reloc.offset.into()), Leb128::signed(reloc.addend)]
+        {
+            to.extend_from_slice(number.bytes());
+        }
     }
 
-    fn decode(&self, record: &[u8; RELOC_SIZE]) -> Option<ModuleReloc> {
-        let (offset, rest) = record.split_first_chunk()?;
-        let (addend, rest) = rest.split_first_chunk()?;
-        let (index, rest) = rest.split_first_chunk()?;
-        let (index, &[kind, meaning]) = (u32::from_le_bytes(*index), rest) else { return None };
+    fn decode(&self, from: &mut EndianSlice<'_, LittleEndian>) -> Option<ModuleReloc> {
+        let (kind, meaning) = (from.read_u8().ok()?, from.read_u8().ok()?);
+        let index = from.read_uleb128_u32().ok()?;
         let name = match meaning {
             LISTED => self.targets.get(index as usize)?.clone(),
             namespace => ModuleRelocTarget::User { namespace: namespace.into(), index },
         };
         let kind = *self.kinds.get(usize::from(kind))?;
-        Some(ModuleReloc { offset: u32::from_le_bytes(*offset), kind, name, addend: i64::from_le_bytes(*addend) })
+        let offset = from.read_uleb128_u32().ok()?;
+        let addend = from.read_sleb128().ok()?;
+        Some(ModuleReloc { offset, kind, name, addend })
     }
 
     /// A function's relocations, as long as it was not taken.
     pub(crate) fn relocs(&self, body: &CompiledBody) -> impl Iterator<Item = ModuleReloc> {
-        let bytes = self.chunks.get(body.chunk as usize).map(|chunk| &*chunk.bytes);
-        let records = bytes.map_or(&[][..], |bytes| body.part(bytes, body.relocs()));
-        records.as_chunks().0.iter().filter_map(|record| self.decode(record))
+        let bytes = self.chunks.get(body.chunk as usize).map(|chunk| chunk.bytes.get());
+        let run = bytes.and_then(|bytes| Run::at(bytes, body.start));
+        let records = run.as_ref().and_then(|run| run.chunk.get(run.relocs.clone())).unwrap_or_default();
+        let mut records = EndianSlice::new(records, LittleEndian);
+        std::iter::from_fn(move || self.decode(&mut records))
     }
 
     /// Takes the module's function `index` out.
     pub(crate) fn take(&mut self, index: u32, body: CompiledBody) -> Option<TakenCode> {
         let relocs = self.relocs(&body).collect();
         let chunk = self.chunks.get_mut(body.chunk as usize)?;
+        let Run { code, frame, align, .. } = Run::at(chunk.bytes.get(), body.start)?;
         chunk.left = chunk.left.saturating_sub(1);
         let bytes = if chunk.left == 0 { std::mem::take(&mut chunk.bytes) } else { Arc::clone(&chunk.bytes) };
         let details = self.details.remove(&index).map(Box::new);
-        Some(TakenCode { bytes, body, relocs, details })
+        Some(TakenCode { bytes, code, frame, align, relocs, details })
     }
 }
 
-impl CompiledBody {
-    fn code(&self) -> std::ops::Range<usize> {
-        0..self.code_len as usize
-    }
+/// Encoded numbers of one function.
+type Numbers = SmallVec<[u8; 128]>;
 
-    fn frame(&self) -> std::ops::Range<usize> {
-        let start = self.code().end;
-        start..start + self.frame_len as usize
-    }
-
-    fn relocs(&self) -> std::ops::Range<usize> {
-        let start = self.frame().end;
-        start..start + self.reloc_count as usize * RELOC_SIZE
-    }
-
-    fn part<'a>(&self, chunk: &'a Bytes, part: std::ops::Range<usize>) -> &'a [u8] {
-        let start = self.start as usize;
-        chunk.get().get(start + part.start..start + part.end).unwrap_or_default()
+impl<'a> Run<'a> {
+    fn at(chunk: &'a [u8], start: u32) -> Option<Self> {
+        let mut rest = EndianSlice::new(chunk.get(start as usize..)?, LittleEndian);
+        let mut number = || rest.read_uleb128().ok();
+        let (code, frame, relocs, align) = (number()?, number()?, number()?, number()?);
+        let code_start = chunk.len() - rest.len();
+        let code = code_start..code_start.checked_add(usize::try_from(code).ok()?)?;
+        let frame = code.end..code.end.checked_add(usize::try_from(frame).ok()?)?;
+        let relocs = frame.end..frame.end.checked_add(usize::try_from(relocs).ok()?)?;
+        Some(Self { chunk, code, frame, relocs, align })
     }
 }
 
 impl TakenCode {
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.body.part(&self.bytes, self.body.code())
+        self.bytes.get().get(self.code.clone()).unwrap_or_default()
     }
 
     /// The call frame instructions of the function; none if it came as bytes.
     pub(crate) fn frame(&self) -> &[u8] {
-        self.body.part(&self.bytes, self.body.frame())
+        self.bytes.get().get(self.frame.clone()).unwrap_or_default()
     }
 
     pub(crate) fn align(&self) -> u64 {
-        self.body.align.into()
+        self.align
     }
 }
 

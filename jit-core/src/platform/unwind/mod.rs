@@ -401,13 +401,3 @@ fn register_with(mut frames: Frames, tables: Tables) -> Registration {
     };
     Registration { kind: Some(kind), _tables: handlers }
 }
-
-/// Appends an unsigned LEB128 number.
-#[cfg(feature = "cranelift")]
-pub(crate) fn uleb128(to: &mut SmallVec<[u8; 32]>, mut value: u32) {
-    while value >= 0x80 {
-        to.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    to.push(value as u8);
-}
