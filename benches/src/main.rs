@@ -27,6 +27,7 @@ mod subject;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use bars::Bar;
 use measure::Run;
@@ -89,21 +90,31 @@ fn main() -> Result<ExitCode> {
 }
 
 /// Measures everything, at sizes divided by `scale`, and writes the report.
+/// A part of the report, and how it is measured.
+type Section<'a> = (&'static str, &'a dyn Fn() -> Result<Vec<Bar>>);
+
 fn report(scale: usize, folder: &Path) -> Result<ExitCode> {
-    let run_times = run_time::measure()?;
     let count = COUNT / scale;
-    let sections = vec![
-        ("Instructions and memory", bars::exact(count)?),
-        ("Units that need each other", beside_llvm::graphs()?),
-        ("Beside cranelift-jit, and cold start", bars::timed(count)?),
-        ("Compilation beside LLVM", beside_llvm::compilation()?),
-        ("Eager compilation by size", sizes::eager(scale)?),
-        ("Lazy compilation and calls", sizes::lazy()?),
-        ("Linking", linking::measure()?),
-        ("A million symbols", beside_llvm::symbols()?),
-        ("Run time of compiled code", run_time::bars(&run_times)),
+    let measured: [Section<'_>; 8] = [
+        ("Instructions and memory", &|| bars::exact(count)),
+        ("Units that need each other", &beside_llvm::graphs),
+        ("Beside cranelift-jit, and cold start", &|| bars::timed(count)),
+        ("Compilation beside LLVM", &beside_llvm::compilation),
+        ("Eager compilation by size", &|| sizes::eager(scale)),
+        ("Lazy compilation and calls", &sizes::lazy),
+        ("Linking", &linking::measure),
+        ("A million symbols", &beside_llvm::symbols),
     ];
-    sections.iter().for_each(|(_, bars)| print(bars));
+    let mut sections = Vec::new();
+    for (title, measure) in measured {
+        let start = Instant::now();
+        let bars = measure()?;
+        eprintln!("{title}: measured in {} s", start.elapsed().as_secs());
+        print(&bars);
+        sections.push((title, bars));
+    }
+    let run_times = run_time::measure()?;
+    sections.push(("Run time of compiled code", run_time::bars(&run_times)));
     Report { sections, run_times }.write(folder)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,8 @@ use crate::measure::{Run, median};
 use crate::subject::Subject;
 
 const SIZES: [usize; 3] = [1_000, 5_000, 50_000];
-const ROUNDS: usize = 3;
+/// Functions that are compiled for one figure at least, in rounds.
+const FUNCTIONS: usize = 15_000;
 
 const fn llvm(level: LlvmLevel) -> Subject {
     Subject::Llvm(LlvmSubject { level, module_a_function: false, threads: 0 })
@@ -34,7 +35,8 @@ pub(crate) fn eager(scale: usize) -> Result<Vec<Bar>> {
     for size in SIZES.map(|size| size / scale) {
         for (who, subject, level) in SUBJECTS {
             let run = Run { subject, level, count: size };
-            let times = (0..ROUNDS).map(|_| Ok(run.times()?.total.as_secs_f64() * 1e6 / size as f64));
+            let times = (0..FUNCTIONS.div_ceil(size * scale).min(5))
+                .map(|_| Ok(run.times()?.total.as_secs_f64() * 1e6 / size as f64));
             let time = median(times.collect::<Result<Vec<_>>>()?);
             bars.push(Bar::reported(format!("{size} functions, {who}: us a function"), time));
             bars.push(Bar::reported(format!("{size} functions, {who}: peak MB"), run.peak_memory()? as f64 / 1e6));

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::incremental_cache::CacheKvStore;
 use cranelift_codegen::isa::TargetIsa;
+use cranelift_codegen::settings::OptLevel;
 use cranelift_codegen::{CodegenError, Context};
 use rustc_hash::{FxHashMap, FxHasher};
 
+use super::rotate::rotate_loops;
 use crate::sync::{Arc, Mutex, lock};
 
 /// Keeps compiled functions.
@@ -74,7 +76,7 @@ pub(crate) struct CacheCounters {
     pub(crate) misses: AtomicU64,
 }
 
-/// Compiles what the context holds, or takes it from the cache.
+/// Compiles what the context holds, or takes it from the cache. Where code is to be fast, loops are rotated first.
 pub(crate) fn compile(
     context: &mut Context,
     isa: &dyn TargetIsa,
@@ -82,6 +84,9 @@ pub(crate) fn compile(
     cache: Option<&dyn ObjectCache>,
     counters: &CacheCounters,
 ) -> Result<(), CodegenError> {
+    if isa.flags().opt_level() != OptLevel::None {
+        rotate_loops(&mut context.func);
+    }
     let Some(cache) = cache else {
         return context.compile(isa, control).map(drop).map_err(|error| error.inner);
     };

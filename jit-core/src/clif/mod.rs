@@ -9,6 +9,7 @@ mod libcall;
 mod machine_code;
 mod module;
 mod reloc;
+mod rotate;
 mod signature;
 mod transform;
 

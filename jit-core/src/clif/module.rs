@@ -148,9 +148,10 @@ impl ClifModule {
         };
         let mut context = Context::for_function(body.clone());
         context.set_disasm(true);
-        let code = context
-            .compile(&*self.isa, &mut ControlPlane::default())
-            .map_err(|error| Error::Module(error.inner.to_string()))?;
+        let (mut control, counters) = (ControlPlane::default(), CacheCounters::default());
+        cache::compile(&mut context, &*self.isa, &mut control, None, &counters)
+            .map_err(|error| Error::Module(error.to_string()))?;
+        let code = context.compiled_code().ok_or_else(|| Error::Module("no code was generated".to_owned()))?;
         Ok(code.vcode.clone().unwrap_or_default())
     }
 
