@@ -425,6 +425,17 @@ impl ExecutionSession {
         })
     }
 
+    /// A symbol, if it is ready now: as [`ready_address`](Self::ready_address).
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn find_ready(&self, order: &SearchOrder, name: &SymbolName) -> Option<FoundSymbol> {
+        self.read(|published| {
+            let (place, cell) = find(published, order, name)?;
+            let entry = published.entry(place, cell);
+            let there = entry.condition().is_there(SymbolState::Ready) && !entry.condition().flags().side_effects_only;
+            there.then(|| entry.found(name, published))
+        })
+    }
+
     /// What `read` sees at one moment: without the lock unless changes come so thick that a reader
     /// finds no moment between them.
     #[inline]
