@@ -527,7 +527,14 @@ impl Jit {
         let mut symbol = self.session.intern(name);
         let mut body = None;
         loop {
-            let found = self.session.lookup(&order, vec![symbol.clone()])?;
+            let found = match self.session.lookup(&order, vec![symbol.clone()]) {
+                // A newer body took its place meanwhile, and it was removed.
+                Err(_) if body.as_ref().is_some_and(|body| !self.redirections.is_newest(body)) => {
+                    (body, symbol, order) = (None, self.session.intern(name), dylib.link_order());
+                    continue;
+                }
+                found => found?,
+            };
             let Some(found) = found.into_iter().next() else { continue };
             if let Some(defined) = &found.signature
                 && **defined != *wanted

@@ -249,6 +249,30 @@ impl BodySource {
         Ok(Some(name))
     }
 
+    /// Takes back a body that is the newest no more. The others that were defined with it stay.
+    pub(crate) fn retire(&self, item: u32) {
+        let (source, item) = match self {
+            Self::Promoted { from, item } => (&**from, *item),
+            _ => (self, item),
+        };
+        let (Self::Module { .. } | Self::Custom { .. }) = source else { return };
+        let Some(dylib) = source.dylib().and_then(WeakDylib::upgrade) else { return };
+        for name in [source.promoted_name(dylib.session(), item), source.body_name(dylib.session(), item)] {
+            if let Err(Error::SymbolsBusy(_)) = dylib.remove_symbols(&[name]) {
+                // It goes with the others.
+                return;
+            }
+        }
+        match source {
+            Self::Module { units, .. } => units.forget(item),
+            Self::Custom { makers, .. } => {
+                let maker = lock(makers)[item as usize].take();
+                drop(maker);
+            }
+            _ => {}
+        }
+    }
+
     pub(crate) fn body_name(&self, session: &ExecutionSession, item: u32) -> SymbolName {
         match self {
             Self::Module { owner: Owner { version, .. }, .. }

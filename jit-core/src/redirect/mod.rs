@@ -87,6 +87,12 @@ impl Redirections {
         Some((body, name))
     }
 
+    /// Whether a function has no newer body.
+    pub(crate) fn is_newest(&self, body: &Body) -> bool {
+        let newest = body.source.dylib().and_then(|dylib| self.table.find(body.function(), dylib));
+        newest.is_none_or(|(_, newest)| newest.is_same(body))
+    }
+
     /// Makes calls go to a body, if it is still the newest of its function.
     pub(crate) fn publish(&self, session: &ExecutionSession, body: &Body, found: &FoundSymbol) {
         let newest = body.source.dylib().and_then(|dylib| self.table.find(body.function(), dylib));
@@ -157,7 +163,10 @@ impl Redirections {
         };
         for ((id, body), found) in known.into_iter().zip(found) {
             // Not with a lock held: the last body of a module removes it.
-            drop(self.table.replace(dylib.session(), id, None, body, found.as_ref()));
+            let old = self.table.replace(dylib.session(), id, None, body, found.as_ref());
+            if let Some(old) = old.filter(Body::has_others) {
+                old.source.retire(old.item);
+            }
         }
         Ok(tracker)
     }

@@ -90,6 +90,11 @@ impl Body {
     pub(crate) fn function(&self) -> &SymbolName {
         self.source.function(self.item)
     }
+
+    /// Whether others of its source may be in use when it is not.
+    pub(crate) fn has_others(&self) -> bool {
+        matches!(*self.source, BodySource::Promoted { .. }) || Arc::strong_count(&self.source) > 1
+    }
 }
 
 /// Functions of a unit. Dropped, they are removed: calls of them fail from now on, and their places
