@@ -229,6 +229,7 @@ impl Redirections {
 
     /// Lazy functions: their stubs are all that has to be there.
     fn ready_units(&self, source: &Arc<BodySource>, items: &[u32]) -> Result<ReadyUnits, Error> {
+        self.table.reserve(items.len());
         let mut symbols = Vec::with_capacity(items.len());
         let mut units = Vec::with_capacity(items.len().div_ceil(BLOCK as usize));
         for items in items.chunks(BLOCK as usize) {

@@ -152,6 +152,11 @@ impl FunctionTable {
         Self { memory, architecture, unwinding, first_call, failure, table: Mutex::default() }
     }
 
+    /// Makes room for so many more functions.
+    pub(crate) fn reserve(&self, additional: usize) {
+        lock(&self.table).reserve(additional);
+    }
+
     /// Enters functions, each with its first body. Calls go to what compiles it, if anything does.
     pub(crate) fn enter(self: &Arc<Self>, source: &Arc<BodySource>, items: &[u32]) -> Result<FunctionIds, Error> {
         let mut ranges: Vec<Range<FunctionId>> = Vec::new();
@@ -159,7 +164,6 @@ impl FunctionTable {
         let mut result = Ok(());
         while result.is_ok() && !items.as_slice().is_empty() {
             let mut table = lock(&self.table);
-            table.reserve(items.len());
             while let Some(item) = items.as_slice().first()
                 && let Some(id) = table.take(source, *item)
             {
