@@ -6,8 +6,8 @@ use jit_linker::SymbolName;
 use jit_linker::memory::MemoryManager;
 
 use crate::error::{Cause, Error, LookupError, SymbolFailure};
-use crate::redirect::{BLOCK, Body, BodySource, FunctionId, FunctionTable};
-use crate::session::{ExecutionSession, JitDylib, SymbolState};
+use crate::redirect::{BLOCK, Body, FunctionId, FunctionTable};
+use crate::session::{ExecutionSession, JitDylib, SearchOrder, SymbolState, WeakDylib};
 use crate::sync::{Arc, Weak};
 
 /// Makes redirectable functions lazy: given to [`JitBuilder::first_call`], it is asked for
@@ -98,17 +98,17 @@ impl LazyBody {
     pub fn resolve(&self) -> Result<u64, LookupError> {
         loop {
             let Some(body) = self.table.body(self.id) else { return Err(self.failure(Cause::Removed)) };
-            let (dylib, name) = match self.define(&body)? {
-                Wanted::Body(dylib, name) => (dylib, name),
-                Wanted::Nothing(address) => return Ok(address),
+            let Wanted { session, order, name } = self.define(&body)?;
+            let found = match session.find_ready(order, &name) {
+                Some(found) => Ok(Some(found)),
+                None => session.lookup(order, vec![name]).map(|mut found| found.pop()),
             };
-            let found = dylib.session().lookup(&dylib.link_order(), vec![name]);
-            match found.map(|mut found| found.pop()) {
-                Ok(Some(found)) if self.table.publish(dylib.session(), self.id, &body, &found) => {
+            match found {
+                Ok(Some(found)) if self.table.publish(&session, self.id, &body, &found) => {
                     return Ok(found.definition.address);
                 }
                 Err(error) if self.table.body(self.id).is_none_or(|newest| newest.is_same(&body)) => return Err(error),
-                // A newer body took its place meanwhile.
+                // A newer body took its place meanwhile, or what was found was removed.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -118,10 +118,11 @@ impl LazyBody {
     /// for whoever calls it.
     pub fn prepare(&self) {
         let Some(body) = self.table.body(self.id) else { return };
-        let Ok(Wanted::Body(dylib, name)) = self.define(&body) else { return };
-        let (table, id, weak) = (Arc::downgrade(&self.table), self.id, dylib.downgrade());
-        dylib.session().lookup_async(&dylib.link_order(), vec![name], SymbolState::Ready, move |found| {
-            let (Some(table), Some(dylib)) = (table.upgrade(), weak.upgrade()) else { return };
+        let Ok(Wanted { session, order, name }) = self.define(&body) else { return };
+        let (table, id, body) = (Arc::downgrade(&self.table), self.id, body.clone());
+        session.lookup_async(order, vec![name], SymbolState::Ready, move |found| {
+            let dylib = body.source.dylib().and_then(WeakDylib::upgrade);
+            let (Some(table), Some(dylib)) = (table.upgrade(), dylib) else { return };
             if let Ok(Some(found)) = found.map(|mut found| found.pop()) {
                 table.publish(dylib.session(), id, &body, &found);
             }
@@ -177,21 +178,21 @@ impl LazyBody {
     }
 
     /// What to look up to have a body.
-    fn define(&self, body: &Body) -> Result<Wanted, LookupError> {
-        let Some(dylib) = body.source.dylib() else { return Err(self.failure(Cause::Removed)) };
-        if let BodySource::Promoted { address, .. } = *body.source {
-            return Ok(Wanted::Nothing(address));
-        }
+    fn define<'a>(&self, body: &'a Body) -> Result<Wanted<'a>, LookupError> {
+        let Some((dylib, order)) = body.source.dylib().zip(body.source.order()) else {
+            return Err(self.failure(Cause::Removed));
+        };
         let Some(dylib) = dylib.upgrade() else { return Err(self.failure(Cause::SessionEnded)) };
-        let name = body.source.define(dylib.session(), body.item).map_err(|error| self.failure(error.into()))?;
-        Ok(Wanted::Body(dylib, name))
+        let session = dylib.session().clone();
+        let name = body.source.define(&session, body.item).map_err(|error| self.failure(error.into()))?;
+        Ok(Wanted { session, order, name })
     }
 }
 
-enum Wanted {
-    Body(JitDylib, SymbolName),
-    /// It is there.
-    Nothing(u64),
+struct Wanted<'a> {
+    session: ExecutionSession,
+    order: &'a SearchOrder,
+    name: SymbolName,
 }
 
 impl fmt::Debug for LazyBody {

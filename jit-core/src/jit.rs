@@ -26,7 +26,7 @@ use crate::platform::perf::Profiler;
 use crate::platform::{Services, trap};
 use crate::redirect::{FirstTier, FunctionTable, LazyObjects, RedirectableFunction, Redirections};
 use crate::session::{
-    AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
+    AbsoluteSymbol, Alias, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
     ProcessSymbols, Progress, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
     TaskDispatcher, ThreadPoolDispatcher,
 };
@@ -449,6 +449,26 @@ impl Jit {
         self.redirections.define_with(&self.main, functions)
     }
 
+    /// Defines redirectable functions of a dylib that stand for others. Where functions are
+    /// [lazy](JitBuilder::first_call), what a function stands for is looked up in `order` when it is first called, and
+    /// later calls go there directly; otherwise when it is looked up. If that is removed, the next call looks up again.
+    ///
+    /// Such a function has an address of its own: [`JitDylib::define_aliases`] gives another name to the same one. The
+    /// tracker removes it.
+    ///
+    /// # Errors
+    ///
+    /// When a function meets another definition, or the dylib was removed. A function of the dylib that was
+    /// redirectable stands for another from now on.
+    pub fn lazy_re_exports(
+        &self,
+        dylib: &JitDylib,
+        order: &SearchOrder,
+        aliases: Vec<Alias>,
+    ) -> Result<ResourceTracker, Error> {
+        self.redirections.re_export(dylib, order, aliases)
+    }
+
     /// Adds an object (ELF, Mach-O) to `main`; `name` appears in errors. It is linked when one of its symbols is
     /// looked up. Where functions are [lazy](JitBuilder::first_call) it is linked at the first call of one of its
     /// functions, or when something else of it is looked up: calls inside the object go to its own functions as in
@@ -507,7 +527,14 @@ impl Jit {
         let mut symbol = self.session.intern(name);
         let mut body = None;
         loop {
-            let found = self.session.lookup(&order, vec![symbol.clone()])?;
+            let found = match self.session.lookup(&order, vec![symbol.clone()]) {
+                // A newer body took its place meanwhile, and it was removed.
+                Err(_) if body.as_ref().is_some_and(|body| !self.redirections.is_newest(body)) => {
+                    (body, symbol, order) = (None, self.session.intern(name), dylib.link_order());
+                    continue;
+                }
+                found => found?,
+            };
             let Some(found) = found.into_iter().next() else { continue };
             if let Some(defined) = &found.signature
                 && **defined != *wanted
@@ -515,8 +542,9 @@ impl Jit {
                 let defined = defined.to_string();
                 return Err(Error::Signature { symbol: name.to_owned(), defined, wanted });
             }
-            if let Some((newest, dylib, name)) = self.redirections.body_of(&found) {
-                (body, symbol, order) = (Some(newest), name, dylib.link_order());
+            if let Some((newest, name)) = self.redirections.body_of(&found) {
+                order = newest.source.order().cloned().unwrap_or_default();
+                (body, symbol) = (Some(newest), name);
                 continue;
             }
             if let Some(body) = body.take() {

@@ -1,6 +1,7 @@
 //! First calls inside signal handlers, which can't be: compiling takes locks and allocates, and
 //! what the signal interrupted may be in the middle of either.
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
 
 use jit_core::SymbolName;
@@ -10,20 +11,29 @@ use crate::stack;
 /// Frames that are looked at: a handler that goes deeper before it calls is not recognized.
 const DEPTH: u32 = 256;
 
+thread_local! {
+    /// Signals that were blocked when the thread was last found to be in no handler. Most threads block none; some do
+    /// for good, and would have their frames looked at by every first call.
+    static USUAL: Cell<u32> = const { Cell::new(0) };
+}
+
 /// Ends the process if the calling thread is in a signal handler, and says in which.
 pub(crate) fn refuse_in_handler(function: &SymbolName) {
-    if may_be_in_handler()
-        && let Some(handler) = handler()
-    {
-        refuse(function, handler)
+    let blocked = blocked_signals();
+    if !may_be_in_handler(blocked) {
+        return;
+    }
+    match handler() {
+        Some(handler) => refuse(function, handler),
+        None => USUAL.set(blocked),
     }
 }
 
-/// Whether a signal is blocked, as the one that is being handled is by default, or the thread is
-/// on its stack for signals.
-fn may_be_in_handler() -> bool {
+/// Whether a signal is blocked that was not, as the one that is being handled is by default, or the thread is on its
+/// stack for signals. One that was blocked is not delivered.
+fn may_be_in_handler(blocked: u32) -> bool {
     // Every first call asks: the system only for what can't be known without.
-    is_signal_blocked() || !stack::is_threads_own() && is_on_signal_stack()
+    blocked != USUAL.get() || !stack::is_threads_own() && is_on_signal_stack()
 }
 
 fn is_on_signal_stack() -> bool {
@@ -33,8 +43,8 @@ fn is_on_signal_stack() -> bool {
     stack.ss_flags & libc::SS_ONSTACK != 0
 }
 
-/// Whether one of the first 31 is, those that are not for real time.
-fn is_signal_blocked() -> bool {
+/// Which of the first 31 are, those that are not for real time.
+fn blocked_signals() -> u32 {
     const FIRST: u32 = u32::MAX >> 1;
     let mut blocked = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: only asks, and fills in what it is given. A set of signals is words of bits, from that
@@ -43,7 +53,7 @@ fn is_signal_blocked() -> bool {
         libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr());
         blocked.as_ptr().cast::<u32>().read()
     };
-    first & FIRST != 0
+    first & FIRST
 }
 
 /// Which of the last two frames is the handler's when the unwinder comes to one that says it was
@@ -180,20 +190,27 @@ mod tests {
     }
 
     #[test]
-    fn blocked_signals_are_seen() {
+    fn blocked_signals_are_seen_once() {
+        let name = jit_linker::SymbolStringPool::new().intern("f");
         for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGSYS] {
             let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-            assert!(!is_signal_blocked());
+            assert_eq!(blocked_signals(), 0);
+            assert!(!may_be_in_handler(0));
             // SAFETY: a set that is made empty first; the signal is blocked for this thread and freed again.
             unsafe {
                 libc::sigemptyset(set.as_mut_ptr());
                 libc::sigaddset(set.as_mut_ptr(), signal);
                 libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
             }
-            let seen = is_signal_blocked();
+            let blocked = blocked_signals();
+            let seen = may_be_in_handler(blocked);
+            refuse_in_handler(&name);
+            let again = may_be_in_handler(blocked);
             // SAFETY: as above.
             unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
-            assert!(seen, "{signal}");
+            assert!(seen && !again, "{signal}");
+            assert!(may_be_in_handler(0));
+            refuse_in_handler(&name);
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Nullary, at, builder, call, caller, constant, redefine, scaled};
 use jit_core::{
-    BodyMaker, FnPointer, MaterializationResponsibility, MaterializationUnit, RedirectableFunction, SymbolDef,
-    SymbolName,
+    Alias, BodyMaker, FnPointer, MaterializationResponsibility, MaterializationUnit, RedirectableFunction, SymbolDef,
+    SymbolFlags, SymbolName,
 };
 use jit_lazy::LazyJit;
 
@@ -93,6 +93,27 @@ fn lazy_08_define_call_remove_cycles_keep_memory_flat() {
     }
     let grown = in_use(&jit).saturating_sub(before);
     assert!(grown < 4096, "{grown} bytes more after {count} cycles");
+}
+
+#[test]
+fn lazy_08_so_do_cycles_of_re_exports_of_one_function() {
+    let _turn = TURN.lock().unwrap();
+    let jit = builder().build().unwrap();
+    jit.define_function("answer", answer as extern "C" fn() -> i64).unwrap();
+    let aliasee = jit.session().intern("answer");
+    let cycle = |number: usize| {
+        let name = format!("f{}", number % 1000);
+        let alias = Alias { name: jit.session().intern(&name), aliasee: aliasee.clone(), flags: SymbolFlags::FUNCTION };
+        let tracker = jit.lazy_re_exports(jit.main(), &jit.search_order(), vec![alias]).unwrap();
+        // SAFETY: calls end up in `answer`.
+        assert_eq!(unsafe { at(jit.lookup_address(&name).unwrap())() }, 42);
+        tracker.remove().unwrap();
+    };
+    (0..2000).for_each(cycle);
+    let before = in_use(&jit);
+    (0..scaled(100_000, 20_000)).for_each(cycle);
+    let grown = in_use(&jit).saturating_sub(before);
+    assert!(grown < 4096, "{grown} bytes more");
 }
 
 #[test]

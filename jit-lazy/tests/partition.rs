@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{builder, call, caller, constant, redefine};
 use jit_core::Jit;
+use jit_core::cranelift::codegen::ir;
 use jit_lazy::{LazyJit, LazyJitBuilder, whole_module};
 
 /// Waits until so many functions are compiled, and no more after that.
@@ -52,6 +55,44 @@ fn a_partner_that_fails_does_no_harm() {
     let jit = builder().partition(whole_module).build().unwrap();
     redefine(&jit, &format!("{}{}", constant("f", 1), caller("broken", "missing"))).unwrap();
     assert_eq!(call(&jit, "f"), 1);
+}
+
+#[test]
+fn nothing_is_begun_ahead_while_a_first_call_waits() {
+    let (begin, begun) = std::sync::mpsc::channel();
+    let begun = Arc::new(Mutex::new(begun));
+    let jit = Jit::builder().clif_transform(move |_, func: &mut ir::Function| {
+        if func.signature.params.is_empty() {
+            begin.send(())?;
+            return Ok(());
+        }
+        // The call of this one waits, and what it calls is known.
+        match begun.lock().unwrap().recv_timeout(Duration::from_millis(200)) {
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            other => Err(format!("{other:?}").into()),
+        }
+    });
+    let jit = LazyJitBuilder::new(jit).ahead_threads(2).build().unwrap();
+    let f = "
+        function %f(i64) -> i64 system_v {
+            sig0 = () -> i64 system_v
+            fn0 = %callee sig0
+        block0(v0: i64):
+            brif v0, block1, block2
+        block1:
+            v1 = call fn0()
+            return v1
+        block2:
+            return v0
+        }";
+    redefine(&jit, &format!("{f}{}{}", caller("callee", "leaf"), constant("leaf", 1))).unwrap();
+    let f = jit.lookup_address("f").unwrap();
+    // SAFETY: the address of a function of this type.
+    let f: unsafe extern "C" fn(i64) -> i64 = unsafe { std::mem::transmute(f as usize) };
+    // SAFETY: the functions only compute.
+    assert_eq!(unsafe { f(0) }, 0);
+    // Then it is.
+    compiled(&jit, 3);
 }
 
 #[test]

@@ -127,3 +127,26 @@ fn lazy_02_the_address_is_the_same_always_and_from_everywhere() {
     check(None);
     check(Some(2));
 }
+
+#[test]
+fn an_old_body_gives_its_memory_back_though_others_of_its_module_stay() {
+    let jit = jit();
+    let text: String = (0..20).map(|index| constant(&format!("f{index}"), index)).collect();
+    redefine(&jit, &text).unwrap();
+    for index in 0..20 {
+        assert_eq!(call(&jit, &format!("f{index}")), index);
+    }
+    let size = || (jit.memory_statistics().allocations, jit.session().statistics().symbols);
+    let before = size();
+    for value in 100..150 {
+        redefine(&jit, &constant("f7", value)).unwrap();
+        assert_eq!((call(&jit, "f7"), call(&jit, "f8")), (value, 8));
+        assert_eq!(size(), before);
+    }
+    // One that was never called goes as well.
+    redefine(&jit, &format!("{}{}", constant("new", 1), constant("newer", 2))).unwrap();
+    let before = size();
+    redefine(&jit, &constant("new", 3)).unwrap();
+    assert_eq!(size(), before);
+    assert_eq!((call(&jit, "new"), call(&jit, "newer")), (3, 2));
+}

@@ -107,22 +107,32 @@ fn a_signal_handler_can_call_what_is_compiled() {
 #[test]
 fn a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name() {
     const CHILD: &str = "ORCANE_TEST_SIGNAL";
-    if std::env::var_os(CHILD).is_some() {
+    if let Ok(blocks_another) = std::env::var(CHILD) {
         let jit = jit();
-        redefine(&jit, &constant("callee", 5)).unwrap();
-        raise(jit.lookup_address("callee").unwrap());
+        redefine(&jit, &format!("{}{}", constant("before", 4), constant("callee", 5))).unwrap();
+        let callee = jit.lookup_address("callee").unwrap();
+        if blocks_another == "yes" {
+            // SAFETY: blocks a signal that nobody sends.
+            unsafe {
+                let mut set = std::mem::zeroed();
+                libc::sigemptyset(&raw mut set);
+                libc::sigaddset(&raw mut set, libc::SIGUSR2);
+                libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            }
+            assert_eq!(call(&jit, "before"), 4);
+        }
+        raise(callee);
         return;
     }
-    let output = this_program()
-        .args(["--exact", "--nocapture", "a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{told}");
-    assert!(told.contains("'callee' was first called in the signal handler "), "{told}");
-    // By name where the program exports it, by place in its file otherwise.
-    assert!(told.contains("a_signal_handler") || told.contains("at 0x") && told.contains("stacks"), "{told}");
+    for blocks_another in ["no", "yes"] {
+        let name = "a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name";
+        let output = this_program().args(["--exact", "--nocapture", name]).env(CHILD, blocks_another).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{told}");
+        assert!(told.contains("'callee' was first called in the signal handler "), "{told}");
+        // By name where the program exports it, by place in its file otherwise.
+        assert!(told.contains("a_signal_handler") || told.contains("at 0x") && told.contains("stacks"), "{told}");
+    }
 }
 
 #[test]

@@ -536,6 +536,12 @@ impl ModuleUnits {
         }
     }
 
+    /// Drops what a function would be compiled from: it is not wanted any more.
+    pub(crate) fn forget(&self, function: u32) {
+        let body = lock(&self.bodies).take_function(function);
+        drop(body);
+    }
+
     /// The functions it defines that are redirectable.
     pub(crate) fn redirectable(&self) -> Vec<u32> {
         let functions = self.functions.iter().enumerate();

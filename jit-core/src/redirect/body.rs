@@ -8,8 +8,8 @@ use smallvec::smallvec;
 use crate::clif::{Item, ModuleUnits};
 use crate::error::Error;
 use crate::session::{
-    ExecutionSession, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
-    SymbolFlags, UnitDefinition, WeakDylib, WeakTracker,
+    Alias, ExecutionSession, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker,
+    SearchOrder, SymbolDeclaration, SymbolFlags, UnitDefinition, WeakDylib, WeakTracker,
 };
 use crate::sync::{Arc, Mutex, lock};
 
@@ -42,14 +42,20 @@ pub(crate) enum BodySource {
     /// the tracker that it was added with: other code may refer to its data.
     Object {
         dylib: WeakDylib,
+        order: SearchOrder,
         version: Version,
         functions: Vec<SymbolName>,
+    },
+    /// Functions that are others by another name: whatever has it when one is first called.
+    ReExports {
+        dylib: WeakDylib,
+        order: SearchOrder,
+        functions: Vec<Alias>,
     },
     /// The body at the second tier of a function of a module.
     Promoted {
         from: Arc<Self>,
         item: u32,
-        address: u64,
     },
     /// The function was removed.
     Removed(SymbolName),
@@ -58,6 +64,8 @@ pub(crate) enum BodySource {
 /// What removes the bodies.
 pub(crate) struct Owner {
     dylib: WeakDylib,
+    /// The dylib alone: bodies are looked up there.
+    order: SearchOrder,
     tracker: WeakTracker,
     version: Version,
 }
@@ -107,7 +115,8 @@ pub(crate) struct CustomBody {
 
 impl Owner {
     pub(crate) fn new(dylib: &JitDylib, tracker: &ResourceTracker, versions: &Arc<Mutex<Versions>>) -> Self {
-        Self { dylib: dylib.downgrade(), tracker: tracker.downgrade(), version: Version::new(versions) }
+        let dylib = dylib.downgrade();
+        Self { order: dylib.order(), dylib, tracker: tracker.downgrade(), version: Version::new(versions) }
     }
 }
 
@@ -137,6 +146,7 @@ impl BodySource {
             Self::Module { units, .. } => units.redirectable(),
             Self::Custom { functions, .. } => (0..functions.len() as u32).collect(),
             Self::Object { functions, .. } => (0..functions.len() as u32).collect(),
+            Self::ReExports { functions, .. } => (0..functions.len() as u32).collect(),
             Self::Promoted { .. } | Self::Removed(_) => Vec::new(),
         }
     }
@@ -147,7 +157,8 @@ impl BodySource {
             Self::Module { units, .. } => &units.functions[item as usize].name,
             Self::Custom { functions, .. } => &functions[item as usize].function,
             Self::Object { functions, .. } => &functions[item as usize],
-            Self::Promoted { from, item, .. } => from.function(*item),
+            Self::ReExports { functions, .. } => &functions[item as usize].name,
+            Self::Promoted { from, item } => from.function(*item),
             Self::Removed(name) => name,
         }
     }
@@ -157,8 +168,16 @@ impl BodySource {
         match self {
             Self::Module { units, .. } => units.functions[item as usize].signature.as_ref(),
             Self::Custom { functions, .. } => functions[item as usize].signature.as_ref(),
-            Self::Promoted { from, item, .. } => from.signature(*item),
-            Self::Object { .. } | Self::Removed(_) => None,
+            Self::Promoted { from, item } => from.signature(*item),
+            Self::Object { .. } | Self::ReExports { .. } | Self::Removed(_) => None,
+        }
+    }
+
+    /// How a function is defined.
+    pub(crate) fn flags(&self, item: u32) -> SymbolFlags {
+        match self {
+            Self::ReExports { functions, .. } => SymbolFlags { callable: true, ..functions[item as usize].flags },
+            _ => SymbolFlags::FUNCTION,
         }
     }
 
@@ -174,8 +193,18 @@ impl BodySource {
     pub(crate) fn dylib(&self) -> Option<&WeakDylib> {
         match self {
             Self::Module { owner, .. } | Self::Custom { owner, .. } => Some(&owner.dylib),
-            Self::Object { dylib, .. } => Some(dylib),
+            Self::Object { dylib, .. } | Self::ReExports { dylib, .. } => Some(dylib),
             Self::Promoted { from, .. } => from.dylib(),
+            Self::Removed(_) => None,
+        }
+    }
+
+    /// Where its bodies are looked up. None if the function was removed.
+    pub(crate) fn order(&self) -> Option<&SearchOrder> {
+        match self {
+            Self::Module { owner, .. } | Self::Custom { owner, .. } => Some(&owner.order),
+            Self::Object { order, .. } | Self::ReExports { order, .. } => Some(order),
+            Self::Promoted { from, .. } => from.order(),
             Self::Removed(_) => None,
         }
     }
@@ -183,6 +212,9 @@ impl BodySource {
     /// The name of a function's body, which is defined from now on.
     pub(crate) fn define(&self, session: &ExecutionSession, item: u32) -> Result<SymbolName, Error> {
         let name = self.body_name(session, item);
+        if let Self::ReExports { .. } = self {
+            return Ok(name);
+        }
         let dylib = self.dylib().and_then(WeakDylib::upgrade).ok_or(Error::DylibGone)?;
         if session.symbol_state(&dylib, &name).is_some() {
             return Ok(name);
@@ -203,8 +235,8 @@ impl BodySource {
                     name: Arc::from("redirectable functions"),
                 })?;
             }
-            // An object's are defined with it.
-            Self::Object { .. } | Self::Promoted { .. } | Self::Removed(_) => {}
+            // An object's are defined with it, and a promoted one was before it became the newest.
+            Self::Object { .. } | Self::ReExports { .. } | Self::Promoted { .. } | Self::Removed(_) => {}
         }
         Ok(name)
     }
@@ -217,12 +249,37 @@ impl BodySource {
         Ok(Some(name))
     }
 
+    /// Takes back a body that is the newest no more. The others that were defined with it stay.
+    pub(crate) fn retire(&self, item: u32) {
+        let (source, item) = match self {
+            Self::Promoted { from, item } => (&**from, *item),
+            _ => (self, item),
+        };
+        let (Self::Module { .. } | Self::Custom { .. }) = source else { return };
+        let Some(dylib) = source.dylib().and_then(WeakDylib::upgrade) else { return };
+        for name in [source.promoted_name(dylib.session(), item), source.body_name(dylib.session(), item)] {
+            if let Err(Error::SymbolsBusy(_)) = dylib.remove_symbols(&[name]) {
+                // It goes with the others.
+                return;
+            }
+        }
+        match source {
+            Self::Module { units, .. } => units.forget(item),
+            Self::Custom { makers, .. } => {
+                let maker = lock(makers)[item as usize].take();
+                drop(maker);
+            }
+            _ => {}
+        }
+    }
+
     pub(crate) fn body_name(&self, session: &ExecutionSession, item: u32) -> SymbolName {
         match self {
             Self::Module { owner: Owner { version, .. }, .. }
             | Self::Custom { owner: Owner { version, .. }, .. }
             | Self::Object { version, .. } => version.body_name(session, self.function(item)),
-            Self::Promoted { from, item, .. } => from.promoted_name(session, *item),
+            Self::ReExports { functions, .. } => functions[item as usize].aliasee.clone(),
+            Self::Promoted { from, item } => from.promoted_name(session, *item),
             Self::Removed(name) => name.clone(),
         }
     }

@@ -18,8 +18,8 @@ use smallvec::SmallVec;
 use crate::clif::{ClifLayer, ClifModule};
 use crate::error::Error;
 use crate::session::{
-    ExecutionSession, FoundSymbol, JitDylib, MaterializationUnit, ResourceTracker, SymbolDeclaration, SymbolFlags,
-    SymbolState, UnitDefinition, WeakTracker,
+    AbsoluteSymbol, Alias, ExecutionSession, FoundSymbol, JitDylib, MaterializationUnit, ReadyUnits, ResourceTracker,
+    SearchOrder, SymbolDeclaration, SymbolState, UnitDefinition, WeakTracker,
 };
 use crate::sync::{Arc, Mutex, lock};
 pub(crate) use body::BodySource;
@@ -39,6 +39,9 @@ pub(crate) struct Redirections {
     trackers: Mutex<HashMap<SymbolName, ResourceTracker>>,
     versions: Arc<Mutex<Versions>>,
 }
+
+/// What units of redirectable functions are called.
+const UNIT: &str = "redirectable functions";
 
 /// Removes what was defined with a tracker.
 struct RemoveOnDrop(WeakTracker);
@@ -76,13 +79,18 @@ impl Redirections {
         Some(LazyObjects { table: Arc::clone(&self.table), versions: Arc::clone(&self.versions) })
     }
 
-    /// The newest body of what was found, if it is redirectable, with its dylib and name. It is
-    /// defined from now on.
-    pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<(Body, JitDylib, SymbolName)> {
+    /// The newest body of what was found, if it is redirectable, with its name. It is defined from now on.
+    pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<(Body, SymbolName)> {
         let body = self.table.body_at(found.definition.slot?)?;
         let dylib = body.source.dylib()?.upgrade()?;
         let name = body.source.define(dylib.session(), body.item).ok()?;
-        Some((body, dylib, name))
+        Some((body, name))
+    }
+
+    /// Whether a function has no newer body.
+    pub(crate) fn is_newest(&self, body: &Body) -> bool {
+        let newest = body.source.dylib().and_then(|dylib| self.table.find(body.function(), dylib));
+        newest.is_none_or(|(_, newest)| newest.is_same(body))
     }
 
     /// Makes calls go to a body, if it is still the newest of its function.
@@ -117,22 +125,34 @@ impl Redirections {
         self.install(dylib, Arc::new(BodySource::custom(owner, functions)))
     }
 
+    /// As [`define`](Self::define), for functions that are others by another name.
+    pub(crate) fn re_export(
+        &self,
+        dylib: &JitDylib,
+        order: &SearchOrder,
+        functions: Vec<Alias>,
+    ) -> Result<ResourceTracker, Error> {
+        let source = BodySource::ReExports { dylib: dylib.downgrade(), order: order.clone(), functions };
+        self.install(dylib, Arc::new(source))
+    }
+
     fn owner(&self, dylib: &JitDylib, tracker: &ResourceTracker) -> Owner {
         Owner::new(dylib, tracker, &self.versions)
     }
 
     fn install(&self, dylib: &JitDylib, source: Arc<BodySource>) -> Result<ResourceTracker, Error> {
-        let mut new = Vec::new();
+        let items = source.items();
+        let mut new = Vec::with_capacity(items.len());
         let mut known = Vec::new();
-        for item in source.items() {
-            let body = Body { source: Arc::clone(&source), item };
-            match self.find_defined(dylib, &body)? {
-                Some(id) => known.push((id, body)),
-                None => new.push(body),
+        for (item, found) in items.iter().zip(self.table.find_all(&source, &items)) {
+            let body = || Body { source: Arc::clone(&source), item: *item };
+            match found {
+                Some((id, old)) if self.is_defined(dylib, &old, &body())? => known.push((id, body())),
+                _ => new.push(*item),
             }
         }
         let tracker = dylib.create_tracker()?;
-        let result = self.enter(dylib, &tracker, &new).and_then(|()| self.compile_replacements(dylib, &known));
+        let result = self.enter(dylib, &tracker, &source, &new).and_then(|()| self.compile_replacements(dylib, &known));
         let found = match result {
             Ok(found) => found,
             Err(error) => {
@@ -143,23 +163,25 @@ impl Redirections {
         };
         for ((id, body), found) in known.into_iter().zip(found) {
             // Not with a lock held: the last body of a module removes it.
-            drop(self.table.replace(dylib.session(), id, None, body, found.as_ref()));
+            let old = self.table.replace(dylib.session(), id, None, body, found.as_ref());
+            if let Some(old) = old.filter(Body::has_others) {
+                old.source.retire(old.item);
+            }
         }
         Ok(tracker)
     }
 
-    /// The function that a body is for, if it is defined. One whose definition has failed is
+    /// Whether the function that a body is for, which had another, is defined. One whose definition has failed is
     /// removed, to be defined anew.
-    fn find_defined(&self, dylib: &JitDylib, body: &Body) -> Result<Option<FunctionId>, Error> {
+    fn is_defined(&self, dylib: &JitDylib, old: &Body, body: &Body) -> Result<bool, Error> {
         let name = body.function();
-        let Some((id, old)) = self.table.find(name, &dylib.downgrade()) else { return Ok(None) };
         match dylib.session().symbol_state(dylib, name) {
-            None => return Ok(None),
+            None => return Ok(false),
             Some((_, None)) => {}
             Some((_, Some(_))) => {
                 let tracker = lock(&self.trackers).remove(name);
                 tracker.map_or(Ok(()), |tracker| tracker.remove())?;
-                return Ok(None);
+                return Ok(false);
             }
         }
         match (old.source.signature(old.item), body.source.signature(body.item)) {
@@ -168,41 +190,68 @@ impl Redirections {
                 defined: defined.to_string(),
                 wanted: wanted.to_string(),
             }),
-            _ => Ok(Some(id)),
+            _ => Ok(true),
         }
     }
 
     /// Defines new functions.
-    fn enter(&self, dylib: &JitDylib, tracker: &ResourceTracker, bodies: &[Body]) -> Result<(), Error> {
+    fn enter(
+        &self,
+        dylib: &JitDylib,
+        tracker: &ResourceTracker,
+        source: &Arc<BodySource>,
+        items: &[u32],
+    ) -> Result<(), Error> {
         if self.table.first_call.is_some() {
-            let units = bodies.chunks(BLOCK as usize).map(|bodies| self.lazy_unit(bodies));
-            return tracker.define(units.collect::<Result<_, _>>()?);
+            let strong = items.iter().all(|item| source.flags(*item).is_strong());
+            if strong && !dylib.session().has_platform() {
+                return tracker.define_ready(self.ready_units(source, items)?);
+            }
+            let units = items.chunks(BLOCK as usize).map(|items| {
+                let functions = self.table.enter(source, items)?;
+                let unit = LazyUnit { table: Arc::clone(&self.table), functions };
+                Ok(Self::unit(source, items, Box::new(unit)))
+            });
+            return tracker.define(units.collect::<Result<_, Error>>()?);
         }
-        for body in bodies {
+        for item in items {
             let own = dylib.create_tracker()?;
             tracker.hold(Box::new(RemoveOnDrop(own.downgrade())))?;
-            let functions = self.table.enter(std::slice::from_ref(body))?;
-            let function = body.function().clone();
+            let items = std::slice::from_ref(item);
+            let functions = self.table.enter(source, items)?;
+            let function = source.function(*item).clone();
             let unit = EagerUnit { table: Arc::clone(&self.table), function: function.clone(), functions };
-            own.define(vec![Self::unit(std::slice::from_ref(body), Box::new(unit))])?;
+            own.define(vec![Self::unit(source, items, Box::new(unit))])?;
             lock(&self.trackers).insert(function, own);
         }
         Ok(())
     }
 
-    fn lazy_unit(&self, bodies: &[Body]) -> Result<UnitDefinition, Error> {
-        let functions = self.table.enter(bodies)?;
-        Ok(Self::unit(bodies, Box::new(LazyUnit { table: Arc::clone(&self.table), functions })))
+    /// Lazy functions: their stubs are all that has to be there.
+    fn ready_units(&self, source: &Arc<BodySource>, items: &[u32]) -> Result<ReadyUnits, Error> {
+        self.table.reserve(items.len());
+        let mut symbols = Vec::with_capacity(items.len());
+        let mut units = Vec::with_capacity(items.len().div_ceil(BLOCK as usize));
+        for items in items.chunks(BLOCK as usize) {
+            let functions = self.table.enter(source, items)?;
+            self.table.definitions(&functions, items, |item, definition| {
+                let (name, signature) = (source.function(item).clone(), source.signature(item).cloned());
+                symbols.push(AbsoluteSymbol { name, definition, flags: source.flags(item), signature });
+            });
+            let held: Box<dyn Send> = Box::new(functions);
+            units.push((items.len(), held));
+        }
+        Ok(ReadyUnits { name: Arc::from(UNIT), symbols, units })
     }
 
-    fn unit(bodies: &[Body], unit: Box<dyn MaterializationUnit>) -> UnitDefinition {
-        let declare = |body: &Body| SymbolDeclaration {
-            name: body.function().clone(),
-            flags: SymbolFlags::FUNCTION,
-            signature: body.source.signature(body.item).cloned(),
+    fn unit(source: &BodySource, items: &[u32], unit: Box<dyn MaterializationUnit>) -> UnitDefinition {
+        let declare = |item: &u32| SymbolDeclaration {
+            name: source.function(*item).clone(),
+            flags: source.flags(*item),
+            signature: source.signature(*item).cloned(),
         };
-        let symbols: SmallVec<_> = bodies.iter().map(declare).collect();
-        UnitDefinition { symbols, unit, name: Arc::from("redirectable functions") }
+        let symbols: SmallVec<_> = items.iter().map(declare).collect();
+        UnitDefinition { symbols, unit, name: Arc::from(UNIT) }
     }
 
     /// Compiles the new bodies of functions whose old ones are in use, and says where they are.
@@ -225,7 +274,12 @@ impl Redirections {
                 names.push(body.source.define(session, body.item)?);
             }
         }
-        let mut found = session.lookup(&dylib.link_order(), names)?.into_iter();
+        // They are of one source.
+        let order = bodies.first().and_then(|(_, body)| body.source.order());
+        let mut found = match order {
+            Some(order) => session.lookup(order, names)?.into_iter(),
+            None => Vec::new().into_iter(),
+        };
         Ok(used.into_iter().map(|used| if used { found.next() } else { None }).collect())
     }
 }

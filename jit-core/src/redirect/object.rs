@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::body::{Version, Versions};
 use super::unit::LazyUnit;
-use super::{BLOCK, Body, BodySource, FunctionTable};
+use super::{BLOCK, BodySource, FunctionTable};
 use crate::error::Error;
 use crate::object;
 use crate::session::{JitDylib, SymbolDeclaration, UnitDefinition};
@@ -45,13 +45,14 @@ impl LazyObjects {
         )?;
         let declarations: Vec<_> = functions.into_iter().map(|(_, declaration)| declaration).collect();
         let names = declarations.iter().map(|declaration| declaration.name.clone()).collect();
-        let source = Arc::new(BodySource::Object { dylib: dylib.downgrade(), version, functions: names });
+        let dylib = dylib.downgrade();
+        let source = BodySource::Object { order: dylib.order(), dylib, version, functions: names };
+        let source = Arc::new(source);
         let unit: Arc<str> = Arc::from(graph.name());
         let blocks = declarations.chunks(BLOCK as usize).zip((0..).step_by(BLOCK as usize));
         let units = blocks.map(|(declarations, first)| {
-            let items = first..first + declarations.len() as u32;
-            let bodies: Vec<_> = items.map(|item| Body { source: Arc::clone(&source), item }).collect();
-            let functions = self.table.enter(&bodies)?;
+            let items: Vec<_> = (first..first + declarations.len() as u32).collect();
+            let functions = self.table.enter(&source, &items)?;
             Ok(UnitDefinition {
                 symbols: declarations.iter().cloned().collect(),
                 unit: Box::new(LazyUnit { table: Arc::clone(&self.table), functions }),

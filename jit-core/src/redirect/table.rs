@@ -8,6 +8,7 @@ use std::hash::BuildHasher;
 use std::ops::Range;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
 use jit_linker::memory::{MemoryManager, SlotBlock};
@@ -17,8 +18,8 @@ use super::body::BodySource;
 use crate::error::Error;
 use crate::first_call::{CallThrough, FirstCall, LazyFunctions};
 use crate::platform::unwind::{self, Frames};
-use crate::session::{ExecutionSession, FoundSymbol, SymbolDef, WeakDylib};
-use crate::sync::{Arc, Mutex, lock};
+use crate::session::{ExecutionSession, FoundSymbol, SymbolDef, Watch, WeakDylib};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, lock};
 
 /// A redirectable function: its block, and its place there.
 pub(crate) type FunctionId = u32;
@@ -65,12 +66,9 @@ struct Record {
     body: Option<Arc<BodySource>>,
     /// Which of the source's bodies.
     item: u32,
-    /// How much of what is linked refers to the slot or the stub; and [`UNUSABLE`].
+    /// How much of what is linked refers to the slot or the stub.
     links: u32,
 }
-
-/// The newest body was removed, or something it depends on: nobody may call it.
-const UNUSABLE: u32 = 1 << 31;
 
 /// A function's newest body.
 #[derive(Clone)]
@@ -91,6 +89,11 @@ impl Body {
 
     pub(crate) fn function(&self) -> &SymbolName {
         self.source.function(self.item)
+    }
+
+    /// Whether others of its source may be in use when it is not.
+    pub(crate) fn has_others(&self) -> bool {
+        matches!(*self.source, BodySource::Promoted { .. }) || Arc::strong_count(&self.source) > 1
     }
 }
 
@@ -149,34 +152,35 @@ impl FunctionTable {
         Self { memory, architecture, unwinding, first_call, failure, table: Mutex::default() }
     }
 
+    /// Makes room for so many more functions.
+    pub(crate) fn reserve(&self, additional: usize) {
+        lock(&self.table).reserve(additional);
+    }
+
     /// Enters functions, each with its first body. Calls go to what compiles it, if anything does.
-    pub(crate) fn enter(self: &Arc<Self>, bodies: &[Body]) -> Result<FunctionIds, Error> {
+    pub(crate) fn enter(self: &Arc<Self>, source: &Arc<BodySource>, items: &[u32]) -> Result<FunctionIds, Error> {
         let mut ranges: Vec<Range<FunctionId>> = Vec::new();
+        let mut items = items.iter();
         let mut result = Ok(());
-        for body in bodies {
-            match self.enter_one(body) {
-                Ok(id) => match ranges.last_mut() {
+        while result.is_ok() && !items.as_slice().is_empty() {
+            let mut table = lock(&self.table);
+            while let Some(item) = items.as_slice().first()
+                && let Some(id) = table.take(source, *item)
+            {
+                match ranges.last_mut() {
                     Some(range) if range.end == id => range.end += 1,
                     _ => ranges.push(id..id + 1),
-                },
-                Err(error) => {
-                    result = Err(error);
-                    break;
                 }
+                items.next();
+            }
+            drop(table);
+            if !items.as_slice().is_empty() {
+                result = self.add_block();
             }
         }
         // What was entered before an error goes with this.
         let ids = FunctionIds { table: Arc::clone(self), ranges: ranges.into() };
         result.map(|()| ids)
-    }
-
-    fn enter_one(self: &Arc<Self>, body: &Body) -> Result<FunctionId, Error> {
-        loop {
-            if let Some(id) = lock(&self.table).take(body) {
-                return Ok(id);
-            }
-            self.add_block()?;
-        }
     }
 
     fn add_block(self: &Arc<Self>) -> Result<(), Error> {
@@ -225,10 +229,19 @@ impl FunctionTable {
     /// The newest function of a name in a dylib.
     pub(crate) fn find(&self, name: &SymbolName, dylib: &WeakDylib) -> Option<(FunctionId, Body)> {
         let table = lock(&self.table);
-        let is_it = |source: &BodySource, item| source.function(item) == name && source.dylib() == Some(dylib);
-        let id =
-            *table.names.find(hash(name), |id| table.source(*id).is_some_and(|(source, item)| is_it(source, item)))?;
+        let id = table.find(name, Some(dylib))?;
         Some((id, table.record(id)?.body()?))
+    }
+
+    /// For each of a source's functions, the newest of its name.
+    pub(crate) fn find_all(&self, source: &BodySource, items: &[u32]) -> Vec<Option<(FunctionId, Body)>> {
+        let table = lock(&self.table);
+        let dylib = source.dylib();
+        let find = |item: &u32| {
+            let id = table.find(source.function(*item), dylib)?;
+            Some((id, table.record(id)?.body()?))
+        };
+        items.iter().map(find).collect()
     }
 
     /// The newest functions of a name, in all dylibs.
@@ -251,9 +264,17 @@ impl FunctionTable {
 
     /// The function's stub and slot.
     pub(crate) fn definition(&self, id: FunctionId) -> Option<SymbolDef> {
+        lock(&self.table).definition(id)
+    }
+
+    /// Gives each of the functions that were entered as `items` its stub and slot.
+    pub(crate) fn definitions(&self, functions: &FunctionIds, items: &[u32], mut give: impl FnMut(u32, SymbolDef)) {
         let table = lock(&self.table);
-        let (block, place) = table.place(id)?;
-        Some(SymbolDef { address: block.slots.stub_address(place), slot: Some(block.slots.slot_address(place)) })
+        for (item, id) in items.iter().zip(functions.iter()) {
+            if let Some(definition) = table.definition(id) {
+                give(*item, definition);
+            }
+        }
     }
 
     /// Where calls go, if that is a body.
@@ -273,38 +294,35 @@ impl FunctionTable {
         body: &Body,
         found: &FoundSymbol,
     ) -> bool {
-        if !self.watch(session, id, body, found) {
-            return false;
-        }
+        let Some(watch) = self.watch(session, id, body, found) else { return false };
         let table = lock(&self.table);
         let Some((block, place)) = table.place(id) else { return false };
-        let record = &block.records[place];
-        let usable = body.is(record) && record.links & UNUSABLE == 0;
+        // With the lock held, so that `replace` and `withdraw` come before or after both.
+        let usable = body.is(&block.records[place]) && !watch.withdrawn.load(Ordering::Relaxed);
         if usable {
-            // With the lock held, so that `replace` and `withdraw` come before or after both.
             block.slots.store(place, found.definition.address);
         }
         usable
     }
 
-    /// Sees to it that nobody is sent to a body any more once it is gone.
-    fn watch(self: &Arc<Self>, session: &ExecutionSession, id: FunctionId, body: &Body, found: &FoundSymbol) -> bool {
-        // The session keeps this as long as the body's symbol, which goes with its source.
-        let (table, source, item) = (Arc::downgrade(self), Arc::downgrade(&body.source), body.item);
-        let withdraw = move || {
-            if let (Some(table), Some(source)) = (table.upgrade(), source.upgrade()) {
-                table.withdraw(id, &Body { source, item });
-            }
-        };
-        session.watch(found.id, Arc::new(withdraw))
+    /// Sees to it that nobody is sent to a body any more once it is gone. `None` if it is.
+    fn watch(
+        self: &Arc<Self>,
+        session: &ExecutionSession,
+        id: FunctionId,
+        body: &Body,
+        found: &FoundSymbol,
+    ) -> Option<Arc<BodyWatch>> {
+        let (table, source) = (Arc::downgrade(self), Arc::downgrade(&body.source));
+        let watch = Arc::new(BodyWatch { table, id, source, item: body.item, withdrawn: AtomicBool::new(false) });
+        session.watch(found.id, Arc::clone(&watch) as Arc<dyn Watch>).then_some(watch)
     }
 
     /// A body must not be called any more.
     fn withdraw(&self, id: FunctionId, body: &Body) {
-        let mut table = lock(&self.table);
-        let Some((block, place)) = table.place_mut(id) else { return };
+        let table = lock(&self.table);
+        let Some((block, place)) = table.place(id) else { return };
         if body.is(&block.records[place]) {
-            block.records[place].links |= UNUSABLE;
             block.slots.store(place, block.unresolved(place).unwrap_or(self.failure));
         }
     }
@@ -327,7 +345,6 @@ impl FunctionTable {
                 return None;
             }
             let source = record.body.replace(Arc::clone(&new.source))?;
-            record.links &= !UNUSABLE;
             let replaced = Body { source, item: std::mem::replace(&mut record.item, new.item) };
             let address = found.map(|found| found.definition.address).or_else(|| block.unresolved(place));
             if let Some(address) = address {
@@ -336,7 +353,7 @@ impl FunctionTable {
             replaced
         };
         if let Some(found) = found
-            && !self.watch(session, id, &new, found)
+            && self.watch(session, id, &new, found).is_none()
         {
             self.withdraw(id, &new);
         }
@@ -357,6 +374,33 @@ impl FunctionTable {
     }
 }
 
+/// The calls of a function that go to a body which was found.
+struct BodyWatch {
+    table: Weak<FunctionTable>,
+    id: FunctionId,
+    source: Weak<BodySource>,
+    item: u32,
+    /// What was found must not be called. Changed with the table locked.
+    withdrawn: AtomicBool,
+}
+
+impl Watch for BodyWatch {
+    fn unusable(&self) {
+        let Some(table) = self.table.upgrade() else { return };
+        {
+            let _unchanging = lock(&table.table);
+            self.withdrawn.store(true, Ordering::Relaxed);
+        }
+        if let Some(source) = self.source.upgrade() {
+            table.withdraw(self.id, &Body { source, item: self.item });
+        }
+    }
+
+    fn is_needed(&self) -> bool {
+        self.source.strong_count() > 0
+    }
+}
+
 impl Record {
     fn body(&self) -> Option<Body> {
         Some(Body { source: Arc::clone(self.body.as_ref()?), item: self.item })
@@ -368,6 +412,11 @@ impl Block {
     fn unresolved(&self, place: usize) -> Option<u64> {
         self.call_through.as_ref().map(|call_through| call_through.address(place as u32))
     }
+}
+
+fn source_of(blocks: &[Option<Box<Block>>], id: FunctionId) -> Option<(&BodySource, u32)> {
+    let record = &blocks.get((id / BLOCK) as usize)?.as_ref()?.records[(id % BLOCK) as usize];
+    Some((record.body.as_ref()?, record.item))
 }
 
 impl Table {
@@ -383,9 +432,21 @@ impl Table {
         self.place(id).map(|(block, place)| &block.records[place])
     }
 
+    /// The newest function of a name in a dylib.
+    fn find(&self, name: &SymbolName, dylib: Option<&WeakDylib>) -> Option<FunctionId> {
+        let is_it = |id: &FunctionId| {
+            self.source(*id).is_some_and(|(source, item)| source.function(item) == name && source.dylib() == dylib)
+        };
+        self.names.find(hash(name), is_it).copied()
+    }
+
+    fn definition(&self, id: FunctionId) -> Option<SymbolDef> {
+        let (block, place) = self.place(id)?;
+        Some(SymbolDef { address: block.slots.stub_address(place), slot: Some(block.slots.slot_address(place)) })
+    }
+
     fn source(&self, id: FunctionId) -> Option<(&BodySource, u32)> {
-        let record = self.record(id)?;
-        Some((record.body.as_ref()?, record.item))
+        source_of(&self.blocks, id)
     }
 
     /// The function whose slot is at an address.
@@ -395,8 +456,14 @@ impl Table {
         (place < u64::from(BLOCK)).then(|| number * BLOCK + place as u32)
     }
 
+    /// Makes room in the index for so many more functions.
+    fn reserve(&mut self, additional: usize) {
+        let Self { names, blocks, .. } = self;
+        names.reserve(additional, |id| source_of(blocks, *id).map_or(0, |(source, item)| hash(source.function(item))));
+    }
+
     /// A free place, for a function with this body. None if there is none.
-    fn take(&mut self, body: &Body) -> Option<FunctionId> {
+    fn take(&mut self, source: &Arc<BodySource>, item: u32) -> Option<FunctionId> {
         let number = *self.with_room.last()?;
         let block = self.blocks[number as usize].as_deref_mut()?;
         let place = block.free.pop()?;
@@ -404,26 +471,26 @@ impl Table {
             self.with_room.pop();
         }
         let index = usize::from(place);
-        block.records[index] = Record { body: Some(Arc::clone(&body.source)), item: body.item, links: 0 };
+        block.records[index] = Record { body: Some(Arc::clone(source)), item, links: 0 };
         block.slots.store(index, block.unresolved(index).unwrap_or(0));
         let id = number * BLOCK + u32::from(place);
-        self.index(body, id);
+        self.index(source, item, id);
         Some(id)
     }
 
     /// Makes `id` the newest function of its name.
-    fn index(&mut self, body: &Body, id: FunctionId) {
+    fn index(&mut self, source: &BodySource, item: u32, id: FunctionId) {
         let Self { names, blocks, .. } = self;
-        let (name, dylib) = (body.function(), body.source.dylib());
-        let source_of = |id: FunctionId| {
-            let record = &blocks.get((id / BLOCK) as usize)?.as_ref()?.records[(id % BLOCK) as usize];
-            Some((record.body.as_ref()?, record.item))
+        let (name, dylib) = (source.function(item), source.dylib());
+        let hash_of = |id: &FunctionId| source_of(blocks, *id).map_or(0, |(source, item)| hash(source.function(item)));
+        let is_it = |other: &FunctionId| {
+            *other != id
+                && source_of(blocks, *other)
+                    .is_some_and(|(source, item)| source.function(item) == name && source.dylib() == dylib)
         };
-        let rehash = |id: &FunctionId| source_of(*id).map_or(0, |(source, item)| hash(source.function(item)));
-        let is_it = |(source, item): (&Arc<BodySource>, u32)| source.function(item) == name && source.dylib() == dylib;
-        match names.find_mut(hash(name), |other| *other != id && source_of(*other).is_some_and(is_it)) {
-            Some(older) => *older = id,
-            None => _ = names.insert_unique(hash(name), id, rehash),
+        match names.entry(hash(name), is_it, hash_of) {
+            Entry::Occupied(mut older) => *older.get_mut() = id,
+            Entry::Vacant(place) => _ = place.insert(id),
         }
     }
 
@@ -465,7 +532,6 @@ impl Drop for FunctionIds {
             block.slots.store(place, block.unresolved(place).unwrap_or(failure));
             let record = &mut block.records[place];
             (record.body, record.item) = (Some(Arc::new(BodySource::Removed(name))), 0);
-            record.links &= !UNUSABLE;
             if record.links == 0 {
                 blocks.extend(table.give(id));
             }

@@ -63,9 +63,9 @@ impl Promoter {
         let session = dylib.session();
         // An error means that the function was removed.
         let Ok(Some(name)) = newest.source.define_promoted(session, newest.item) else { return Ok(false) };
-        let Some(found) = session.lookup(&dylib.link_order(), vec![name])?.pop() else { return Ok(false) };
-        let address = found.definition.address;
-        let promoted = BodySource::Promoted { from: Arc::clone(&newest.source), item: newest.item, address };
+        let Some(order) = newest.source.order() else { return Ok(false) };
+        let Some(found) = session.lookup(order, vec![name])?.pop() else { return Ok(false) };
+        let promoted = BodySource::Promoted { from: Arc::clone(&newest.source), item: newest.item };
         let promoted = Body { source: Arc::new(promoted), item: 0 };
         Ok(table.replace(session, id, Some(&newest), promoted, Some(&found)).is_some())
     }

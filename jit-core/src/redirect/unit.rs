@@ -41,8 +41,9 @@ impl MaterializationUnit for EagerUnit {
             Ok(name) => name,
             Err(error) => return responsibility.fail(error.into()),
         };
-        let of = session.clone();
-        session.lookup_resolved(&responsibility.link_order(), vec![name], move |mut answers| match answers.pop() {
+        let (of, source) = (session.clone(), Arc::clone(&body.source));
+        let Some(order) = source.order() else { return };
+        session.lookup_resolved(order, vec![name], move |mut answers| match answers.pop() {
             Some(Ok(found)) => {
                 // If not, a newer body has been put in its place meanwhile, and is there already.
                 table.publish(&of, id, &body, &found);

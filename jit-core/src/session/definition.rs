@@ -17,7 +17,7 @@ use crate::error::{Cause, DuplicateDefinition, Error};
 use crate::sync::Arc;
 
 /// How many names are fetched into the cache together.
-const FETCHED: usize = 32;
+pub(super) const FETCHED: usize = 32;
 
 impl State {
     /// Defines units, all or none. A weak definition that another one makes pointless is told so
@@ -74,7 +74,7 @@ impl State {
     }
 
     /// The unit of a symbol whose place no other may take.
-    fn irreplaceable(&self, id: SymbolId) -> Option<String> {
+    pub(super) fn irreplaceable(&self, id: SymbolId) -> Option<String> {
         let symbol = self.symbols.get(id)?;
         let replaceable = !symbol.flags().is_strong() && symbol.state() == SymbolState::NeverSearched;
         (!replaceable).then(|| self.unit_name(symbol.unit))
@@ -216,7 +216,7 @@ impl State {
         Ok(())
     }
 
-    /// Enters a symbol, unless there is one of its name: then it comes back with that.
+    /// Enters an absolute symbol, unless there is one of its name: then it comes back with that.
     fn enter_absolute(
         &mut self,
         dylib: Id<Dylib>,
@@ -224,8 +224,20 @@ impl State {
         symbol: AbsoluteSymbol,
         state: SymbolState,
     ) -> Result<SymbolId, (SymbolId, AbsoluteSymbol)> {
+        let flags = SymbolFlags { absolute: true, ..symbol.flags };
+        self.enter(dylib, unit, AbsoluteSymbol { flags, ..symbol }, state)
+    }
+
+    /// As [`enter_absolute`](Self::enter_absolute), with the flags as they are.
+    pub(super) fn enter(
+        &mut self,
+        dylib: Id<Dylib>,
+        unit: Id<Unit>,
+        symbol: AbsoluteSymbol,
+        state: SymbolState,
+    ) -> Result<SymbolId, (SymbolId, AbsoluteSymbol)> {
         let AbsoluteSymbol { name, definition, flags, signature } = symbol;
-        match self.symbols.insert(dylib, name, SymbolFlags { absolute: true, ..flags }, signature, unit) {
+        match self.symbols.insert(dylib, name, flags, signature, unit) {
             Ok(id) => {
                 if let Some(mut symbol) = self.symbols.get_mut(id) {
                     symbol.set_definition(&definition);
@@ -237,7 +249,13 @@ impl State {
         }
     }
 
-    fn duplicate(&self, dylib: Id<Dylib>, name: SymbolName, first: String, second: &str) -> DuplicateDefinition {
+    pub(super) fn duplicate(
+        &self,
+        dylib: Id<Dylib>,
+        name: SymbolName,
+        first: String,
+        second: &str,
+    ) -> DuplicateDefinition {
         let dylib = self.dylibs.get(dylib).map(|dylib| dylib.name.clone()).unwrap_or_default();
         DuplicateDefinition { name, dylib, first, second: second.to_owned() }
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use jit_linker::SymbolName;
 
 use super::arena::Id;
+use super::definition::FETCHED;
 use super::dispatch::{self, Priority};
 use super::published::{Cell, Published};
 use super::query::{Completion, Control, FoundSymbol, Owner, Query, Request};
@@ -405,13 +406,19 @@ impl ExecutionSession {
     /// What a lookup gives that has nothing to wait for and no generator to ask.
     fn find_at_once(&self, order: &SearchOrder, names: &LookupSet, required: SymbolState) -> Option<Vec<FoundSymbol>> {
         self.read(|published| {
-            let found = names.names.iter().map(|name| {
-                let (place, cell) = find(published, order, name)?;
-                let entry = published.entry(place, cell);
-                let there = entry.condition().is_there(required) && !entry.condition().flags().side_effects_only;
-                there.then(|| entry.found(name, published))
-            });
-            found.collect()
+            let mut all = Vec::with_capacity(names.len());
+            for names in names.names.chunks(FETCHED) {
+                if let (Some((dylib, _)), 2..) = (order.0.first(), names.len()) {
+                    published.fetch(*dylib, names);
+                }
+                for name in names {
+                    let (place, cell) = find(published, order, name)?;
+                    let entry = published.entry(place, cell);
+                    let there = entry.condition().is_there(required) && !entry.condition().flags().side_effects_only;
+                    all.push(there.then(|| entry.found(name, published))?);
+                }
+            }
+            Some(all)
         })
     }
 
@@ -422,6 +429,17 @@ impl ExecutionSession {
         self.read(|published| {
             let (_, cell) = find(published, order, name)?;
             Condition::of(cell).is_there(SymbolState::Ready).then(|| cell.address.load(Ordering::Relaxed))
+        })
+    }
+
+    /// A symbol, if it is ready now: as [`ready_address`](Self::ready_address).
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn find_ready(&self, order: &SearchOrder, name: &SymbolName) -> Option<FoundSymbol> {
+        self.read(|published| {
+            let (place, cell) = find(published, order, name)?;
+            let entry = published.entry(place, cell);
+            let there = entry.condition().is_there(SymbolState::Ready) && !entry.condition().flags().side_effects_only;
+            there.then(|| entry.found(name, published))
         })
     }
 

@@ -18,6 +18,8 @@ mod progress;
 mod published;
 mod query;
 mod readiness;
+#[cfg(feature = "cranelift")]
+mod ready;
 mod removal;
 mod scope;
 mod search;
@@ -42,10 +44,14 @@ use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use dispatch::TaskKind;
 use manager::Managers;
 use published::Published;
+#[cfg(feature = "cranelift")]
+pub(crate) use ready::ReadyUnits;
 use scope::ExecutionScopes;
 use slots::KeepSlots;
 use state::{Discard, Effects, State};
 pub(crate) use symbol::SymbolId;
+#[cfg(feature = "cranelift")]
+pub(crate) use watch::Watch;
 
 pub use alias::{Alias, ReExports};
 pub use dispatch::{InPlaceDispatcher, Priority, Task, TaskDispatcher, ThreadPoolDispatcher};
@@ -220,7 +226,7 @@ impl ExecutionSession {
     fn perform(&self, effects: Effects) {
         let Effects { dispatch, answers, discards, dropped, garbage, resources, unusable, generators } = effects;
         for watch in unusable {
-            watch();
+            watch.unusable();
         }
         if garbage.len() + resources.len() > 0 {
             // Code before what it uses: tuples drop in order.
@@ -283,6 +289,12 @@ impl ExecutionSession {
     /// Opens a scope: what is removed until it is dropped stays in memory as long as that.
     pub fn enter(&self) -> ExecutionScope<'_> {
         self.shared.scopes.enter()
+    }
+
+    /// Whether somebody sees every definition.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn has_platform(&self) -> bool {
+        lock(&self.shared.platform).is_some()
     }
 
     fn platform(&self) -> Option<Arc<dyn Platform>> {

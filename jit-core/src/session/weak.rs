@@ -4,6 +4,8 @@
 #[cfg(feature = "cranelift")]
 use super::ResourceTracker;
 use super::arena::Id;
+#[cfg(feature = "cranelift")]
+use super::lookup::{DylibLookup, SearchOrder};
 use super::state::Dylib;
 #[cfg(feature = "cranelift")]
 use super::tracker::TrackerHandle;
@@ -30,6 +32,12 @@ impl PartialEq for WeakDylib {
 }
 
 impl WeakDylib {
+    /// Searches it alone.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn order(&self) -> SearchOrder {
+        SearchOrder(vec![(self.id, DylibLookup::All)])
+    }
+
     pub(crate) fn upgrade(&self) -> Option<JitDylib> {
         Some(JitDylib { session: ExecutionSession { shared: self.session.upgrade()? }, id: self.id })
     }

@@ -180,10 +180,10 @@ fn what_somebody_waits_for_comes_first() {
     let stage = Stage::with(Box::new(ThreadPoolDispatcher::new(1).unwrap()));
     let log = Arc::new(Mutex::new(Vec::new()));
     let (open, gate) = mpsc::channel::<()>();
-    let (entered, is_busy) = mpsc::channel();
+    let (enter, entered) = mpsc::channel();
     // Keeps the only thread busy until everything is queued.
     define_custom(&stage, "gate", move |responsibility| {
-        entered.send(()).unwrap();
+        enter.send(()).unwrap();
         gate.recv().unwrap();
         succeed(responsibility, 1);
     });
@@ -197,7 +197,7 @@ fn what_somebody_waits_for_comes_first() {
     }
     let (send, done) = mpsc::channel();
     stage.session.lookup_async(&stage.order(), stage.names(&["gate"]), SymbolState::Ready, |_| {});
-    is_busy.recv().unwrap();
+    entered.recv().unwrap();
     stage
         .session
         .lookup_async(&stage.order(), stage.names(&names), SymbolState::Ready, move |_| send.send(()).unwrap());

@@ -17,9 +17,15 @@ static AREA: AtomicU64 = AtomicU64::new(0);
 /// The state components to save by `xsave`; 0 for `fxsave`.
 static COMPONENTS: AtomicU32 = AtomicU32::new(0);
 
+/// 1 where `xsavec` saves them, which leaves out those that are not in use: mostly the 2 KiB of AVX-512.
+static COMPACT: AtomicU32 = AtomicU32::new(0);
+
 /// Bytes of an `fxsave` area, and of the header that follows it in an `xsave` area.
 const LEGACY_AREA: u64 = 512;
 const HEADER: u64 = 64;
+
+/// The leaf of `cpuid` that tells of state components.
+const STATE_LEAF: u32 = 0xd;
 
 /// State components, by bit of XCR0.
 const X87: u32 = 1 << 0;
@@ -31,6 +37,7 @@ pub(super) fn address() -> u64 {
     if AREA.load(Ordering::Relaxed) == 0 {
         let components = usable_components();
         COMPONENTS.store(components, Ordering::Relaxed);
+        COMPACT.store(u32::from(components != 0 && has_xsavec()), Ordering::Relaxed);
         // Code that can reach the routine is published with release ordering later than this.
         AREA.store(area_size(components), Ordering::Relaxed);
     }
@@ -52,9 +59,13 @@ fn usable_components() -> u32 {
     enabled & (X87 | SSE | AVX | AVX_512)
 }
 
-/// Bytes of the standard (not compacted) format: leaf 0xD gives each component's size and offset.
+fn has_xsavec() -> bool {
+    const XSAVEC: u32 = 1 << 1;
+    __cpuid_count(STATE_LEAF, 1).eax & XSAVEC != 0
+}
+
+/// Bytes of the standard format, which the compacted one does not exceed: leaf 0xD gives each component's size and offset.
 fn area_size(components: u32) -> u64 {
-    const STATE_LEAF: u32 = 0xd;
     if components == 0 {
         return LEGACY_AREA;
     }
@@ -77,7 +88,7 @@ unsafe extern "C" {
 // general registers, then the vector state, aligned to 64 bytes.
 //
 // `xrstor` demands zeros in the header, of which `xsave` writes the first eight bytes only, and
-// those by merging. The area is smaller than a page, so that it can't step over a guard page.
+// those by merging; `xsavec` writes sixteen. The area is smaller than a page, so that it can't step over a guard page.
 //
 // At the end the address takes the index's place. The jump reads it from the 128 bytes below the
 // stack pointer that signal handlers leave alone: no register is free to hold it.
@@ -119,7 +130,12 @@ global_asm!(
     "mov qword ptr [rsp + 552], rdx",
     "mov qword ptr [rsp + 560], rdx",
     "mov qword ptr [rsp + 568], rdx",
+    "cmp dword ptr [rip + {compact}], 0",
+    "jne 6f",
     "xsave64 [rsp]",
+    "jmp 3f",
+    "6:",
+    "xsavec64 [rsp]",
     "jmp 3f",
     "2:",
     "fxsave64 [rsp]",
@@ -158,12 +174,16 @@ global_asm!(
     ".popsection",
     area = sym AREA,
     components = sym COMPONENTS,
+    compact = sym COMPACT,
     resolve = sym resolve,
 );
 
 #[cfg(test)]
 mod tests {
+    use jit_core::{MaterializationResponsibility, MaterializationUnit, RedirectableFunction, SymbolName};
+
     use super::*;
+    use crate::LazyJit;
 
     #[test]
     fn the_area_holds_what_the_processor_has_and_stays_within_a_page() {
@@ -176,5 +196,33 @@ mod tests {
             assert!(area_size(X87 | SSE | AVX) >= 576 + 256);
         }
         assert!(area_size(components) < 4096);
+    }
+    #[test]
+    fn arguments_are_restored_from_either_format() {
+        type Function = extern "C" fn(f64, f64, f64, f64, f64, f64, f64, f64, i64) -> f64;
+        extern "C" fn host(a: f64, b: f64, c: f64, d: f64, e: f64, f: f64, g: f64, h: f64, i: i64) -> f64 {
+            [a, b, c, d, e, f, g, h, i as f64].iter().fold(0.0, |sum, value| sum * 10.0 + value)
+        }
+        /// Can't be had: each call comes through the routine, and goes on at `host`.
+        struct Missing;
+        impl MaterializationUnit for Missing {
+            fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+                drop(responsibility);
+            }
+
+            fn discard(&mut self, _: &SymbolName) {}
+        }
+        let jit = LazyJit::builder().failure_handler(|_, _| host as *const () as u64).build().unwrap();
+        let name = jit.session().intern("f");
+        let body = Box::new(|_: &SymbolName| Box::new(Missing) as Box<dyn MaterializationUnit>);
+        jit.redefine_with(vec![RedirectableFunction { name, signature: None, body }]).unwrap();
+        let address = jit.lookup_address("f").unwrap() as usize;
+        // SAFETY: calls go on at a function of this type.
+        let function = unsafe { std::mem::transmute::<usize, Function>(address) };
+        let usual = COMPACT.load(Ordering::Relaxed);
+        for compact in [0, usual] {
+            COMPACT.store(compact, Ordering::Relaxed);
+            assert_eq!(function(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9), 123_456_789.0);
+        }
     }
 }

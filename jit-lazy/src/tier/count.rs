@@ -2,6 +2,7 @@
 
 use jit_core::cranelift::codegen::cursor::{Cursor, FuncCursor};
 use jit_core::cranelift::codegen::dominator_tree::DominatorTree;
+use jit_core::cranelift::codegen::entity::EntitySet;
 use jit_core::cranelift::codegen::flowgraph::ControlFlowGraph;
 use jit_core::cranelift::codegen::ir::{self, AbiParam, Block, InstBuilder, MemFlagsData, Signature, types};
 use jit_core::cranelift::codegen::isa::CallConv;
@@ -26,11 +27,7 @@ pub struct Counting {
 /// None: a function without a body stays as it is.
 pub fn count_calls_and_loops(func: &mut ir::Function, counting: Counting) -> Result<(), String> {
     let Some(entry) = func.layout.entry_block() else { return Ok(()) };
-    let cfg = ControlFlowGraph::with_function(func);
-    let tree = DominatorTree::with_function(func, &cfg);
-    let mut loops = LoopAnalysis::new();
-    loops.compute(func, &cfg, &tree);
-    let mut places: Vec<Block> = loops.loops().map(|of| loops.loop_header(of)).collect();
+    let mut places = if may_loop(func) { loop_headers(func) } else { Vec::new() };
     places.push(entry);
     places.sort_unstable_by_key(|block| block.as_u32());
     places.dedup();
@@ -38,6 +35,26 @@ pub fn count_calls_and_loops(func: &mut ir::Function, counting: Counting) -> Res
         count_at(func, block, counting);
     }
     Ok(())
+}
+
+/// Whether a branch leads backwards in the layout: without one there is no loop, and most functions have none.
+fn may_loop(func: &ir::Function) -> bool {
+    let mut seen = EntitySet::with_capacity(func.dfg.num_blocks());
+    func.layout.blocks().any(|block| {
+        seen.insert(block);
+        let Some(last) = func.layout.last_inst(block) else { return false };
+        let (tables, exceptions) = (&func.dfg.jump_tables, &func.dfg.exception_tables);
+        let mut targets = func.dfg.insts[last].branch_destination(tables, exceptions).iter();
+        targets.any(|target| seen.contains(target.block(&func.dfg.value_lists)))
+    })
+}
+
+fn loop_headers(func: &ir::Function) -> Vec<Block> {
+    let cfg = ControlFlowGraph::with_function(func);
+    let tree = DominatorTree::with_function(func, &cfg);
+    let mut loops = LoopAnalysis::new();
+    loops.compute(func, &cfg, &tree);
+    loops.loops().map(|of| loops.loop_header(of)).collect()
 }
 
 /// Makes a block count when it is entered. Several threads may count at once and lose some: the

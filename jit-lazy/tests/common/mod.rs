@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 #[path = "../../../jit-core/tests/common/mod.rs"]
-mod clif;
+pub(crate) mod clif;
 
 use std::process::Command;
 

@@ -1,0 +1,106 @@
+//! Definitions that are complete when they are made: functions whose stubs are there.
+
+use jit_linker::SymbolName;
+use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
+
+use super::ResourceTracker;
+use super::arena::Id;
+use super::definition::FETCHED;
+use super::dylib::AbsoluteSymbol;
+use super::state::{Effects, Resources, Stage, State, Tracker, Unit};
+use super::symbol::SymbolState;
+use crate::error::Error;
+use crate::sync::Arc;
+
+/// Symbols that are ready, in units that hold something as long as they are there.
+pub(crate) struct ReadyUnits {
+    /// What all of the units are called in errors.
+    pub(crate) name: Arc<str>,
+    /// All units' symbols, the first unit's first. They are strong.
+    pub(crate) symbols: Vec<AbsoluteSymbol>,
+    /// How many of the symbols are a unit's, and what it holds.
+    pub(crate) units: Vec<(usize, Box<dyn Send>)>,
+}
+
+impl ResourceTracker {
+    /// Defines symbols that are ready, all or none. The platform is not told.
+    pub(crate) fn define_ready(&self, units: ReadyUnits) -> Result<(), Error> {
+        let mut effects = Effects::default();
+        let result = self.session().state().define_ready(self.id(), units, &mut effects);
+        self.session().perform(effects);
+        result
+    }
+}
+
+impl State {
+    fn define_ready(
+        &mut self,
+        tracker: Id<Tracker>,
+        definition: ReadyUnits,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        let ReadyUnits { name, symbols, units } = definition;
+        let Some(dylib) = self.trackers.get(tracker).map(|tracker| tracker.dylib) else {
+            // Not dropped here, where the lock is held.
+            effects.resources.extend(units.into_iter().map(|(_, held)| held));
+            return Err(Error::DefunctTracker);
+        };
+        self.symbols.reserve(symbols.len());
+        let mut symbols = symbols.into_iter();
+        let mut entered: Vec<Id<Unit>> = Vec::with_capacity(units.len());
+        let mut met = Vec::new();
+        for (count, held) in units {
+            let Some(unit) = self.insert_unit(Arc::clone(&name), tracker, Stage::Running) else {
+                effects.resources.push(held);
+                continue;
+            };
+            entered.push(unit);
+            let mut ids = SmallVec::with_capacity(count);
+            let mut left = count;
+            while left > 0 {
+                let next = left.min(FETCHED);
+                left -= next;
+                self.symbols.fetch(dylib, symbols.as_slice().iter().take(next).map(|symbol| &symbol.name));
+                for symbol in symbols.by_ref().take(next) {
+                    match self.enter(dylib, unit, symbol, SymbolState::Ready) {
+                        Ok(id) => ids.push(id),
+                        Err((by, symbol)) => met.push((by, unit, symbol)),
+                    }
+                }
+            }
+            if let Some(unit) = self.units.get_mut(unit) {
+                unit.symbols = ids;
+                unit.resources = Some(Box::new(Resources(vec![held])));
+            }
+        }
+        // A definition that nobody has searched for gives way, to one.
+        let mut replaced = FxHashSet::default();
+        let duplicates: Vec<_> = met
+            .iter()
+            .filter_map(|(by, _, symbol)| {
+                let again = !replaced.insert(*by);
+                let first = self.irreplaceable(*by).or_else(|| again.then(|| name.to_string()))?;
+                Some(self.duplicate(dylib, SymbolName::clone(&symbol.name), first, &name))
+            })
+            .collect();
+        if !duplicates.is_empty() {
+            for unit in entered {
+                let symbols = self.units.get_mut(unit).map(|unit| std::mem::take(&mut unit.symbols));
+                for id in symbols.into_iter().flatten() {
+                    self.remove_symbol(id);
+                }
+                effects.garbage.extend(self.take_unit(unit));
+            }
+            return Err(Error::DuplicateDefinitions(duplicates));
+        }
+        for (by, unit, symbol) in met {
+            self.discard(by, effects);
+            let id = self.enter(dylib, unit, symbol, SymbolState::Ready).ok();
+            if let Some(unit) = self.units.get_mut(unit) {
+                unit.symbols.extend(id);
+            }
+        }
+        Ok(())
+    }
+}
