@@ -50,7 +50,8 @@ fn files() -> Vec<Vec<u8>> {
     let mut files = Vec::new();
     // SAFETY: no other test of this program changes the list meanwhile, and it is whole.
     unsafe {
-        let mut entry = (*(&raw const __jit_debug_descriptor)).first;
+        let descriptor = &raw const __jit_debug_descriptor;
+        let mut entry = (*descriptor).first;
         while let Some(this) = entry.as_ref() {
             files.push(std::slice::from_raw_parts(this.file, this.size as usize).to_vec());
             entry = this.next;
