@@ -7,9 +7,14 @@ mod toolchain;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use cranelift_module::{Linkage, Module, default_libcall_names};
+use cranelift_object::{ObjectBuilder, ObjectModule};
 use orcane::lazy::{LazyJit, LazyJitBuilder};
 use orcane::linker::format::open;
-use orcane::linker::graph::LinkGraph;
+use orcane::linker::graph::{LinkGraph, ObjectBytes};
 use orcane::linker::memory::{MemoryManager, PageManager};
 use orcane::{Alias, DylibLookup, Jit, JitDylib, Link, LinkPlugin, ResourceTracker, SymbolFlags};
 use toolchain::{C, CXX, GCC, compile, directory, orcane, runtime, same_as_native, told};
@@ -95,6 +100,90 @@ fn lazy_01_an_object_is_linked_at_the_first_call_into_it() {
         assert_eq!((call_at(one, 1), call_at(two, 1), call_at(other, 4)), (9, 9, 4));
         assert_eq!(links.told(), [""; 0]);
     });
+}
+
+/// The target of clang whose code runs here.
+const MACHO: &str =
+    if cfg!(target_arch = "aarch64") { "--target=arm64-apple-macos11" } else { "--target=x86_64-apple-macos11" };
+
+#[test]
+fn lazy_01_a_mach_o_object_is_linked_at_the_first_call_into_it() {
+    for level in ["-O0", "-O2"] {
+        let directory = directory(&format!("lazy-macho{level}"));
+        let sources = Sources { directory: &directory, compiler: &["clang-22", MACHO, "-fno-stack-protector", level] };
+        let (jit, links) = jit(LazyJit::builder());
+        let main = jit.main();
+        sources.add(&jit, main, "one.c", "int two(int); int one(int n) { return n > 10 ? n : two(n) + 1; }");
+        sources.add(
+            &jit,
+            main,
+            "two.c",
+            "int counter = 5; static int inner(int n) { return ++counter + n; } int two(int n) { return inner(n); }",
+        );
+        // One of the other format calls, and is called.
+        let elf = Sources { directory: &directory, compiler: &[GCC, "-fPIC", level] };
+        elf.add(&jit, main, "three.c", "int one(int); int three(int n) { return one(n) * 2; }");
+        let [one, three] = ["one", "three"].map(|name| jit.lookup_address(name).unwrap());
+        assert_eq!(links.told(), [""; 0]);
+        assert_eq!(call_at(one, 11), 11);
+        assert_eq!(links.told(), ["one.c"]);
+        assert_eq!(call_at(three, 1), 16);
+        assert_eq!(links.told(), ["three.c", "two.c"]);
+        assert_eq!((call_at(three, 1), call(&jit, "two", 1)), (18, 9));
+        assert_eq!(links.told(), [""; 0]);
+    }
+}
+
+/// `int NAME(int n)` is `callee(n) + 1`, as `cranelift-object` writes it.
+fn cranelift_object(triple: &str, name: &str, callee: &str) -> Vec<u8> {
+    let mut flags = settings::builder();
+    flags.set("is_pic", "true").unwrap();
+    let isa = cranelift_codegen::isa::lookup_by_name(triple).unwrap().finish(settings::Flags::new(flags)).unwrap();
+    let mut module = ObjectModule::new(ObjectBuilder::new(isa, name, default_libcall_names()).unwrap());
+    let mut signature = module.make_signature();
+    signature.params.push(AbiParam::new(types::I32));
+    signature.returns.push(AbiParam::new(types::I32));
+    let callee = module.declare_function(callee, Linkage::Import, &signature).unwrap();
+    let function = module.declare_function(name, Linkage::Export, &signature).unwrap();
+    let mut context = module.make_context();
+    context.func.signature = signature;
+    let mut scratch = FunctionBuilderContext::new();
+    let mut builder = FunctionBuilder::new(&mut context.func, &mut scratch);
+    let block = builder.create_block();
+    builder.append_block_params_for_function_params(block);
+    builder.switch_to_block(block);
+    builder.seal_block(block);
+    let argument = builder.block_params(block)[0];
+    let callee = module.declare_func_in_func(callee, builder.func);
+    let call = builder.ins().call(callee, &[argument]);
+    let result = builder.inst_results(call)[0];
+    let result = builder.ins().iadd_imm_s(result, 1);
+    builder.ins().return_(&[result]);
+    builder.finalize(module.target_config());
+    module.define_function(function, &mut context).unwrap();
+    module.finish().emit().unwrap()
+}
+
+#[test]
+fn lazy_01_an_object_of_cranelift_is_linked_at_the_first_call_into_it() {
+    let triples = if cfg!(target_arch = "aarch64") {
+        ["aarch64-unknown-linux-gnu", "aarch64-apple-darwin"]
+    } else {
+        ["x86_64-unknown-linux-gnu", "x86_64-apple-darwin"]
+    };
+    for triple in triples {
+        let (jit, links) = jit(LazyJit::builder());
+        for (name, callee) in [("first", "second"), ("second", "third"), ("third", "abs")] {
+            let bytes = ObjectBytes::from(cranelift_object(triple, name, callee));
+            jit.add_object_to(jit.main(), name, bytes).unwrap();
+        }
+        let [first, second] = ["first", "second"].map(|name| jit.lookup_address(name).unwrap());
+        assert_eq!(links.told(), [""; 0]);
+        assert_eq!(call_at(second, -5), 7);
+        assert_eq!(links.told(), ["second", "third"]);
+        assert_eq!(call_at(first, -5), 8);
+        assert_eq!(links.told(), ["first"]);
+    }
 }
 
 #[test]

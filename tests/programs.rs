@@ -63,7 +63,7 @@ fn zstd_gives_back_what_it_has_compressed() {
 }
 
 #[test]
-fn containers_streams_exceptions_and_static_objects() {
+fn ort_05_containers_streams_exceptions_and_static_objects() {
     for compiler in CXX {
         let directory = directory(&format!("cxx-{}{}", compiler[0], compiler[2]));
         tool(&directory, &[compiler, &["-c", &own("program.cc"), "-o", "program.o"]].concat());

@@ -76,7 +76,7 @@ const TWO: &str = "
     }";
 
 #[test]
-fn a_debugger_finds_functions_until_they_are_removed() {
+fn e2e_18_a_debugger_finds_functions_until_they_are_removed() {
     let _turn = turn();
     let jit = jit();
     let tracker = add(&jit, TWO);
@@ -114,7 +114,7 @@ fn by_default_there_are_no_files() {
 }
 
 #[test]
-fn lines_of_the_source_are_in_the_file() {
+fn e2e_19_lines_of_the_source_are_in_the_file() {
     let _turn = turn();
     let jit = jit();
     let text = "first\nsecond\nthird";

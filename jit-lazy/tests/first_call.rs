@@ -10,7 +10,7 @@ use jit_lazy::LazyJitBuilder;
 use jit_linker::memory::{MemoryManager, PageManager};
 
 #[test]
-fn lazy_01_nothing_is_compiled_before_it_is_called_and_then_once() {
+fn lazy_01_e2e_26_e2e_31_nothing_is_compiled_before_it_is_called_and_then_once() {
     let jit = jit();
     redefine(&jit, &format!("{}{}", constant("callee", 1), caller("caller", "callee"))).unwrap();
     let address = jit.lookup_address("caller").unwrap();
@@ -32,7 +32,7 @@ fn the_first_call_of_a_function_compiles_it_alone() {
 }
 
 #[test]
-fn a_callee_in_a_branch_that_is_not_taken_is_not_compiled() {
+fn e2e_15_a_callee_in_a_branch_that_is_not_taken_is_not_compiled() {
     let jit = jit();
     let text = "
         function %choose(i64) -> i64 system_v {
@@ -123,7 +123,7 @@ fn gap_13_of_sixteen_threads_that_call_at_once_one_compiles() {
 }
 
 #[test]
-fn gap_13_of_sixteen_threads_that_call_at_once_one_has_the_pool_compile() {
+fn gap_13_e2e_28_of_sixteen_threads_that_call_at_once_one_has_the_pool_compile() {
     compiles_once_for_sixteen_threads(LazyJitBuilder::new(Jit::builder().compile_threads(2)));
 }
 

@@ -22,7 +22,7 @@ fn compiled(jit: &LazyJit, count: u64) {
 }
 
 #[test]
-fn a_whole_module_is_compiled_at_the_first_call_of_one_of_its_functions() {
+fn e2e_15_a_whole_module_is_compiled_at_the_first_call_of_one_of_its_functions() {
     let jit = builder().partition(whole_module).build().unwrap();
     redefine(&jit, &(0..5).map(|index| constant(&format!("f{index}"), index)).collect::<String>()).unwrap();
     redefine(&jit, &constant("another", 9)).unwrap();

@@ -214,9 +214,13 @@ impl Allocated {
     /// the symbol can be redirected: calls go through it. A weak symbol that was not found is at
     /// address 0.
     pub fn resolve(&mut self, symbol: SymbolId, address: u64, slot: Option<u64>) {
-        if let Some(symbol) = self.placement.graph.symbols.get_mut(symbol.index()) {
-            symbol.address = address;
-            symbol.slot = slot.unwrap_or(0);
+        let Placement { graph, slots, .. } = &mut self.placement;
+        if let Some(found) = graph.symbols.get_mut(symbol.index()) {
+            found.address = address;
+            match slot {
+                Some(slot) => _ = slots.insert(symbol, slot),
+                None => _ = slots.remove(&symbol),
+            }
         }
     }
 
@@ -259,7 +263,7 @@ impl Allocated {
             plugin::run(Stage::BeforeFixup, &mut passes.before_fixup, &mut placement.graph)?;
             placement.graph.check()?;
         }
-        placement.write()?;
+        placement.write(!passes.after_fixup.is_empty())?;
         let mut fixed = Fixed { placement };
         plugin::run_on_content(passes.after_fixup, &mut fixed)?;
         Ok(fixed)
@@ -327,7 +331,7 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// The graph.
+    /// The graph; without its edges, which are applied, unless there are passes that come after.
     #[must_use]
     pub fn graph(&self) -> &LinkGraph {
         &self.placement.graph

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use clap::{ArgMatches, Args, ValueEnum};
 use orcane::{
-    AbsoluteSymbol, Alias, DylibLookup, Jit, JitDylib, OptLevel, ProcessAccess, Program, ProgramOptions, SymbolDef,
-    SymbolFlags, WeakDefinitions,
+    AbsoluteSymbol, Alias, Debugger, DylibLookup, Jit, JitDylib, OptLevel, ProcessAccess, Profiler, Program,
+    ProgramOptions, SymbolDef, SymbolFlags, WeakDefinitions,
 };
 
 use self::clif::ClifFiles;
@@ -66,6 +66,9 @@ pub(crate) struct Run {
     /// Threads that compile and link; 0 does it on the thread that needs the code
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// Tells debuggers of the program's objects, though none is attached yet
+    #[arg(long)]
+    debugger: bool,
     /// Says on standard error what was compiled and linked, before the program starts
     #[arg(long)]
     stats: bool,
@@ -118,6 +121,7 @@ impl Loaded {
             Weak::Process => WeakDefinitions::OfProcess,
             Weak::Own => WeakDefinitions::Own,
         });
+        program = program.debugger(debugger(options)).profiler(&Profiler::Environment)?;
         if let Some(objects) = jit.lazy_objects() {
             program = program.lazy(objects);
         }
@@ -245,6 +249,10 @@ fn call_main(entry: u64, arguments: Vec<CString>) -> i32 {
     }
 }
 
+fn debugger(options: &Run) -> Debugger {
+    if options.debugger { Debugger::On } else { Debugger::IfAttached }
+}
+
 fn build(options: &Run, inputs: &[Input]) -> Result<Jit> {
     let level = match options.opt_level {
         Level::None => OptLevel::None,
@@ -253,6 +261,7 @@ fn build(options: &Run, inputs: &[Input]) -> Result<Jit> {
     let access = if options.no_process_symbols { ProcessAccess::None } else { ProcessAccess::All };
     let builder =
         Jit::builder().opt_level(level).verifier(true).compile_threads(options.threads).process_symbols(access);
+    let builder = builder.debugger(debugger(options));
     let builder = match inputs::memory(inputs)? {
         Some(memory) => builder.memory_manager(memory),
         None => builder,

@@ -635,6 +635,7 @@ impl Linking {
                 functions,
                 source: self.module.source.clone(),
                 frames: frames.clone(),
+                notes: Vec::new(),
             }));
         }
         if let Some(frames) = frames.filter(|_| services.unwinding) {

@@ -1,7 +1,8 @@
 //! `ObjectLinkingLayer`: link graphs and objects as materialization units.
 
+use jit_linker::format::{self, ParseOptions};
 use jit_linker::graph::{Definition, Linkage, ObjectBytes, Scope, Symbol, SymbolId, SymbolKind};
-use jit_linker::{LinkGraph, SymbolName, format};
+use jit_linker::{LinkGraph, SymbolName};
 use smallvec::SmallVec;
 
 use super::linking;
@@ -89,6 +90,8 @@ pub struct ObjectOptions {
     /// Strong definitions that the unit did not declare are added to what it defines. Without it,
     /// they are an error; weak ones are always added.
     pub auto_claim: bool,
+    /// Sections that a program takes no memory for, debugging information above all, are in memory too.
+    pub all_sections: bool,
 }
 
 impl ObjectOptions {
@@ -96,6 +99,13 @@ impl ObjectOptions {
     #[must_use]
     pub fn override_flags(mut self, enable: bool) -> Self {
         self.override_flags = enable;
+        self
+    }
+
+    /// Sets [`all_sections`](Self::all_sections).
+    #[must_use]
+    pub fn all_sections(mut self, enable: bool) -> Self {
+        self.all_sections = enable;
         self
     }
 
@@ -145,7 +155,8 @@ impl ObjectLayer for ObjectLinkingLayer {
     }
 
     fn read(&self, session: &ExecutionSession, name: &str, object: ObjectBytes) -> Result<LinkGraph, Error> {
-        let graph = format::parse(name, object, session.names())?;
+        let options = ParseOptions::default().all_sections(self.options.all_sections);
+        let graph = format::parse_with(name, object, session.names(), options)?;
         check_architecture(session, &graph)?;
         Ok(graph)
     }

@@ -21,6 +21,18 @@ pub(crate) struct LinkedCode {
     pub(crate) source: Option<Arc<SourceText>>,
     /// Unwind information.
     pub(crate) frames: Option<Frames>,
+    /// What a compiler wrote for debuggers.
+    pub(crate) notes: Vec<Note>,
+}
+
+/// A section for debuggers, which is in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Note {
+    /// As ELF names it.
+    pub(crate) name: String,
+    pub(crate) range: Range<u64>,
+    /// Whether what it holds counts from where it is.
+    pub(crate) has_address: bool,
 }
 
 #[derive(Clone, Debug)]

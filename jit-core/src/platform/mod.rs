@@ -9,11 +9,15 @@ pub mod debug;
 pub mod exception;
 pub(crate) mod initializers;
 #[cfg(feature = "cranelift")]
+pub(crate) mod object_code;
+#[cfg(feature = "cranelift")]
 pub mod perf;
 #[cfg(target_os = "linux")]
 pub mod thread_local;
 #[cfg(feature = "cranelift")]
 pub(crate) mod tls;
+#[cfg(any(target_os = "linux", target_arch = "aarch64"))]
+pub(crate) mod tlsdesc;
 #[cfg(feature = "cranelift")]
 pub mod trap;
 pub mod unwind;
@@ -43,6 +47,13 @@ pub(crate) struct Services {
 impl Default for Services {
     fn default() -> Self {
         Self { unwinding: true, traps: false, debugger: false, profiler: None, dumps: None }
+    }
+}
+
+#[cfg(feature = "cranelift")]
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services").field("debugger", &self.debugger).finish_non_exhaustive()
     }
 }
 

@@ -3,11 +3,12 @@
 use std::ffi::CString;
 use std::path::Path;
 
+use jit_linker::SymbolName;
 use jit_linker::arch::{Architecture, add_at_exit};
+use jit_linker::format::{self, ParseOptions};
 use jit_linker::graph::{Comdat, Definition, Edge, EdgeKind, LinkGraph, Linkage, ObjectBytes, Scope, Symbol, SymbolId};
 use jit_linker::link::TlsLocation;
 use jit_linker::memory::SegmentKind;
-use jit_linker::{SymbolName, format};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::archive::{ArchiveMembers, ArchiveScope};
@@ -18,6 +19,8 @@ use crate::error::Error;
 use crate::object::check_architecture;
 use crate::platform::initializers::{self, Initializers};
 use crate::platform::thread_local::{self, ThreadLocalError};
+#[cfg(feature = "cranelift")]
+use crate::platform::{Services, debug::Debugger, perf::Profiler};
 #[cfg(feature = "cranelift")]
 use crate::redirect::LazyObjects;
 use crate::session::{
@@ -44,6 +47,8 @@ pub struct ProgramOptions {
     /// Makes the objects' functions lazy, if they are to be.
     #[cfg(feature = "cranelift")]
     lazy: Option<LazyObjects>,
+    #[cfg(feature = "cranelift")]
+    pub(super) services: Services,
 }
 
 impl ProgramOptions {
@@ -59,6 +64,34 @@ impl ProgramOptions {
         self.lazy = Some(objects);
         self
     }
+
+    /// Whether debuggers are told of the objects' code, with the information that compilers wrote for them: by default
+    /// they are not. For breakpoints, the session's memory must not be mapped twice: that of a
+    /// [`Jit`](crate::JitBuilder::debugger) which is built for debuggers is not.
+    #[cfg(feature = "cranelift")]
+    pub fn debugger(mut self, debugger: Debugger) -> Self {
+        self.services.debugger = debugger.is_wanted();
+        self
+    }
+
+    /// What profilers are told of the objects' functions: by default nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the file can't be written.
+    #[cfg(feature = "cranelift")]
+    pub fn profiler(mut self, profiler: &Profiler) -> Result<Self, Error> {
+        self.services.profiler = profiler.open().map_err(|error| Error::Profiler(Arc::new(error)))?;
+        Ok(self)
+    }
+
+    /// What of an object is needed.
+    fn parsing(&self) -> ParseOptions {
+        #[cfg(feature = "cranelift")]
+        return ParseOptions::default().all_sections(self.services.debugger);
+        #[cfg(not(feature = "cranelift"))]
+        ParseOptions::default()
+    }
 }
 
 /// What the objects of a program share.
@@ -68,7 +101,7 @@ pub(super) struct Shared {
     /// Thread-local variables by the addresses that the session knows.
     variables: Mutex<FxHashMap<u64, Variable>>,
     components: Mutex<FxHashMap<String, Component>>,
-    options: ProgramOptions,
+    pub(super) options: ProgramOptions,
 }
 
 /// The words that a variable's address leads to, and where it is in a thread.
@@ -234,7 +267,8 @@ impl Shared {
     ) -> Result<ResourceTracker, Error> {
         let session = dylib.session();
         let architecture = session.executor().architecture();
-        let mut graph = format::parse(name, format::macho::slice(name, &object, architecture)?, session.names())?;
+        let object = format::macho::slice(name, &object, architecture)?;
+        let mut graph = format::parse_with(name, object, session.names(), self.options.parsing())?;
         if scope == ArchiveScope::Hidden {
             hide(&mut graph);
         }

@@ -218,6 +218,7 @@ pub enum FixupError {
 /// # Errors
 ///
 /// When the field lies outside the block, or the value does not fit it.
+#[inline]
 pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
     match kind {
         EdgeKind::X86_64(kind) => x86_64::apply(kind, block, offset, operands),
@@ -226,6 +227,7 @@ pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) 
 }
 
 /// The `N` bytes of the field at `offset`.
+#[inline]
 fn field<const N: usize>(block: &mut [u8], offset: u32) -> Result<&mut [u8; N], FixupError> {
     let size = block.len();
     block.get_mut(offset as usize..).and_then(|rest| rest.first_chunk_mut()).ok_or(FixupError::OutsideBlock { size })

@@ -33,6 +33,9 @@ pub enum EdgeKind {
     /// G + A − P, 32 bits, where G is the GOT entry of S. A `mov` from the entry becomes a `lea`
     /// of S where S is near, a `call` or `jmp` through it a direct one.
     GotLoad32,
+    /// As [`GotLoad32`](Self::GotLoad32), in an instruction with a REX prefix. An S below 2 GiB can be its operand
+    /// (psABI, "Optimize GOTPCRELX relocations").
+    GotOperand32,
     /// G + A − P, 32 bits, whatever is done with it.
     GotDelta32,
     /// G + A − P, 64 bits.
@@ -95,6 +98,7 @@ pub(crate) enum Field {
 
 impl EdgeKind {
     /// The kind's formula: what stands for the target, from where it is measured, and the field.
+    #[inline]
     pub(crate) const fn formula(self) -> (Referent, Origin, Field) {
         use Field::{Bits64, Either8, Either16, Less32, Less64, Signed8, Signed16, Signed32, Unsigned32};
         use Origin::{FromTarget, GotBase, Place, Zero};
@@ -110,7 +114,7 @@ impl EdgeKind {
             Self::Delta8 => (Referent::Symbol, Place, Signed8),
             Self::NegDelta32 => (Referent::Symbol, FromTarget, Signed32),
             Self::Branch32 | Self::Plt32 => (Referent::Branch, Place, Signed32),
-            Self::GotLoad32 | Self::GotDelta32 => (Referent::GotEntry, Place, Signed32),
+            Self::GotLoad32 | Self::GotOperand32 | Self::GotDelta32 => (Referent::GotEntry, Place, Signed32),
             Self::GotDelta64 => (Referent::GotEntry, Place, Bits64),
             Self::GotEntryOffset32 => (Referent::GotEntry, GotBase, Signed32),
             Self::GotEntryOffset64 => (Referent::GotEntry, GotBase, Bits64),
@@ -142,6 +146,7 @@ impl EdgeKind {
 /// # Errors
 ///
 /// When the field lies outside the block, or the value does not fit it.
+#[inline]
 pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
     let (_, origin, width) = kind.formula();
     let value = operands.measure(origin);
@@ -244,6 +249,31 @@ pub(crate) fn relax_got_use(block: &mut [u8], offset: u32, usage: GotUse) -> Res
     Ok(offset)
 }
 
+/// Rewrites an instruction with 64-bit operands, one of which is the GOT entry that the field at `offset` leads to, so that
+/// the address itself is that operand, as an immediate of 31 bits: a `mov`, `test`, or arithmetic. False if the instruction
+/// is another one or the address too large.
+pub(crate) fn take_operand(block: &mut [u8], offset: u32, addend: i64, address: u64) -> bool {
+    let Some(start) = (offset as usize).checked_sub(3).filter(|_| addend == -4) else { return false };
+    let Some([rex, opcode, modrm, immediate @ ..]) = block.get_mut(start..start + 7) else { return false };
+    // REX.W; ModRM with mod = 0 and rm = 5 (RIP-relative).
+    if *rex & 0xf8 != REX_W || *modrm & 0xc7 != 0x05 || address > i32::MAX as u64 {
+        return false;
+    }
+    let (with_immediate, operation) = match *opcode {
+        0x8b => (0xc7, 0),
+        0x85 => (0xf7, 0),
+        // add, or, adc, sbb, and, sub, xor, cmp: the number of the operation is in the opcode.
+        arithmetic if arithmetic & 0xc7 == 0x03 => (0x81, arithmetic & 0x38),
+        _ => return false,
+    };
+    // The register goes from ModRM.reg and REX.R to ModRM.rm and REX.B.
+    *rex = REX_W | (*rex & 4) >> 2;
+    *opcode = with_immediate;
+    *modrm = 0xc0 | operation | (*modrm >> 3 & 7);
+    immediate.copy_from_slice(&(address as u32).to_le_bytes());
+    true
+}
+
 /// Whether a 32-bit displacement at `place` reaches `target + addend`.
 #[must_use]
 pub fn reaches(operands: Operands) -> bool {
@@ -318,6 +348,35 @@ mod tests {
         assert_eq!(relaxed([0x48, 0x8b, 0x80, 0, 0, 0, 0], 3), None);
         assert_eq!(relaxed([0, 0, 0, 0], 0), None);
         assert_eq!(got_use(&[0x48, 0x8b, 0x05, 0, 0, 0, 0], 3, 4), None);
+    }
+
+    #[test]
+    fn elf_13_a_small_address_becomes_the_operand() {
+        let taken = |code: [u8; 7], address| {
+            let mut block = code;
+            take_operand(&mut block, 3, -4, address).then_some(block)
+        };
+        let address = 0x1234_5678;
+        // mov r10, [rip + 0]; test [rip + 0], rdx; cmp rcx, [rip + 0]; xor r15, [rip + 0]
+        let [a, b, c, d] = [0x78, 0x56, 0x34, 0x12];
+        assert_eq!(taken([0x4c, 0x8b, 0x15, 0, 0, 0, 0], address), Some([0x49, 0xc7, 0xc2, a, b, c, d]));
+        assert_eq!(taken([0x48, 0x85, 0x15, 0, 0, 0, 0], address), Some([0x48, 0xf7, 0xc2, a, b, c, d]));
+        assert_eq!(taken([0x48, 0x3b, 0x0d, 0, 0, 0, 0], address), Some([0x48, 0x81, 0xf9, a, b, c, d]));
+        assert_eq!(taken([0x4c, 0x33, 0x3d, 0, 0, 0, 0], address), Some([0x49, 0x81, 0xf7, a, b, c, d]));
+        for (number, opcode) in [0x03, 0x0b, 0x13, 0x1b, 0x23, 0x2b, 0x33, 0x3b].into_iter().enumerate() {
+            let taken = taken([0x48, opcode, 0x05, 0, 0, 0, 0], address).unwrap();
+            assert_eq!(taken[1..3], [0x81, 0xc0 | (number as u8) << 3]);
+        }
+        // Up to the last address of 31 bits: the operand is sign-extended.
+        let load = [0x48, 0x8b, 0x05, 0, 0, 0, 0];
+        assert_eq!(taken(load, 0x7fff_ffff), Some([0x48, 0xc7, 0xc0, 0xff, 0xff, 0xff, 0x7f]));
+        assert_eq!(taken(load, 0x8000_0000), None);
+        // 32-bit operands; lea; a register's operand; an addend; a field at the block's start.
+        assert_eq!(taken([0x40, 0x8b, 0x05, 0, 0, 0, 0], address), None);
+        assert_eq!(taken([0x48, 0x8d, 0x05, 0, 0, 0, 0], address), None);
+        assert_eq!(taken([0x48, 0x8b, 0x80, 0, 0, 0, 0], address), None);
+        assert!(!take_operand(&mut load.clone(), 3, 0, address));
+        assert!(!take_operand(&mut [0x8b, 0x05, 0, 0, 0, 0], 2, -4, address));
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub(crate) const FUNCTION: u32 = 8;
 ///
 /// What is wrong, and where.
 pub(crate) fn records(bytes: &[u8]) -> Result<Vec<Record>, String> {
-    let mut records: Vec<Record> = Vec::new();
+    // A record is seldom shorter than that.
+    let mut records: Vec<Record> = Vec::with_capacity(bytes.len() / 24);
     let mut start = 0;
     while start < bytes.len() {
         let word = |at: usize| {

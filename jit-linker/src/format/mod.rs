@@ -28,14 +28,49 @@ use crate::name::SymbolStringPool;
 ///
 /// When the format is not one of ours, the object is malformed, or it needs what we don't have.
 pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
+    parse_with(name, object, names, ParseOptions::default())
+}
+
+/// What of an object becomes part of its graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParseOptions {
+    /// Whether sections that a program takes no memory for are in it all the same, as
+    /// [notes](crate::graph::SectionRole::Note): debugging information, unless it is compressed.
+    pub all_sections: bool,
+}
+
+impl ParseOptions {
+    /// Sets [`all_sections`](Self::all_sections).
+    #[must_use]
+    pub fn all_sections(mut self, enable: bool) -> Self {
+        self.all_sections = enable;
+        self
+    }
+}
+
+/// As [`parse`], with a say in what becomes part of the graph.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub fn parse_with(
+    name: &str,
+    object: ObjectBytes,
+    names: &SymbolStringPool,
+    options: ParseOptions,
+) -> Result<LinkGraph, ParseError> {
     if object.starts_with(b"\x7fELF") {
-        return elf::parse(name, object, names);
+        return elf::parse_with(name, object, names, options);
     }
     if macho::is_macho(&object) {
-        return macho::parse(name, object, names);
+        return macho::parse_with(name, object, names, options);
     }
     Err(ParseError::Unrecognized { object: name.to_owned() })
 }
+
+/// What readers return, a relocation a time: an error is rare, and too large to be carried around.
+type Parsed<T> = Result<T, Box<ParseError>>;
 
 /// The bytes of a file.
 ///

@@ -24,7 +24,7 @@ impl LinkGraph {
     #[must_use]
     pub fn is_call(&self, edge: &Edge) -> bool {
         match edge.kind {
-            EdgeKind::X86_64(x86_64::EdgeKind::GotLoad32) => {
+            EdgeKind::X86_64(x86_64::EdgeKind::GotLoad32 | x86_64::EdgeKind::GotOperand32) => {
                 indirect::got_use(self, edge).is_some_and(|usage| usage != x86_64::GotUse::Load)
             }
             EdgeKind::X86_64(x86_64::EdgeKind::Branch32 | x86_64::EdgeKind::Plt32 | x86_64::EdgeKind::Delta32) => {
@@ -44,7 +44,7 @@ impl LinkGraph {
         match kind {
             Kind::Pointer64 | Kind::Pointer32 | Kind::Pointer32Signed | Kind::GotOffset64 => edge.addend == 0,
             // Older assemblers relocate calls so.
-            Kind::Delta32 | Kind::GotLoad32 => !self.is_call(edge),
+            Kind::Delta32 | Kind::GotLoad32 | Kind::GotOperand32 => !self.is_call(edge),
             Kind::Delta64 | Kind::GotDelta32 | Kind::GotDelta64 | Kind::GotEntryOffset32 | Kind::GotEntryOffset64 => {
                 true
             }

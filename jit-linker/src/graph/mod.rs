@@ -136,6 +136,8 @@ pub struct LinkGraph {
     pub(crate) attached: Vec<(BlockId, BlockId)>,
     /// In ascending order of block.
     pub(crate) edges: Vec<Edge>,
+    /// Those of sections that are [notes](SectionRole::Note). They keep nothing in the link.
+    pub(crate) note_edges: Vec<Edge>,
     arena: Vec<u8>,
     object: ObjectBytes,
     /// Whether it is laid out: it takes no more content.
@@ -158,6 +160,7 @@ impl LinkGraph {
             aliases: Vec::new(),
             attached: Vec::new(),
             edges: Vec::new(),
+            note_edges: Vec::new(),
             arena: Vec::new(),
             object: ObjectBytes::default(),
             settled: false,
@@ -629,6 +632,10 @@ impl LinkGraph {
     #[must_use]
     pub fn section_with(&self, role: SectionRole) -> Option<SectionId> {
         self.sections().find(|(_, section)| section.role == role).map(|(id, _)| id)
+    }
+
+    pub(crate) fn is_note(&self, block: BlockId) -> bool {
+        self.block(block).section.is_some_and(|section| self.section(section).role == SectionRole::Note)
     }
 
     fn text(&self, text: Text) -> Cow<'_, str> {

@@ -29,6 +29,9 @@ pub enum SectionRole {
     ThreadLocal,
     /// Unwinding tables: DWARF call frame information, ended by four zero bytes.
     EhFrame,
+    /// What a program takes no memory for: information for debuggers. It is there if
+    /// [it was asked for](crate::format::ParseOptions::all_sections), nothing refers to it, and it makes no link fail.
+    Note,
 }
 
 impl SectionRole {

@@ -100,8 +100,6 @@ pub struct Symbol {
     pub(crate) label: Text,
     /// Its address, once known.
     pub(crate) address: u64,
-    /// The word that holds where its body is now, for a redirectable symbol; else 0.
-    pub(crate) slot: u64,
 }
 
 impl Symbol {
@@ -118,7 +116,6 @@ impl Symbol {
             tag,
             label: Text::EMPTY,
             address: 0,
-            slot: 0,
         }
     }
 

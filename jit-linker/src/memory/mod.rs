@@ -33,7 +33,7 @@ pub use slot::SlotBlock;
 
 /// What a segment's bytes may be used for once the allocation is final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(usize)]
+#[repr(u8)]
 pub enum SegmentKind {
     /// Instructions: readable and executable.
     Code = 0,

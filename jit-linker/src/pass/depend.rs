@@ -2,7 +2,7 @@
 //! linked once something it refers to has failed.
 
 use super::reach;
-use crate::graph::{BlockId, Definition, LinkGraph, SymbolId};
+use crate::graph::{BlockId, Definition, LinkGraph, Symbol, SymbolId};
 
 /// For each block, the symbols it defines.
 struct Owners {
@@ -28,12 +28,13 @@ impl Owners {
 
 /// The external symbols that live blocks refer to, each once.
 pub(crate) fn externals(graph: &LinkGraph) -> Vec<SymbolId> {
-    let mut seen = vec![false; graph.symbols.len()];
+    let is_external = |symbol: &Symbol| symbol.definition == Definition::External;
+    let mut is_left: Vec<_> = graph.symbols.iter().map(is_external).collect();
     let mut externals = Vec::new();
-    for edge in graph.edges.iter().filter(|edge| graph.block(edge.block).live) {
-        if graph.symbol(edge.target).definition == Definition::External
-            && !std::mem::replace(&mut seen[edge.target.index()], true)
-        {
+    for edge in &graph.edges {
+        let is_left = &mut is_left[edge.target.index()];
+        if *is_left && graph.blocks[edge.block.index()].live {
+            *is_left = false;
             externals.push(edge.target);
         }
     }

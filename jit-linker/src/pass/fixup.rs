@@ -8,6 +8,9 @@ use crate::graph::{Block, BlockId, Definition, Edge, EdgeKind, LinkGraph, Linkag
 use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
 use crate::memory::{Allocation, SegmentKind};
 
+/// Room for so many edges is given back at a time: it is worth a system call.
+const SPARE_EDGES: usize = 1 << 15;
+
 /// A graph whose addresses are all known, and where it goes.
 #[derive(Debug)]
 pub(crate) struct Placement {
@@ -17,6 +20,8 @@ pub(crate) struct Placement {
     pub(crate) bases: [u64; 3],
     /// Where this graph's own thread-local variables are.
     pub(crate) tls_storage: Option<TlsLocation>,
+    /// By symbol that can be redirected: the word that holds where its body is now.
+    pub(crate) slots: FxHashMap<SymbolId, u64>,
     /// Where external thread-local variables are.
     pub(crate) tls_externals: FxHashMap<SymbolId, TlsLocation>,
 }
@@ -24,8 +29,8 @@ pub(crate) struct Placement {
 impl Placement {
     pub(crate) fn new(graph: LinkGraph, indirection: Indirection, allocation: Allocation) -> Self {
         let bases = SegmentKind::ALL.map(|kind| allocation.address(kind));
-        let tls_externals = FxHashMap::default();
-        let mut this = Self { graph, indirection, allocation, bases, tls_storage: None, tls_externals };
+        let (slots, tls_externals) = Default::default();
+        let mut this = Self { graph, indirection, allocation, bases, tls_storage: None, slots, tls_externals };
         this.place_symbols();
         this
     }
@@ -46,24 +51,49 @@ impl Placement {
         }
     }
 
-    /// Copies the content and applies everything.
-    pub(crate) fn write(&mut self) -> Result<(), LinkError> {
-        self.copy_content();
+    /// Copies the content and applies everything. Edges go as they are applied, unless they are kept.
+    pub(crate) fn write(&mut self, keep_edges: bool) -> Result<(), LinkError> {
+        let mut edges = std::mem::take(&mut self.graph.edges);
+        let is_whole = self.graph.blocks.iter().all(|block| block.live);
+        let mut end = edges.len();
+        // From the last: what is done with gives its memory back while more is written.
+        for index in (0..self.graph.blocks.len()).rev() {
+            let block = BlockId::new(index);
+            let count = edges[..end].iter().rev().take_while(|edge| edge.block == block).count();
+            let start = end - count;
+            if self.graph.blocks[index].live {
+                self.copy_content(index);
+                let result = self.apply_all(block, &edges[start..end], is_whole);
+                result.map_err(|(edge, source)| LinkError::fixup(&self.graph, &edge, source))?;
+            }
+            end = start;
+            if !keep_edges && edges.capacity() - end > SPARE_EDGES {
+                edges.truncate(end);
+                edges.shrink_to_fit();
+            }
+        }
+        if keep_edges {
+            self.graph.edges = edges;
+        }
+        self.apply_notes();
         self.write_got()?;
-        self.write_stubs()?;
-        let edges = std::mem::take(&mut self.graph.edges);
-        let result = edges.chunk_by(|one, other| one.block == other.block).try_for_each(|edges| self.apply_all(edges));
-        self.graph.edges = edges;
-        result.map_err(|(edge, source)| LinkError::fixup(&self.graph, &edge, source))
+        self.write_stubs()
     }
 
-    /// Applies the edges of one block.
-    fn apply_all(&mut self, mut edges: &[Edge]) -> Result<(), (Edge, FixupError)> {
-        let Some(block) = edges.first().map(|edge| edge.block) else { return Ok(()) };
-        if !self.graph.block(block).live {
-            return Ok(());
+    /// What can't be stored in a note stays as it was.
+    fn apply_notes(&mut self) {
+        for edge in std::mem::take(&mut self.graph.note_edges) {
+            let is_known =
+                matches!(edge.kind.referent(), Referent::Symbol | Referent::Size | Referent::TlsModuleOffset);
+            if is_known && self.graph.block(edge.block).live {
+                _ = self.apply(&edge);
+            }
         }
-        while let Some((edge, rest)) = self.skip_direct(block, edges).split_first() {
+    }
+
+    /// Applies the edges of one block. Of a whole graph nothing was left out.
+    fn apply_all(&mut self, block: BlockId, mut edges: &[Edge], is_whole: bool) -> Result<(), (Edge, FixupError)> {
+        while let Some((edge, rest)) = self.skip_direct(block, edges, is_whole).split_first() {
             self.apply(edge).map_err(|source| (*edge, source))?;
             edges = rest;
         }
@@ -71,7 +101,7 @@ impl Placement {
     }
 
     /// Applies the first of a block's edges, as long as they lead to known addresses within reach: nearly all do.
-    fn skip_direct<'a>(&mut self, block: BlockId, mut edges: &'a [Edge]) -> &'a [Edge] {
+    fn skip_direct<'a>(&mut self, block: BlockId, mut edges: &'a [Edge], is_whole: bool) -> &'a [Edge] {
         let start = self.block_address(block);
         let Self { graph, allocation, .. } = self;
         let Block { kind, segment_offset, size, .. } = graph.blocks[block.index()];
@@ -79,7 +109,7 @@ impl Placement {
         while let Some((edge, rest)) = edges.split_first() {
             let symbol = &graph.symbols[edge.target.index()];
             let is_known = match symbol.definition {
-                Definition::Block { block, .. } => graph.blocks[block.index()].live,
+                Definition::Block { block, .. } => is_whole || graph.blocks[block.index()].live,
                 Definition::External => symbol.address != 0,
                 _ => true,
             };
@@ -95,16 +125,15 @@ impl Placement {
         edges
     }
 
-    fn copy_content(&mut self) {
-        for block in self.graph.blocks.iter().filter(|block| block.live) {
-            let start = block.segment_offset as usize;
-            let target = &mut self.allocation.working(block.kind)[start..start + block.size as usize];
-            match self.graph.bytes(block) {
-                Some(bytes) => target.copy_from_slice(bytes),
-                // Data memory comes zeroed; the other kinds may have held something else.
-                None if block.kind == SegmentKind::Data => {}
-                None => target.fill(0),
-            }
+    fn copy_content(&mut self, index: usize) {
+        let block = &self.graph.blocks[index];
+        let start = block.segment_offset as usize;
+        let target = &mut self.allocation.working(block.kind)[start..start + block.size as usize];
+        match self.graph.bytes(block) {
+            Some(bytes) => target.copy_from_slice(bytes),
+            // Data memory comes zeroed; the other kinds may have held something else.
+            None if block.kind == SegmentKind::Data => {}
+            None => target.fill(0),
         }
     }
 
@@ -358,7 +387,9 @@ impl Placement {
 
     fn apply_got(&mut self, edge: &Edge, operands: Operands) -> Result<(), FixupError> {
         match edge.kind {
-            EdgeKind::X86_64(x86_64::EdgeKind::GotLoad32) => return self.apply_got_load(edge, operands),
+            EdgeKind::X86_64(x86_64::EdgeKind::GotLoad32 | x86_64::EdgeKind::GotOperand32) => {
+                return self.apply_got_load(edge, operands);
+            }
             EdgeKind::Aarch64(kind @ (aarch64::EdgeKind::GotPage21 | aarch64::EdgeKind::GotPageOffset12)) => {
                 return self.apply_got_pair(kind, edge, operands);
             }
@@ -381,7 +412,7 @@ impl Placement {
     }
 
     fn apply_got_load(&mut self, edge: &Edge, operands: Operands) -> Result<(), FixupError> {
-        let slot = self.graph.symbol(edge.target).slot;
+        let slot = self.slots.get(&edge.target).copied().unwrap_or(0);
         let through_slot = Operands { target: slot, ..operands };
         let operands = if slot != 0 && x86_64::reaches(through_slot) {
             through_slot
@@ -393,6 +424,11 @@ impl Placement {
             let offset = x86_64::relax_got_use(bytes, edge.offset, usage)?;
             let place = operands.place - u64::from(edge.offset - offset);
             return x86_64::apply(x86_64::EdgeKind::Delta32, bytes, offset, Operands { place, ..operands });
+        } else if slot == 0
+            && edge.kind == EdgeKind::X86_64(x86_64::EdgeKind::GotOperand32)
+            && x86_64::take_operand(self.block_bytes(edge.block), edge.offset, edge.addend, operands.target)
+        {
+            return Ok(());
         } else {
             self.through_entry(edge, operands)
         };
@@ -402,7 +438,7 @@ impl Placement {
     fn apply_got_pair(&mut self, kind: aarch64::EdgeKind, edge: &Edge, operands: Operands) -> Result<(), FixupError> {
         use aarch64::EdgeKind;
         let symbol = self.graph.symbol(edge.target);
-        let slot = symbol.slot;
+        let slot = self.slots.get(&edge.target).copied().unwrap_or(0);
         let is_thread_local = symbol.kind == SymbolKind::ThreadLocal;
         if slot == 0 && !is_thread_local && self.page_reachable(operands.absolute()) {
             // Both instructions of the pair come to the same answer, so they stay a pair.

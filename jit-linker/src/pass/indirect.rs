@@ -87,7 +87,9 @@ impl Indirection {
     /// Finds what needs an entry or a stub, and adds blocks with room for them, in their places
     /// in the order of blocks.
     pub(crate) fn build(graph: &mut LinkGraph, order: &mut Vec<BlockId>) -> Result<Self, LinkError> {
-        let mut this = Self { islands: Islands::new(graph, order), ..Self::default() };
+        // Such a symbol is there because something refers to it.
+        let needs_got = graph.symbols.iter().any(|symbol| symbol.definition == Definition::GotBase);
+        let mut this = Self { islands: Islands::new(graph, order), needs_got, ..Self::default() };
         for edge in graph.edges.iter().filter(|edge| graph.blocks[edge.block.index()].live) {
             this.visit(graph, edge);
         }
@@ -104,8 +106,7 @@ impl Indirection {
         let referent = edge.kind.referent();
         if referent == Referent::Symbol {
             // The most frequent by far.
-            self.needs_got |= matches!(edge.kind.origin(), Origin::GotBase | Origin::GotPage)
-                || graph.symbol(edge.target).definition == Definition::GotBase;
+            self.needs_got |= matches!(edge.kind.origin(), Origin::GotBase | Origin::GotPage);
             return;
         }
         if referent.is_got_entry() && !is_relaxed_inside(graph, edge) {
@@ -234,7 +235,9 @@ pub(crate) fn is_relaxed_inside(graph: &LinkGraph, edge: &Edge) -> bool {
         return false;
     }
     match edge.kind {
-        EdgeKind::X86_64(x86_64::EdgeKind::GotLoad32) => got_use(graph, edge).is_some(),
+        EdgeKind::X86_64(x86_64::EdgeKind::GotLoad32 | x86_64::EdgeKind::GotOperand32) => {
+            got_use(graph, edge).is_some()
+        }
         EdgeKind::Aarch64(aarch64::EdgeKind::GotPage21 | aarch64::EdgeKind::GotPageOffset12) => true,
         _ => false,
     }

@@ -56,6 +56,22 @@ fn elf_13_instructions_through_the_got_are_rewritten_where_the_target_is_near() 
 }
 
 #[test]
+fn elf_13_an_address_below_2_gib_becomes_the_operand_where_the_relocation_allows_it() {
+    let source = "movq f@GOTPCREL(%rip), %r9\naddq f@GOTPCREL(%rip), %rax\ntestq %rdx, f@GOTPCREL(%rip)\n\
+                  .reloc . + 3, R_X86_64_GOTPCREL, f - 4\n.byte 0x48, 0x8b, 0x05\n.long 0\n";
+    let low = 0x7fff_ffff;
+    let linked = image(assemble(X86_64, source), &|_| Some(low)).expect("the entry is near");
+    assert_eq!(linked.code[..3], [0x49, 0xc7, 0xc1], "mov r9, imm32");
+    assert_eq!(linked.code[7..10], [0x48, 0x81, 0xc0], "add rax, imm32");
+    assert_eq!(linked.code[14..17], [0x48, 0xf7, 0xc2], "test rdx, imm32");
+    assert_eq!([3, 10, 17].map(|at| u64::from(Image::word(&linked.code, at))), [low; 3]);
+    assert_eq!(linked.code[21..24], [0x48, 0x8b, 0x05], "it may be any instruction");
+    assert_eq!(linked.displaced(24), BASES[2]);
+    let linked = image(assemble(X86_64, source), &|_| Some(low + 1)).expect("the entry is near");
+    assert_eq!([3, 10, 17, 24].map(|at| linked.displaced(at)), [BASES[2]; 4], "it would be negative");
+}
+
+#[test]
 fn elf_14_offsets_from_the_got() {
     let source = ".data\n.quad 0\n.text\n.quad f@GOT\n.reloc ., R_X86_64_GOTPLT64, f\n.quad 0, f@PLTOFF, _GLOBAL_OFFSET_TABLE_ - .\n\
                   .reloc ., R_X86_64_GOT32, f\n.long 0\n.reloc ., R_X86_64_SIZE32, sized+1\n.long 0\n\
@@ -136,7 +152,7 @@ fn elf_39_a_weak_undefined_symbol_is_zero() {
     let source = ".weak w\nleaq w(%rip), %r10\nmovq w@GOTPCREL(%rip), %rax\ncall w@PLT\nmovl $w, %eax\ncmpl $0, w(%rip)\n.quad w\n";
     let linked = image(assemble(X86_64, source), &|_| None).expect("it need not be found");
     assert_eq!(linked.code[..7], [0x49, 0xc7, 0xc2, 0, 0, 0, 0], "mov r10, 0");
-    assert_eq!(Image::quad(&linked.data, (linked.displaced(10) - BASES[2]) as usize), 0);
+    assert_eq!(linked.code[7..14], [0x48, 0xc7, 0xc0, 0, 0, 0, 0], "mov rax, 0");
     assert_eq!(linked.code[20..24], [0; 4], "movl $0");
     assert_eq!(linked.code[31..39], [0; 8]);
     let source = ".weak w\nadrp x7, w\nadd x7, x7, :lo12:w\nadrp x8, :got:w\nldr x8, [x8, :got_lo12:w]\nbl w\n";

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use jit_linker::graph::{Definition, Linkage, Scope, SectionRole, SymbolKind};
 use jit_linker::link;
 use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
+use jit_linker::{SymbolStringPool, format};
 
+use crate::compiler::build;
 use crate::detached::{AARCH64, BASES, Image, X86_64, allocate, assemble, image, roles, symbol};
 
 #[test]
@@ -62,12 +64,40 @@ fn elf_07_a_common_is_zero_and_has_its_size_and_alignment() {
 }
 
 #[test]
-fn elf_08_and_37_debug_sections_take_no_memory_and_their_relocations_no_part() {
+fn elf_08_elf_37_debug_sections_take_no_memory_and_their_relocations_no_part() {
     let source = "f: ret\n.section .debug_info, \"\", @progbits\n.reloc ., R_X86_64_DTPOFF64, f\n.quad f, nowhere\n\
                   .reloc ., R_X86_64_COPY, f\n.section .comment, \"MS\", @progbits, 1\n.asciz \"x\"\n";
     let graph = assemble(X86_64, source);
     assert_eq!(graph.blocks().map(|(_, block)| block.size).sum::<u32>(), 1);
     assert!(graph.symbols().all(|(_, symbol)| symbol.definition != Definition::External));
+}
+
+#[test]
+fn elf_08_elf_37_debug_sections_that_are_asked_for_are_relocated_as_far_as_they_can_be() {
+    let source = "f: ret\n.section .text.lost, \"ax\"\nlost: ret\n\
+        .section .debug_str, \"MS\", @progbits, 1\n.asciz \"pad\"\nname: .asciz \"name\"\n\
+        .section .debug_info, \"\", @progbits\n.quad f\n.long name\n.long f\n.quad nowhere, lost\n\
+        .reloc ., R_X86_64_COPY, f\n.quad 7\n.reloc . + 4, R_X86_64_64, f\n";
+    let object = build(&["clang-22", "-target", X86_64, "-c"], "s", source);
+    let options = format::ParseOptions::default().all_sections(true);
+    let mut graph =
+        format::parse_with("test.o", object.into(), &SymbolStringPool::new(), options).expect("it is valid");
+    assert!(graph.symbols().all(|(_, symbol)| symbol.definition != Definition::External));
+    let lost = symbol(&graph, "lost");
+    graph.exclude(&[lost]);
+    let notes: Vec<_> = graph.sections().filter(|(_, section)| section.role == SectionRole::Note).collect();
+    let names: Vec<_> = notes.iter().map(|(id, _)| graph.section_name(*id).into_owned()).collect();
+    assert_eq!(names, [".debug_str", ".debug_info"]);
+    let information = notes[1].0;
+    let allocated = allocate(graph).expect("it is small");
+    let range = allocated.section_range(information);
+    let mut fixed = allocated.fix_up().expect("nothing of them is an error");
+    let start = (range.start - BASES[1]) as usize;
+    let content = &fixed.content(SegmentKind::ReadOnly)[start..start + (range.end - range.start) as usize];
+    assert_eq!(Image::quad(content, 0), BASES[0]);
+    assert_eq!(Image::word(content, 8), 4, "an offset in the other section");
+    assert_eq!(Image::word(content, 12), 0, "an address that does not fit");
+    assert_eq!([16, 24, 32].map(|at| Image::quad(content, at)), [0, 0, 7], "what is not there, nor understood");
 }
 
 #[test]
@@ -78,7 +108,7 @@ fn elf_11_an_empty_section_is_nothing_and_can_be_pointed_to() {
 }
 
 #[test]
-fn elf_06_and_35_comdat_groups_are_whole() {
+fn elf_06_elf_35_comdat_groups_are_whole() {
     let source = ".section .text.f, \"axG\", @progbits, sig, comdat\n.weak f\nf: .cfi_startproc\nleaq table(%rip), %rax\nret\n.cfi_endproc\n\
                   .section .rodata.f, \"aG\", @progbits, sig, comdat\n.globl table\ntable: .quad 5\n\
                   .section .text.f, \"axG\", @progbits, other, comdat\n.globl g\ng: ret\n.text\ncall f\n";
@@ -102,7 +132,7 @@ fn elf_06_and_35_comdat_groups_are_whole() {
 }
 
 #[test]
-fn elf_24_and_33_start_and_stop_are_a_sections_bounds() {
+fn elf_24_elf_33_start_and_stop_are_a_sections_bounds() {
     let source = ".data\n.quad __start_set, __stop_set, __start_none\n.weak __start_none\n\
                   .section set, \"aw\"\n.long 1, 2, 3\n.section other, \"aw\"\n.long 9\n.section set, \"aw\"\n.long 4\n";
     let linked = image(assemble(AARCH64, source), &|_| None).expect("the third is weak");

@@ -84,7 +84,7 @@ fn elf_30_dead_records_leave_no_gap_and_the_others_find_function_and_cie() {
 }
 
 #[test]
-fn elf_09_and_21_functions_keep_their_records_alive() {
+fn elf_09_elf_21_functions_keep_their_records_alive() {
     for target in ["x86_64-linux-gnu", "aarch64-linux-gnu"] {
         let source = ".globl f\nf: .cfi_startproc\nret\n.cfi_endproc\n.section .text.g, \"ax\", %progbits\n\
                       .globl g\ng: .cfi_startproc\nnop\nret\n.cfi_endproc\n";

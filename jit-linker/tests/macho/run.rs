@@ -1,9 +1,12 @@
 //! Code that was compiled for macOS, running on Linux: their C ABIs agree but for variadic functions.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use jit_linker::graph::{Definition, Linkage, Scope, Symbol, SymbolKind};
 use jit_linker::link::{self, TlsLocation};
 use jit_linker::memory::{MemoryManager, SlabManager};
+use jit_linker::{LinkGraph, SymbolStringPool};
 
 use crate::compiler::build;
 use crate::support::{CC, link, parse};
@@ -84,6 +87,70 @@ fn a_mach_o_and_an_elf_object_call_each_other() {
     // SAFETY: `down` has this type, and its code and `up`'s live until the end.
     let function = unsafe { std::mem::transmute::<*const (), extern "C" fn(i32) -> i32>(function) };
     assert_eq!(function(3), 3 + 20 + 1 + 2);
+    drop(code);
+}
+
+/// A harness for another object: it calls what that keeps to itself, and takes the place of a function that it shows.
+#[test]
+fn macho_24_a_harness_calls_and_interposes_global_and_private_functions() {
+    const TESTED: &str = "
+        __attribute__((noinline)) static int kept(int n) { return n + 1; }
+        __attribute__((noinline)) int shown(int n) { return n * 10; }
+        __attribute__((noinline, visibility(\"hidden\"))) int hidden(int n) { return n * 100; }
+        int tested(int n) { return kept(n) + shown(n) + hidden(n); }";
+    const HARNESS: &str = "
+        extern int kept(int), hidden(int), tested(int);
+        int shown(int n) { return 5000 + n; }
+        int test(int n) { return kept(n) * 100000 + tested(n); }";
+    // Whoever interposes comes first; the functions are calls, not inlined, at this level.
+    let [tested, harness] = [TESTED, HARNESS].map(|source| parse(compile(HOST, "-O1", source)));
+    let defines = |graph: &LinkGraph, name: &str| {
+        let known = |symbol: &&Symbol| symbol.scope != Scope::Local && symbol.definition != Definition::External;
+        graph.symbols().map(|(_, symbol)| symbol).filter(known).any(|symbol| symbol.name.as_deref() == Some(name))
+    };
+    let missing = |graphs: [&LinkGraph; 2]| {
+        let [tested, harness] = graphs;
+        let needed = harness.symbols().filter(|(_, symbol)| symbol.definition == Definition::External);
+        let needed: Vec<_> = needed.map(|(id, _)| harness.symbol_label(id).into_owned()).collect();
+        needed.into_iter().filter(|name| !defines(tested, name)).collect::<Vec<_>>()
+    };
+    assert_eq!(missing([&tested, &harness]), ["kept"], "the first link fails");
+
+    let names = SymbolStringPool::new();
+    let exposed = |mut graph: LinkGraph| {
+        let local: Vec<_> = graph.symbols().filter(|(_, symbol)| symbol.kind == SymbolKind::Function).collect();
+        let local: Vec<_> = local.into_iter().map(|(id, _)| (id, graph.symbol_label(id).into_owned())).collect();
+        for (symbol, label) in local {
+            // A local symbol has its name in the object only.
+            graph.rename(symbol, names.intern(label.strip_prefix('_').unwrap_or(&label)));
+            graph.set_binding(symbol, Linkage::Strong, Scope::Default);
+        }
+        let shown = graph.symbols().find(|(_, symbol)| symbol.name.as_deref() == Some("shown"));
+        graph.make_external(shown.expect("it is there").0);
+        graph
+    };
+    let tested = exposed(tested);
+    assert_eq!(missing([&tested, &harness]), [""; 0]);
+    let memory: Arc<dyn MemoryManager> = Arc::new(SlabManager::new().expect("there is address space"));
+    let mut linked = [tested, harness]
+        .map(|graph| link::prepare(graph).expect("it fits").allocate(&memory).expect("there is memory"));
+    let addresses: HashMap<_, _> = linked
+        .iter()
+        .flat_map(|this| this.graph().symbols().map(move |(id, symbol)| (this, id, symbol)))
+        .filter(|(_, _, symbol)| symbol.definition != Definition::External && symbol.scope != Scope::Local)
+        .map(|(this, id, symbol)| (symbol.name.as_deref().unwrap_or_default().to_owned(), this.address(id)))
+        .collect();
+    for this in &mut linked {
+        for symbol in this.externals() {
+            let name = this.graph().symbol_label(symbol).into_owned();
+            this.resolve(symbol, addresses[&name], None);
+        }
+    }
+    let code = linked.map(|this| this.fix_up().expect("near").finalize().expect("it is mapped"));
+    let function = std::ptr::with_exposed_provenance::<()>(addresses["test"] as usize);
+    // SAFETY: `test` has this type, and its code and the other's live until the end.
+    let function = unsafe { std::mem::transmute::<*const (), extern "C" fn(i32) -> i32>(function) };
+    assert_eq!(function(2), 3 * 100_000 + 3 + 5002 + 200);
     drop(code);
 }
 

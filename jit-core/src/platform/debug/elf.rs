@@ -1,9 +1,11 @@
 //! An ELF file in memory that describes code which is somewhere else: what the GDB JIT interface
 //! takes. Its sections say where they are; only what a debugger reads is in it.
 
+use std::borrow::Cow;
+
 use jit_linker::arch::Architecture;
 
-use super::super::code::LinkedCode;
+use super::super::code::{LinkedCode, Note};
 use super::dwarf;
 
 const HEADER: usize = 64;
@@ -24,7 +26,7 @@ const FILE: u8 = 4;
 const TEXT: u16 = 1;
 
 struct Section {
-    name: &'static str,
+    name: Cow<'static, str>,
     kind: u32,
     flags: u64,
     address: u64,
@@ -36,9 +38,9 @@ struct Section {
 }
 
 impl Section {
-    fn new(name: &'static str, kind: u32, contents: Vec<u8>) -> Self {
+    fn new(name: impl Into<Cow<'static, str>>, kind: u32, contents: Vec<u8>) -> Self {
         let size = contents.len() as u64;
-        Self { name, kind, flags: 0, address: 0, size, link: 0, info: 0, entry_size: 0, contents }
+        Self { name: name.into(), kind, flags: 0, address: 0, size, link: 0, info: 0, entry_size: 0, contents }
     }
 }
 
@@ -65,7 +67,19 @@ fn describe_with(code: &LinkedCode, mut text: Section) -> Vec<u8> {
     for (name, contents) in dwarf::sections(code) {
         sections.push(Section::new(name, SHT_PROGBITS, contents));
     }
+    sections.extend(code.notes.iter().map(note));
     write(code.architecture, sections)
+}
+
+fn note(note: &Note) -> Section {
+    let start = std::ptr::with_exposed_provenance(note.range.start as usize);
+    // SAFETY: it is in memory, which whoever tells of the code holds, and nobody writes to it.
+    let contents = unsafe { std::slice::from_raw_parts(start, (note.range.end - note.range.start) as usize) };
+    let mut section = Section::new(note.name.clone(), SHT_PROGBITS, contents.to_vec());
+    if note.has_address {
+        (section.flags, section.address) = (SHF_ALLOC, note.range.start);
+    }
+    section
 }
 
 /// The symbol table, of which the first two entries are local, and its strings.

@@ -110,7 +110,7 @@ unsafe impl Send for Registration {}
 // SAFETY: nothing can be done with a shared one.
 unsafe impl Sync for Registration {}
 
-/// Tells debuggers of code.
+/// Tells debuggers of code, which is in memory.
 pub(crate) fn register(code: &LinkedCode) -> Registration {
     let file = elf::describe(code).into_boxed_slice();
     let (start, size) = (file.as_ptr(), file.len() as u64);
@@ -146,6 +146,7 @@ pub(crate) unsafe fn dump(sink: &dyn DumpSink, code: &LinkedCode) {
             functions: vec![function.clone()],
             source: code.source.clone(),
             frames: None,
+            notes: Vec::new(),
         };
         sink.dump(&function.name, Form::Object, &elf::contain(&alone, bytes));
     }

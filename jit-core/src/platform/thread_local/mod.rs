@@ -5,6 +5,7 @@
 //! already included, and tell where it is: the module that `__tls_get_addr` takes, and the offset
 //! from the thread pointer if the storage found room in the static block.
 
+mod descriptor;
 mod image;
 
 use std::ffi::{CStr, CString, c_void};
@@ -113,11 +114,12 @@ pub fn variable_of_process(architecture: Architecture, name: &str) -> Result<Tls
 
 /// Where the calling thread has its copy.
 fn copy_of_this_thread(location: TlsLocation) -> *mut u8 {
-    unsafe extern "C" {
-        fn __tls_get_addr(pair: *const [u64; 2]) -> *mut u8;
-    }
     // SAFETY: the pair is of a module that is loaded.
     unsafe { __tls_get_addr(&[location.module, location.offset]) }
+}
+
+unsafe extern "C" {
+    fn __tls_get_addr(pair: *const [u64; 2]) -> *mut u8;
 }
 
 struct Answer {
@@ -135,11 +137,12 @@ fn ask(architecture: Architecture, storage: Storage<'_>) -> io::Result<Result<An
             Ok(library) => {
                 let [module, offset, thread_pointer_offset] = library.words(object.answers);
                 let is_static = placement == Placement::Static;
+                let descriptor = (!is_static).then(|| descriptor::new(module, offset));
                 let location = TlsLocation {
                     module,
                     offset,
                     thread_pointer_offset: is_static.then_some(thread_pointer_offset.cast_signed()),
-                    descriptor: None,
+                    descriptor,
                 };
                 return Ok(Ok(Answer { library, image: object.image, location }));
             }
@@ -249,11 +252,11 @@ mod tests {
 
     use super::*;
 
-    fn host() -> Architecture {
+    pub(super) fn host() -> Architecture {
         Architecture::host().unwrap()
     }
 
-    fn thread_pointer() -> u64 {
+    pub(super) fn thread_pointer() -> u64 {
         let pointer: u64;
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the ABI keeps the thread pointer at the start of what FS points to.
@@ -292,7 +295,7 @@ mod tests {
         ThreadLocalStorage::new(host(), &image(words, size, align)).unwrap()
     }
 
-    fn image(words: [u64; 2], size: usize, align: u64) -> ThreadLocalImage {
+    pub(super) fn image(words: [u64; 2], size: usize, align: u64) -> ThreadLocalImage {
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.resize(size, 0);
         ThreadLocalImage { bytes, align, depends_on_externals: false }

@@ -6,11 +6,11 @@ use object::{LittleEndian, SymbolIndex, U32};
 
 use super::Reader;
 use crate::SymbolName;
-use crate::format::ParseError;
+use crate::format::Parsed;
 use crate::graph::{Comdat, Definition};
 
 impl Reader<'_> {
-    pub(super) fn add_groups(&mut self) -> Result<(), ParseError> {
+    pub(super) fn add_groups(&mut self) -> Parsed<()> {
         let mut group_of_block = Vec::new();
         for header in self.sections.iter().filter(|header| header.sh_type.get(LittleEndian) == SHT_GROUP) {
             self.claim(header.sh_size.get(LittleEndian))?;
@@ -42,7 +42,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn signature(&self, header: &SectionHeader64<LittleEndian>) -> Result<SymbolName, ParseError> {
+    fn signature(&self, header: &SectionHeader64<LittleEndian>) -> Parsed<SymbolName> {
         let index = SymbolIndex(header.sh_info.get(LittleEndian) as usize);
         let symbol = self.raw_symbol(index)?;
         let name = match self.symbol_name(symbol)? {

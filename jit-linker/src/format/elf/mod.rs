@@ -1,7 +1,7 @@
 //! ELF relocatable objects, after the System V gABI and the psABIs of x86-64 and AArch64.
 //!
 //! Sections that take no memory in a program (debugging information, comments) are left out,
-//! and with them their relocations.
+//! and with them their relocations, unless they are asked for.
 
 mod aarch64;
 mod group;
@@ -20,7 +20,7 @@ use object::read::elf::{FileHeader, SectionTable, SymbolTable};
 use object::{LittleEndian, SymbolIndex};
 use rustc_hash::FxHashMap;
 
-use super::ParseError;
+use super::{ParseError, ParseOptions, Parsed};
 use crate::SymbolName;
 use crate::arch::Architecture;
 use crate::graph::{BlockId, GraphError, LinkGraph, ObjectBytes, SectionId, SymbolId, Text};
@@ -36,6 +36,16 @@ type Header = FileHeader64<LittleEndian>;
 /// When it is not a relocatable object for an architecture of ours, is malformed, or has a
 /// relocation that is not supported; the error says where.
 pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
+    parse_with(name, object, names, ParseOptions::default())
+}
+
+/// As [`parse`], with a say in what becomes part of the graph.
+pub(super) fn parse_with(
+    name: &str,
+    object: ObjectBytes,
+    names: &SymbolStringPool,
+    options: ParseOptions,
+) -> Result<LinkGraph, ParseError> {
     let data: &[u8] = &object;
     if u32::try_from(data.len()).is_err() {
         let source = GraphError::TooLarge { size: data.len() as u64 };
@@ -50,6 +60,7 @@ pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Resul
         graph: LinkGraph::from_object(name, architecture, object.clone()),
         data,
         names,
+        options,
         placed: vec![None; sections.len()],
         unwind_tables: BTreeMap::new(),
         named: FxHashMap::default(),
@@ -60,10 +71,7 @@ pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Resul
         sections,
         symbols,
     };
-    reader.add_sections()?;
-    reader.add_symbols()?;
-    reader.add_groups()?;
-    reader.add_relocations()?;
+    reader.read().map_err(|error| *error)?;
     Ok(reader.graph)
 }
 
@@ -91,6 +99,7 @@ struct Reader<'data> {
     graph: LinkGraph,
     data: &'data [u8],
     names: &'data SymbolStringPool,
+    options: ParseOptions,
     sections: SectionTable<'data, Header>,
     symbols: SymbolTable<'data, Header>,
     /// By section index: where its content is, if it is in memory.
@@ -113,17 +122,24 @@ struct Reader<'data> {
 const SHARED_NAMES: u64 = 16;
 
 impl<'data> Reader<'data> {
-    fn malformed(&self, what: impl Into<String>) -> ParseError {
-        ParseError::Malformed { object: self.graph.name().to_owned(), what: what.into() }
+    fn read(&mut self) -> Parsed<()> {
+        self.add_sections()?;
+        self.add_symbols()?;
+        self.add_groups()?;
+        self.add_relocations()
+    }
+
+    fn malformed(&self, what: impl Into<String>) -> Box<ParseError> {
+        Box::new(ParseError::Malformed { object: self.graph.name().to_owned(), what: what.into() })
     }
 
     /// As [`malformed`](Self::malformed), for an error of the `object` crate.
-    fn broken(&self, error: object::read::Error) -> ParseError {
+    fn broken(&self, error: object::read::Error) -> Box<ParseError> {
         self.malformed(error.to_string())
     }
 
-    fn graph_error(&self, source: GraphError) -> ParseError {
-        ParseError::Graph { object: self.graph.name().to_owned(), source }
+    fn graph_error(&self, source: GraphError) -> Box<ParseError> {
+        Box::new(ParseError::Graph { object: self.graph.name().to_owned(), source })
     }
 
     /// The position in the object of a slice of it.
@@ -138,7 +154,7 @@ impl<'data> Reader<'data> {
 
     /// Counts bytes of the object that are read as one thing. Without this, a few tables that
     /// overlap could be work for days.
-    fn claim(&mut self, size: u64) -> Result<(), ParseError> {
+    fn claim(&mut self, size: u64) -> Parsed<()> {
         self.claimed = self.claimed.saturating_add(size);
         if self.claimed > self.data.len() as u64 {
             return Err(self.malformed("sections overlap"));
@@ -146,18 +162,18 @@ impl<'data> Reader<'data> {
         Ok(())
     }
 
-    fn section_name(&self, index: SectionIndex) -> Result<&'data [u8], ParseError> {
+    fn section_name(&self, index: SectionIndex) -> Parsed<&'data [u8]> {
         let section = self.sections.section(index).map_err(|error| self.broken(error))?;
         let name = self.sections.section_name(LittleEndian, section).map_err(|error| self.broken(error))?;
         self.count_name(name)
     }
 
-    fn symbol_name(&self, symbol: &Sym64<LittleEndian>) -> Result<&'data [u8], ParseError> {
+    fn symbol_name(&self, symbol: &Sym64<LittleEndian>) -> Parsed<&'data [u8]> {
         let name = self.symbols.symbol_name(LittleEndian, symbol).map_err(|error| self.broken(error))?;
         self.count_name(name)
     }
 
-    fn count_name(&self, name: &'data [u8]) -> Result<&'data [u8], ParseError> {
+    fn count_name(&self, name: &'data [u8]) -> Parsed<&'data [u8]> {
         let read = self.names_read.get() + name.len() as u64;
         self.names_read.set(read);
         if read > SHARED_NAMES * self.data.len() as u64 {
@@ -167,7 +183,7 @@ impl<'data> Reader<'data> {
     }
 
     /// A name that other graphs know a symbol by.
-    fn intern(&self, name: &[u8], index: SymbolIndex) -> Result<SymbolName, ParseError> {
+    fn intern(&self, name: &[u8], index: SymbolIndex) -> Parsed<SymbolName> {
         match std::str::from_utf8(name) {
             Ok("") => Err(self.malformed(format!("symbol {} is visible and has no name", index.0))),
             Ok(name) => Ok(self.names.intern(name)),

@@ -7,7 +7,7 @@ use object::read::{SectionIndex, SymbolIndex};
 
 use super::{Reader, aarch64, x86_64};
 use crate::arch::{self, Architecture};
-use crate::format::ParseError;
+use crate::format::{ParseError, Parsed};
 use crate::graph::{BlockId, Edge, EdgeKind};
 use crate::memory::SegmentKind;
 
@@ -22,11 +22,17 @@ pub(super) enum Meaning {
 }
 
 impl<'data> Reader<'data> {
-    pub(super) fn add_relocations(&mut self) -> Result<(), ParseError> {
+    pub(super) fn add_relocations(&mut self) -> Parsed<()> {
         let tables = self.relocation_tables()?;
+        // A record of unwinding has about one relocation, and an edge to its CIE beside.
+        let counts = tables.iter().flatten().map(|table| table.len());
+        let records = self.unwind_tables.keys().filter_map(|section| tables[*section]).map(<[_]>::len);
+        self.graph.edges.reserve_exact(counts.chain(records).sum());
         for (section, table) in tables.iter().enumerate() {
-            if let (Some(block), Some(table)) = (self.placed[section], table) {
-                self.add_section_relocations(SectionIndex(section), block, table)?;
+            match (self.placed[section], table) {
+                (Some(block), Some(table)) if self.graph.is_note(block) => self.add_note_relocations(block, table),
+                (Some(block), Some(table)) => self.add_section_relocations(SectionIndex(section), block, table)?,
+                _ => {}
             }
         }
         for (section, id) in std::mem::take(&mut self.unwind_tables) {
@@ -36,7 +42,7 @@ impl<'data> Reader<'data> {
     }
 
     /// For each section that is in memory, its relocations.
-    fn relocation_tables(&mut self) -> Result<Vec<Option<&'data [Rela64<LittleEndian>]>>, ParseError> {
+    fn relocation_tables(&mut self) -> Parsed<Vec<Option<&'data [Rela64<LittleEndian>]>>> {
         let mut tables = vec![None; self.sections.len()];
         let mut is_loaded: Vec<_> = self.placed.iter().map(Option::is_some).collect();
         for section in self.unwind_tables.keys() {
@@ -60,7 +66,7 @@ impl<'data> Reader<'data> {
         Ok(tables)
     }
 
-    fn relocations(&self, header: &SectionHeader64<LittleEndian>) -> Result<&'data [Rela64<LittleEndian>], ParseError> {
+    fn relocations(&self, header: &SectionHeader64<LittleEndian>) -> Parsed<&'data [Rela64<LittleEndian>]> {
         let table = header.rela(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let Some((relocations, symbols)) = table else { return Ok(&[]) };
         if !relocations.is_empty() && symbols != self.symbols.section() {
@@ -74,14 +80,36 @@ impl<'data> Reader<'data> {
         section: SectionIndex,
         block: BlockId,
         relocations: &[Rela64<LittleEndian>],
-    ) -> Result<(), ParseError> {
-        self.graph.edges.reserve(relocations.len());
+    ) -> Parsed<()> {
         for relocation in relocations {
             if let Some(edge) = self.edge_at(section, block, relocation, 0)? {
                 self.graph.edges.push(edge);
             }
         }
         Ok(())
+    }
+
+    /// Adds those that are understood and about what is defined here: the others leave what is stored there.
+    fn add_note_relocations(&mut self, block: BlockId, relocations: &[Rela64<LittleEndian>]) {
+        let size = self.graph.block(block).size;
+        for relocation in relocations {
+            let symbol = SymbolIndex(relocation.r_sym(LittleEndian, false) as usize);
+            let offset = u32::try_from(relocation.r_offset.get(LittleEndian)).ok().filter(|offset| *offset < size);
+            let addend = relocation.r_addend.get(LittleEndian);
+            if let (Meaning::Edge(kind), Some(offset)) = (self.meaning(relocation), offset)
+                && let Some(target) = self.own_symbol(symbol)
+            {
+                self.graph.note_edges.push(Edge { block, offset, kind, target, addend });
+            }
+        }
+    }
+
+    fn meaning(&self, relocation: &Rela64<LittleEndian>) -> Meaning {
+        let number = relocation.r_type(LittleEndian, false);
+        match self.graph.architecture() {
+            Architecture::X86_64 => x86_64::meaning(number),
+            Architecture::Aarch64 => aarch64::meaning(number),
+        }
     }
 
     /// The edge of a relocation, if it has one, in a block that starts at an offset of the section.
@@ -91,23 +119,18 @@ impl<'data> Reader<'data> {
         block: BlockId,
         relocation: &Rela64<LittleEndian>,
         start: u64,
-    ) -> Result<Option<Edge>, ParseError> {
+    ) -> Parsed<Option<Edge>> {
         let offset = relocation.r_offset.get(LittleEndian);
-        let number = relocation.r_type(LittleEndian, false);
-        let meaning = match self.graph.architecture() {
-            Architecture::X86_64 => x86_64::meaning(number),
-            Architecture::Aarch64 => aarch64::meaning(number),
-        };
-        let kind = match meaning {
+        let kind = match self.meaning(relocation) {
             Meaning::Edge(kind) => self.kind_in(block, kind),
             Meaning::Nothing => return Ok(None),
             Meaning::Unsupported => {
-                return Err(ParseError::UnsupportedRelocation {
+                return Err(Box::new(ParseError::UnsupportedRelocation {
                     object: self.graph.name().to_owned(),
                     section: String::from_utf8_lossy(self.section_name(section)?).into_owned(),
                     offset,
-                    relocation: number,
-                });
+                    relocation: relocation.r_type(LittleEndian, false),
+                }));
             }
         };
         let target = self.symbol(SymbolIndex(relocation.r_sym(LittleEndian, false) as usize))?;
@@ -121,9 +144,9 @@ impl<'data> Reader<'data> {
 
     /// An instruction can be rewritten, data can't.
     fn kind_in(&self, block: BlockId, kind: EdgeKind) -> EdgeKind {
-        use arch::x86_64::EdgeKind::{GotDelta32, GotLoad32};
+        use arch::x86_64::EdgeKind::{GotDelta32, GotLoad32, GotOperand32};
         match kind {
-            EdgeKind::X86_64(GotLoad32) if self.graph.block(block).kind != SegmentKind::Code => {
+            EdgeKind::X86_64(GotLoad32 | GotOperand32) if self.graph.block(block).kind != SegmentKind::Code => {
                 EdgeKind::X86_64(GotDelta32)
             }
             kind => kind,

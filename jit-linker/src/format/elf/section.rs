@@ -3,13 +3,14 @@
 use object::LittleEndian;
 use object::elf::{
     SHF_ALLOC, SHF_COMPRESSED, SHF_EXCLUDE, SHF_EXECINSTR, SHF_TLS, SHF_WRITE, SHT_FINI_ARRAY, SHT_GROUP,
-    SHT_INIT_ARRAY, SHT_NOTE, SHT_NULL, SHT_PREINIT_ARRAY, SHT_REL, SHT_RELA, SHT_STRTAB, SHT_SYMTAB, SectionHeader64,
+    SHT_INIT_ARRAY, SHT_NOTE, SHT_NULL, SHT_PREINIT_ARRAY, SHT_PROGBITS, SHT_REL, SHT_RELA, SHT_STRTAB, SHT_SYMTAB,
+    SectionHeader64,
 };
 use object::read::SectionIndex;
 use object::read::elf::SectionHeader;
 
 use super::Reader;
-use crate::format::ParseError;
+use crate::format::{ParseError, Parsed};
 use crate::graph::{BlockId, Content, Section, SectionId, SectionRole};
 use crate::memory::SegmentKind;
 
@@ -23,21 +24,19 @@ pub(super) enum Key<'data> {
 }
 
 impl<'data> Reader<'data> {
-    pub(super) fn add_sections(&mut self) -> Result<(), ParseError> {
+    pub(super) fn add_sections(&mut self) -> Parsed<()> {
         for (index, header) in self.sections.iter().enumerate().skip(1) {
             if is_loaded(header) {
                 self.placed[index] = self.add_section(SectionIndex(index), header)?;
+            } else if self.options.all_sections && is_note(header) {
+                self.placed[index] = self.add_note(SectionIndex(index), header)?;
             }
         }
         Ok(())
     }
 
     /// Adds a section, and its content unless that is unwinding records.
-    fn add_section(
-        &mut self,
-        index: SectionIndex,
-        header: &SectionHeader64<LittleEndian>,
-    ) -> Result<Option<BlockId>, ParseError> {
+    fn add_section(&mut self, index: SectionIndex, header: &SectionHeader64<LittleEndian>) -> Parsed<Option<BlockId>> {
         let name = self.section_name(index)?;
         let flags = header.sh_flags.get(LittleEndian) as u32;
         let role = role(name, header.sh_type.get(LittleEndian), flags);
@@ -48,10 +47,12 @@ impl<'data> Reader<'data> {
             _ if flags & SHF_WRITE != 0 => SegmentKind::Data,
             _ => SegmentKind::ReadOnly,
         };
-        let refuse = |what: &str| ParseError::UnsupportedSection {
-            object: self.graph.name().to_owned(),
-            section: String::from_utf8_lossy(name).into_owned(),
-            what: what.to_owned(),
+        let refuse = |what: &str| {
+            Box::new(ParseError::UnsupportedSection {
+                object: self.graph.name().to_owned(),
+                section: String::from_utf8_lossy(name).into_owned(),
+                what: what.to_owned(),
+            })
         };
         if flags & SHF_COMPRESSED != 0 {
             return Err(refuse("has to be in memory, and is compressed"));
@@ -78,6 +79,21 @@ impl<'data> Reader<'data> {
         }
         let block = self.graph.add_section_block(section, content, size, align);
         block.map(Some).map_err(|source| self.graph_error(source))
+    }
+
+    /// Adds a section that is only there to be read. One that can't be had is left out.
+    fn add_note(&mut self, index: SectionIndex, header: &SectionHeader64<LittleEndian>) -> Parsed<Option<BlockId>> {
+        let name = self.section_name(index)?;
+        let Some((start, size)) = header.file_range(LittleEndian) else { return Ok(None) };
+        if start.checked_add(size).is_none_or(|end| end > self.data.len() as u64) || self.claim(size).is_err() {
+            return Ok(None);
+        }
+        let section = self.new_section(name, SectionRole::Note, SegmentKind::ReadOnly);
+        let content = Content::Object { start: start as u32 };
+        let block =
+            self.graph.add_section_block(section, content, size, 1).map_err(|source| self.graph_error(source))?;
+        self.graph.keep(block);
+        Ok(Some(block))
     }
 
     /// A section of its own, or the one that all of a name or role share.
@@ -124,6 +140,14 @@ fn is_loaded(header: &SectionHeader64<LittleEndian>) -> bool {
     flags & SHF_ALLOC != 0
         && flags & SHF_EXCLUDE == 0
         && !matches!(kind, SHT_NULL | SHT_NOTE | SHT_REL | SHT_RELA | SHT_GROUP | SHT_STRTAB | SHT_SYMTAB)
+}
+
+/// Whether a section has what others than the program read. Of what is compressed only the contents could be relocated.
+fn is_note(header: &SectionHeader64<LittleEndian>) -> bool {
+    let flags = header.sh_flags.get(LittleEndian) as u32;
+    header.sh_type.get(LittleEndian) == SHT_PROGBITS
+        && flags & (SHF_ALLOC | SHF_EXCLUDE | SHF_COMPRESSED) == 0
+        && header.sh_size.get(LittleEndian) > 0
 }
 
 fn is_identifier(name: &[u8]) -> bool {

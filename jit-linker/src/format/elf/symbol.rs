@@ -9,7 +9,7 @@ use object::{LittleEndian, SymbolIndex};
 
 use super::Reader;
 use crate::arch::Architecture;
-use crate::format::ParseError;
+use crate::format::Parsed;
 use crate::graph::{Definition, Linkage, Scope, Symbol, SymbolId, SymbolKind};
 use crate::memory::SegmentKind;
 
@@ -21,7 +21,7 @@ const TLS_MODULE_BASE: &[u8] = b"_TLS_MODULE_BASE_";
 
 impl<'data> Reader<'data> {
     /// Adds what the object defines.
-    pub(super) fn add_symbols(&mut self) -> Result<(), ParseError> {
+    pub(super) fn add_symbols(&mut self) -> Parsed<()> {
         for index in 1..self.symbols.len() {
             let index = SymbolIndex(index);
             let symbol = self.raw_symbol(index)?;
@@ -32,11 +32,7 @@ impl<'data> Reader<'data> {
         Ok(())
     }
 
-    fn add_defined(
-        &mut self,
-        index: SymbolIndex,
-        symbol: &'data Sym64<LittleEndian>,
-    ) -> Result<Option<SymbolId>, ParseError> {
+    fn add_defined(&mut self, index: SymbolIndex, symbol: &'data Sym64<LittleEndian>) -> Parsed<Option<SymbolId>> {
         let Some((definition, address)) = self.definition(index, symbol)? else { return Ok(None) };
         let id = self.add(index, symbol, definition)?;
         self.graph.symbols[id.index()].address = address;
@@ -45,7 +41,7 @@ impl<'data> Reader<'data> {
     }
 
     /// Whether a symbol only tells code from data, as AArch64's do. There are many.
-    fn is_mapping_symbol(&self, symbol: &Sym64<LittleEndian>) -> Result<bool, ParseError> {
+    fn is_mapping_symbol(&self, symbol: &Sym64<LittleEndian>) -> Parsed<bool> {
         let may_be =
             symbol.st_type() == STT_NOTYPE && symbol.st_bind() == STB_LOCAL && symbol.st_name.get(LittleEndian) != 0;
         Ok(may_be
@@ -54,7 +50,7 @@ impl<'data> Reader<'data> {
     }
 
     /// The graph's symbol that a relocation refers to.
-    pub(super) fn symbol(&mut self, index: SymbolIndex) -> Result<SymbolId, ParseError> {
+    pub(super) fn symbol(&mut self, index: SymbolIndex) -> Parsed<SymbolId> {
         if index.0 == 0 {
             return Ok(*self.zero.get_or_insert_with(|| self.graph.absolute(0)));
         }
@@ -65,7 +61,7 @@ impl<'data> Reader<'data> {
         }
     }
 
-    pub(super) fn raw_symbol(&self, index: SymbolIndex) -> Result<&'data Sym64<LittleEndian>, ParseError> {
+    pub(super) fn raw_symbol(&self, index: SymbolIndex) -> Parsed<&'data Sym64<LittleEndian>> {
         self.symbols.symbol(index).map_err(|error| self.broken(error))
     }
 
@@ -79,11 +75,7 @@ impl<'data> Reader<'data> {
 
     /// Where a symbol is defined; its address, where that is known. `None` if it is not defined
     /// in memory.
-    fn definition(
-        &mut self,
-        index: SymbolIndex,
-        symbol: &Sym64<LittleEndian>,
-    ) -> Result<Option<(Definition, u64)>, ParseError> {
+    fn definition(&mut self, index: SymbolIndex, symbol: &Sym64<LittleEndian>) -> Parsed<Option<(Definition, u64)>> {
         let value = symbol.st_value.get(LittleEndian);
         match symbol.st_shndx.get(LittleEndian) {
             SHN_UNDEF => return Ok(None),
@@ -101,6 +93,10 @@ impl<'data> Reader<'data> {
             return Err(self.malformed(format!("symbol {} is in section {}, which is not there", index.0, section.0)));
         };
         let Some(block) = *placed else { return Ok(self.unwind_bound(section, value)) };
+        // Such a section has no address: what refers to it gives an offset.
+        if self.graph.is_note(block) {
+            return Ok(Some((Definition::Absolute, value)));
+        }
         match u32::try_from(value) {
             Ok(offset) if offset <= self.graph.block(block).size => Ok(Some((Definition::Block { block, offset }, 0))),
             _ => Err(self.malformed(format!("symbol {} is beyond the end of its section", index.0))),
@@ -121,12 +117,15 @@ impl<'data> Reader<'data> {
         Some((Definition::SectionBound { section: *id, end }, 0))
     }
 
-    fn add(
-        &mut self,
-        index: SymbolIndex,
-        raw: &'data Sym64<LittleEndian>,
-        definition: Definition,
-    ) -> Result<SymbolId, ParseError> {
+    /// The graph's symbol that a relocation refers to, if it is defined here.
+    pub(super) fn own_symbol(&mut self, index: SymbolIndex) -> Option<SymbolId> {
+        match *self.symbol_ids.get(index.0)? {
+            Some(id) => Some(id),
+            None => self.raw_symbol(index).and_then(|symbol| self.add_defined(index, symbol)).ok().flatten(),
+        }
+    }
+
+    fn add(&mut self, index: SymbolIndex, raw: &'data Sym64<LittleEndian>, definition: Definition) -> Parsed<SymbolId> {
         let is_section = raw.st_type() == STT_SECTION;
         let label = match self.symbol_name(raw)? {
             b"" if is_section => self.section_name(self.symbol_section(index, raw)).unwrap_or_default(),
@@ -161,7 +160,7 @@ impl<'data> Reader<'data> {
     }
 
     /// Adds a symbol that is not defined here, or that only a reference makes worth it.
-    fn add_referenced(&mut self, index: SymbolIndex) -> Result<SymbolId, ParseError> {
+    fn add_referenced(&mut self, index: SymbolIndex) -> Parsed<SymbolId> {
         let raw = self.raw_symbol(index)?;
         if raw.st_shndx.get(LittleEndian) != SHN_UNDEF {
             if let Some(id) = self.add_defined(index, raw)? {

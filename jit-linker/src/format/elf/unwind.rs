@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::Reader;
 use crate::arch::{Architecture, aarch64, x86_64};
-use crate::format::ParseError;
+use crate::format::Parsed;
 use crate::format::eh_frame::{self, CIE_POINTER, RecordKind};
 use crate::graph::{Content, Definition, Edge, EdgeKind, SectionId, SymbolId};
 
@@ -21,7 +21,7 @@ impl<'data> Reader<'data> {
         index: SectionIndex,
         section: SectionId,
         relocations: &'data [Rela64<LittleEndian>],
-    ) -> Result<(), ParseError> {
+    ) -> Parsed<()> {
         let header = self.sections.section(index).map_err(|error| self.broken(error))?;
         let bytes = header.data(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let base = self.text(bytes).start;

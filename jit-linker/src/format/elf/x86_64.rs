@@ -23,10 +23,10 @@ pub(super) fn meaning(relocation: u32) -> Meaning {
         R_X86_64_PLTOFF64 => EdgeKind::PltOffset64,
         R_X86_64_GOTPCREL
         | R_X86_64_GOTPCRELX
-        | R_X86_64_REX_GOTPCRELX
         | R_X86_64_CODE_4_GOTPCRELX
         | R_X86_64_CODE_5_GOTPCRELX
         | R_X86_64_CODE_6_GOTPCRELX => EdgeKind::GotLoad32,
+        R_X86_64_REX_GOTPCRELX => EdgeKind::GotOperand32,
         R_X86_64_GOTPCREL64 => EdgeKind::GotDelta64,
         R_X86_64_GOT32 => EdgeKind::GotEntryOffset32,
         R_X86_64_GOT64 | R_X86_64_GOTPLT64 => EdgeKind::GotEntryOffset64,

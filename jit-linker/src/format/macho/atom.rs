@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::Reader;
 use super::literal;
 use super::section::Place;
-use crate::format::{ParseError, eh_frame};
-use crate::graph::{BlockId, Content, Definition, SectionId, Symbol, SymbolId};
+use crate::format::{Parsed, eh_frame};
+use crate::graph::{BlockId, Content, Definition, GraphError, LinkGraph, SectionId, Symbol, SymbolId};
 
 /// The atoms of one section, which cover it.
 #[derive(Debug)]
@@ -78,26 +78,21 @@ impl Atoms {
 
 impl<'data> Reader<'data> {
     /// Takes a section apart at `cuts`, which are in ascending order, within it, and begin with 0.
-    pub(super) fn add_atoms(&mut self, place: &Place, section: SectionId, cuts: &[u32]) -> Result<Atoms, ParseError> {
+    pub(super) fn add_atoms(&mut self, place: &Place, section: SectionId, cuts: &[u32]) -> Parsed<Atoms> {
         let mut merger = literal::Merger::with_capacity(if place.is_literal { cuts.len() } else { 0 });
         let mut list = Vec::with_capacity(cuts.len());
         self.graph.blocks.reserve(cuts.len());
         let ends = cuts.iter().skip(1).copied().chain([place.size]);
         for (offset, end) in cuts.iter().copied().zip(ends) {
             let size = end - offset;
+            let add = |graph: &mut LinkGraph| add_atom(graph, place, section, offset, size);
             let block = if place.is_literal {
                 let bytes = self.bytes(place, offset, size);
-                match merger.find(&mut self.graph, bytes, place.align_at(offset)) {
-                    Some(block) => block,
-                    None => {
-                        let block = self.add_atom(place, section, offset, size)?;
-                        merger.add(bytes, block);
-                        block
-                    }
-                }
+                merger.block(&mut self.graph, bytes, place.align_at(offset), add)
             } else {
-                self.add_atom(place, section, offset, size)?
+                add(&mut self.graph)
             };
+            let block = block.map_err(|source| self.graph_error(source))?;
             list.push(Atom { offset, block, anchor: None });
         }
         Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list, last: Cell::new(0) })
@@ -105,37 +100,20 @@ impl<'data> Reader<'data> {
 
     /// Takes `.eh_frame` apart: a block a record, so that those of functions that are left out are
     /// left out too, and the others follow each other without gaps.
-    pub(super) fn add_records(&mut self, place: &Place, section: SectionId) -> Result<Atoms, ParseError> {
-        let bytes = self.bytes(place, 0, place.size);
-        self.graph.blocks.reserve(bytes.len() / 32);
-        let records = eh_frame::records(bytes).map_err(|what| self.malformed(what))?;
+    pub(super) fn add_records(&mut self, place: &Place, section: SectionId) -> Parsed<Atoms> {
+        let records = eh_frame::records(self.bytes(place, 0, place.size)).map_err(|what| self.malformed(what))?;
         let place = &Place { align: 1, ..*place };
-        let mut list = Vec::with_capacity(records.len());
-        for record in records {
-            // A record is within its section, whose size fits.
-            let (offset, size) = (record.start as u32, record.size as u32);
-            let block = self.add_atom(place, section, offset, size)?;
+        let mut list = Vec::with_capacity(records.len().max(1));
+        self.graph.blocks.reserve(records.len());
+        // A record is within its section, whose size fits.
+        let extents = records.iter().map(|record| (record.start as u32, record.size as u32));
+        for (offset, size) in extents.chain(records.is_empty().then_some((0, 0))) {
+            let block = add_atom(&mut self.graph, place, section, offset, size);
+            let block = block.map_err(|source| self.graph_error(source))?;
             list.push(Atom { offset, block, anchor: None });
         }
-        if list.is_empty() {
-            list.push(Atom { offset: 0, block: self.add_atom(place, section, 0, 0)?, anchor: None });
-        }
+        self.records.get_or_insert(records);
         Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list, last: Cell::new(0) })
-    }
-
-    fn add_atom(&mut self, place: &Place, section: SectionId, offset: u32, size: u32) -> Result<BlockId, ParseError> {
-        let content = match place.start {
-            // The section's content is within the object, whose size fits 32 bits.
-            Some(start) => Content::Object { start: start + offset },
-            None => Content::Zero,
-        };
-        let align = if place.is_literal { place.align_at(offset) } else { place.align };
-        let block = self.graph.add_section_block(section, content, size.into(), align);
-        let block = block.map_err(|source| self.graph_error(source))?;
-        if !place.is_literal {
-            self.graph.blocks[block.index()].align_offset = offset & (align - 1) as u32;
-        }
-        Ok(block)
     }
 
     fn bytes(&self, place: &Place, offset: u32, size: u32) -> &'data [u8] {
@@ -145,7 +123,7 @@ impl<'data> Reader<'data> {
     }
 
     /// A symbol for what is at an offset of a section, and what has to be added to its address.
-    pub(super) fn anonymous(&mut self, section: usize, offset: i64) -> Result<(SymbolId, i64), ParseError> {
+    pub(super) fn anonymous(&mut self, section: usize, offset: i64) -> Parsed<(SymbolId, i64)> {
         let Some(Some(atoms)) = self.atoms.get_mut(section) else {
             return Err(
                 self.malformed(format!("a relocation refers to section {}, which is not in memory", section + 1))
@@ -163,4 +141,24 @@ impl<'data> Reader<'data> {
         };
         Ok((symbol, offset.wrapping_sub(start.into())))
     }
+}
+
+fn add_atom(
+    graph: &mut LinkGraph,
+    place: &Place,
+    section: SectionId,
+    offset: u32,
+    size: u32,
+) -> Result<BlockId, GraphError> {
+    let content = match place.start {
+        // The section's content is within the object, whose size fits 32 bits.
+        Some(start) => Content::Object { start: start + offset },
+        None => Content::Zero,
+    };
+    let align = if place.is_literal { place.align_at(offset) } else { place.align };
+    let block = graph.add_section_block(section, content, size.into(), align)?;
+    if !place.is_literal {
+        graph.blocks[block.index()].align_offset = offset & (align - 1) as u32;
+    }
+    Ok(block)
 }

@@ -10,8 +10,8 @@ use super::Reader;
 use super::section::full_name;
 use super::unwind::{Described, Kinds};
 use crate::arch::Architecture;
-use crate::format::ParseError;
 use crate::format::eh_frame::{CIE_POINTER, FUNCTION};
+use crate::format::{ParseError, Parsed};
 use crate::graph::{BlockId, Definition, Edge, Section, SectionId, SectionRole, Symbol, SymbolId};
 use crate::memory::SegmentKind;
 
@@ -41,11 +41,7 @@ struct Pointer {
 
 impl<'data> Reader<'data> {
     /// Adds records for the functions that are not `described` by records of the object.
-    pub(super) fn add_compact_unwind(
-        &mut self,
-        described: &Described,
-        edges: &mut Vec<Edge>,
-    ) -> Result<(), ParseError> {
+    pub(super) fn add_compact_unwind(&mut self, described: &Described, edges: &mut Vec<Edge>) -> Parsed<()> {
         let is_compact = |header: &&Section64<LittleEndian>| {
             header.segment_name() == b"__LD" && header.name() == b"__compact_unwind"
         };
@@ -53,22 +49,27 @@ impl<'data> Reader<'data> {
         let bytes = header.data(LittleEndian, self.data);
         let bytes =
             bytes.map_err(|()| self.malformed(format!("section {} ends beyond the file", full_name(header))))?;
-        let pointers = self.compact_pointers(header, bytes)?;
+        let mut pointers = self.compact_pointers(header, bytes)?.into_iter().peekable();
         let mut cies = FxHashMap::default();
         for (index, entry) in bytes.chunks_exact(ENTRY).enumerate() {
-            let at = |offset: usize| {
-                let found = pointers.binary_search_by_key(&(index * ENTRY + offset), |pointer| pointer.at).ok()?;
-                Some(pointers[found])
-            };
+            let [mut function, mut personality, mut lsda] = [None; 3];
+            while let Some(pointer) = pointers.next_if(|pointer| pointer.at < (index + 1) * ENTRY) {
+                match pointer.at % ENTRY {
+                    0 => function = Some(pointer),
+                    PERSONALITY => personality = Some(pointer),
+                    LSDA => lsda = Some(pointer),
+                    _ => {}
+                }
+            }
             let word = |offset: usize| {
                 let bytes: [u8; 4] = entry[offset..].first_chunk().copied().unwrap_or_default();
                 u32::from_le_bytes(bytes)
             };
-            let Some(function) = at(0) else {
+            let Some(function) = function else {
                 return Err(self.malformed(format!("entry {index} of __compact_unwind is about no function")));
             };
             let Some((block, offset)) = self.place_of(function)? else { continue };
-            if described.binary_search(&(block, offset)).is_ok() {
+            if described.contains(&(block, offset)) {
                 continue;
             }
             let code = self.graph.bytes(self.graph.block(block)).and_then(|bytes| bytes.get(offset as usize..));
@@ -77,7 +78,7 @@ impl<'data> Reader<'data> {
                 Architecture::Aarch64 => arm64_frame(word(12)),
             };
             let Some(frame) = frame else { continue };
-            let personality = match at(PERSONALITY) {
+            let personality = match personality {
                 Some(pointer) => Some(self.target_of(pointer)?.0),
                 None => None,
             };
@@ -91,7 +92,7 @@ impl<'data> Reader<'data> {
             };
             let definition = Definition::Block { block, offset };
             let function = self.graph.add_symbol(Symbol::new(None, definition, 0));
-            let lsda = match at(LSDA).filter(|_| personality.is_some()) {
+            let lsda = match lsda.filter(|_| personality.is_some()) {
                 Some(pointer) => Some(self.target_of(pointer)?),
                 None => None,
             };
@@ -102,11 +103,7 @@ impl<'data> Reader<'data> {
     }
 
     /// The section's pointers, in order.
-    fn compact_pointers(
-        &self,
-        header: &'data Section64<LittleEndian>,
-        bytes: &[u8],
-    ) -> Result<Vec<Pointer>, ParseError> {
+    fn compact_pointers(&self, header: &'data Section64<LittleEndian>, bytes: &[u8]) -> Parsed<Vec<Pointer>> {
         let relocations = header.relocations(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let mut pointers = Vec::with_capacity(relocations.len());
         for relocation in relocations.iter().map(|relocation| relocation.info(LittleEndian)) {
@@ -115,12 +112,12 @@ impl<'data> Reader<'data> {
             // Both architectures number pointers alike.
             let is_pointer = relocation.r_type == X86_64_RELOC_UNSIGNED && relocation.r_length == 3;
             let Some(value) = value.filter(|_| is_pointer && !relocation.r_pcrel) else {
-                return Err(ParseError::UnsupportedRelocation {
+                return Err(Box::new(ParseError::UnsupportedRelocation {
                     object: self.graph.name().to_owned(),
                     section: full_name(header),
                     offset: at as u64,
                     relocation: relocation.r_type.into(),
-                });
+                }));
             };
             pointers.push(Pointer { at, relocation, value });
         }
@@ -129,7 +126,7 @@ impl<'data> Reader<'data> {
     }
 
     /// Where in the graph a pointer leads, if that is in the object.
-    fn place_of(&mut self, pointer: Pointer) -> Result<Option<(BlockId, u32)>, ParseError> {
+    fn place_of(&mut self, pointer: Pointer) -> Parsed<Option<(BlockId, u32)>> {
         let Pointer { relocation, value, .. } = pointer;
         if relocation.r_extern {
             let symbol = self.extern_target(relocation)?;
@@ -145,7 +142,7 @@ impl<'data> Reader<'data> {
         Ok(u32::try_from(offset).ok().map(|offset| (block, offset)))
     }
 
-    fn target_of(&mut self, pointer: Pointer) -> Result<(SymbolId, i64), ParseError> {
+    fn target_of(&mut self, pointer: Pointer) -> Parsed<(SymbolId, i64)> {
         let Pointer { relocation, value, .. } = pointer;
         if relocation.r_extern {
             Ok((self.extern_target(relocation)?, value.cast_signed()))
@@ -162,7 +159,7 @@ impl<'data> Reader<'data> {
         })
     }
 
-    fn add_record(&mut self, section: SectionId, mut bytes: Vec<u8>) -> Result<BlockId, ParseError> {
+    fn add_record(&mut self, section: SectionId, mut bytes: Vec<u8>) -> Parsed<BlockId> {
         // The rest is `DW_CFA_nop`.
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         let length = bytes.len() as u32 - 4;
@@ -175,7 +172,7 @@ impl<'data> Reader<'data> {
         header: &Section64<LittleEndian>,
         personality: Option<SymbolId>,
         edges: &mut Vec<Edge>,
-    ) -> Result<SymbolId, ParseError> {
+    ) -> Parsed<SymbolId> {
         let section = self.unwind_section(header);
         let mut bytes = vec![0; 8];
         // Version 1; addresses are distances of 4 bytes, that of the personality through the GOT.
@@ -219,7 +216,7 @@ impl<'data> Reader<'data> {
         has_lsda: bool,
         lsda: Option<(SymbolId, i64)>,
         edges: &mut Vec<Edge>,
-    ) -> Result<BlockId, ParseError> {
+    ) -> Parsed<BlockId> {
         let Definition::Block { block: cie_block, .. } = self.graph.symbol(cie).definition else {
             return Err(self.malformed("the CIE of a record is not in the object"));
         };

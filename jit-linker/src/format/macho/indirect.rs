@@ -7,12 +7,12 @@ use rustc_hash::FxHashMap;
 
 use super::Reader;
 use crate::arch::{Architecture, aarch64, x86_64};
-use crate::format::ParseError;
+use crate::format::Parsed;
 use crate::graph::{Definition, Edge, EdgeKind, SymbolId};
 
 impl<'data> Reader<'data> {
     /// Adds the symbols (`N_INDR`) that have an address only by another one's name.
-    pub(super) fn add_indirect_symbols(&mut self, symbols: &[SymbolIndex]) -> Result<(), ParseError> {
+    pub(super) fn add_indirect_symbols(&mut self, symbols: &[SymbolIndex]) -> Parsed<()> {
         if symbols.is_empty() {
             return Ok(());
         }
@@ -34,7 +34,7 @@ impl<'data> Reader<'data> {
         &mut self,
         index: SymbolIndex,
         by_name: &FxHashMap<&'data [u8], SymbolIndex>,
-    ) -> Result<SymbolId, ParseError> {
+    ) -> Parsed<SymbolId> {
         let symbol = self.raw_symbol(index)?;
         let name = self.name_behind(index, by_name)?;
         let target = match by_name.get(name) {
@@ -57,11 +57,7 @@ impl<'data> Reader<'data> {
     }
 
     /// The name that a chain of indirect symbols ends at.
-    fn name_behind(
-        &self,
-        index: SymbolIndex,
-        by_name: &FxHashMap<&'data [u8], SymbolIndex>,
-    ) -> Result<&'data [u8], ParseError> {
+    fn name_behind(&self, index: SymbolIndex, by_name: &FxHashMap<&'data [u8], SymbolIndex>) -> Parsed<&'data [u8]> {
         let mut at = index;
         for _ in 0..self.symbols.len() {
             let offset = u32::try_from(self.raw_symbol(at)?.n_value(LittleEndian)).ok();
@@ -79,12 +75,7 @@ impl<'data> Reader<'data> {
 
     /// Each pointer of the sections for indirect symbols is the address of one of them, whatever else
     /// the edges from `first` on say: a lazy one is said to lead to what would bind it.
-    pub(super) fn add_indirect_pointers(
-        &mut self,
-        section: usize,
-        edges: &mut Vec<Edge>,
-        first: usize,
-    ) -> Result<(), ParseError> {
+    pub(super) fn add_indirect_pointers(&mut self, section: usize, edges: &mut Vec<Edge>, first: usize) -> Parsed<()> {
         let header = self.sections[section];
         // Stubs are code, which refers to pointers.
         if header.section_type(LittleEndian) == S_SYMBOL_STUBS {

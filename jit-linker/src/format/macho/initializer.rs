@@ -3,7 +3,7 @@
 
 use super::Reader;
 use crate::arch::{Architecture, aarch64, x86_64};
-use crate::format::ParseError;
+use crate::format::Parsed;
 use crate::graph::{Edge, EdgeKind, Section, SectionRole};
 use crate::memory::SegmentKind;
 
@@ -14,7 +14,7 @@ impl Reader<'_> {
         section: usize,
         mut offsets: Vec<Edge>,
         edges: &mut Vec<Edge>,
-    ) -> Result<(), ParseError> {
+    ) -> Parsed<()> {
         let kind = match self.graph.architecture() {
             Architecture::X86_64 => EdgeKind::X86_64(x86_64::EdgeKind::Pointer64),
             Architecture::Aarch64 => EdgeKind::Aarch64(aarch64::EdgeKind::Pointer64),

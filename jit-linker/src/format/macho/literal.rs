@@ -1,5 +1,6 @@
 //! Literals: content that has no identity, so that one of several that are equal is enough.
 
+use std::collections::hash_map::Entry;
 use std::ffi::CStr;
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
@@ -16,16 +17,22 @@ impl<'data> Merger<'data> {
         Self { blocks: FxHashMap::with_capacity_and_hasher(literals, FxBuildHasher) }
     }
 
-    /// The block of an equal literal, which from now on has at least the given alignment.
-    pub(super) fn find(&self, graph: &mut LinkGraph, bytes: &[u8], align: u64) -> Option<BlockId> {
-        let block = *self.blocks.get(bytes)?;
-        let align_log2 = &mut graph.blocks[block.index()].align_log2;
-        *align_log2 = (*align_log2).max(align.trailing_zeros() as u8);
-        Some(block)
-    }
-
-    pub(super) fn add(&mut self, bytes: &'data [u8], block: BlockId) {
-        self.blocks.entry(bytes).or_insert(block);
+    /// The block of an equal literal, which from now on has at least the given alignment; else the one that `add` makes.
+    pub(super) fn block<E>(
+        &mut self,
+        graph: &mut LinkGraph,
+        bytes: &'data [u8],
+        align: u64,
+        add: impl FnOnce(&mut LinkGraph) -> Result<BlockId, E>,
+    ) -> Result<BlockId, E> {
+        match self.blocks.entry(bytes) {
+            Entry::Vacant(entry) => Ok(*entry.insert(add(graph)?)),
+            Entry::Occupied(entry) => {
+                let align_log2 = &mut graph.blocks[entry.get().index()].align_log2;
+                *align_log2 = (*align_log2).max(align.trailing_zeros() as u8);
+                Ok(*entry.get())
+            }
+        }
     }
 }
 

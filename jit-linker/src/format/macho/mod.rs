@@ -28,7 +28,8 @@ use object::read::macho::{MachHeader, Segment, SymbolTable};
 use object::{SymbolIndex, U32};
 
 use self::atom::Atoms;
-use super::ParseError;
+use super::eh_frame::Record;
+use super::{ParseError, ParseOptions, Parsed};
 use crate::SymbolName;
 use crate::arch::Architecture;
 use crate::graph::{GraphError, LinkGraph, ObjectBytes, SymbolId, Text};
@@ -83,9 +84,19 @@ pub fn symbol_name(source: &str) -> Cow<'_, str> {
 /// When it is not a relocatable object for an architecture of ours, is malformed, or has a
 /// relocation that is not supported; the error says where.
 pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
+    parse_with(name, object, names, ParseOptions::default())
+}
+
+/// As [`parse`], with a say in what becomes part of the graph.
+pub(super) fn parse_with(
+    name: &str,
+    object: ObjectBytes,
+    names: &SymbolStringPool,
+    options: ParseOptions,
+) -> Result<LinkGraph, ParseError> {
     if is_universal(&object) {
         let what = || ParseError::NotLinkable { object: name.to_owned(), what: "the host has no architecture".into() };
-        return parse(name, slice(name, &object, Architecture::host().ok_or_else(what)?)?, names);
+        return parse_with(name, slice(name, &object, Architecture::host().ok_or_else(what)?)?, names, options);
     }
     let data: &[u8] = &object;
     if u32::try_from(data.len()).is_err() {
@@ -97,20 +108,19 @@ pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Resul
         graph: LinkGraph::from_object(name, architecture, object.clone()),
         data,
         names,
+        options,
         has_subsections: header.flags(LittleEndian) & MH_SUBSECTIONS_VIA_SYMBOLS != 0,
         sections: Vec::new(),
         symbols: SymbolTable::default(),
         strings: &[],
+        records: None,
         record_edges: 0..0,
         indirect: &[],
         atoms: Vec::new(),
         symbol_ids: Vec::new(),
         thunk: None,
     };
-    reader.read_commands(header)?;
-    reader.add_sections()?;
-    reader.add_symbols()?;
-    reader.add_relocations()?;
+    reader.read(header).map_err(|error| *error)?;
     Ok(reader.graph)
 }
 
@@ -136,12 +146,15 @@ struct Reader<'data> {
     graph: LinkGraph,
     data: &'data [u8],
     names: &'data SymbolStringPool,
+    options: ParseOptions,
     /// Whether a section can be taken apart at its symbols.
     has_subsections: bool,
     sections: Vec<&'data Section64<LittleEndian>>,
     symbols: SymbolTable<'data, Header>,
     /// The symbols' names.
     strings: &'data [u8],
+    /// The records of the first `__eh_frame`, whose edges are added.
+    records: Option<Vec<Record>>,
     /// Which edges, of those that relocations have become, are in `__eh_frame`.
     record_edges: Range<usize>,
     /// The symbols that pointers of the sections for indirect symbols stand for.
@@ -155,7 +168,14 @@ struct Reader<'data> {
 }
 
 impl<'data> Reader<'data> {
-    fn read_commands(&mut self, header: &'data Header) -> Result<(), ParseError> {
+    fn read(&mut self, header: &'data Header) -> Parsed<()> {
+        self.read_commands(header)?;
+        self.add_sections()?;
+        self.add_symbols()?;
+        self.add_relocations()
+    }
+
+    fn read_commands(&mut self, header: &'data Header) -> Parsed<()> {
         let mut commands = header.load_commands(LittleEndian, self.data, 0).map_err(|error| self.broken(error))?;
         while let Some(command) = commands.next().map_err(|error| self.broken(error))? {
             if let Some((segment, sections)) = command.segment_64().map_err(|error| self.broken(error))? {
@@ -175,17 +195,18 @@ impl<'data> Reader<'data> {
         }
     }
 
-    fn malformed(&self, what: impl Into<String>) -> ParseError {
-        ParseError::Malformed { object: self.graph.name().to_owned(), what: what.into() }
+    #[cold]
+    fn malformed(&self, what: impl Into<String>) -> Box<ParseError> {
+        Box::new(ParseError::Malformed { object: self.graph.name().to_owned(), what: what.into() })
     }
 
     /// As [`malformed`](Self::malformed), for an error of the `object` crate.
-    fn broken(&self, error: object::read::Error) -> ParseError {
+    fn broken(&self, error: object::read::Error) -> Box<ParseError> {
         self.malformed(error.to_string())
     }
 
-    fn graph_error(&self, source: GraphError) -> ParseError {
-        ParseError::Graph { object: self.graph.name().to_owned(), source }
+    fn graph_error(&self, source: GraphError) -> Box<ParseError> {
+        Box::new(ParseError::Graph { object: self.graph.name().to_owned(), source })
     }
 
     /// The position in the object of a slice of it.
@@ -194,7 +215,7 @@ impl<'data> Reader<'data> {
     }
 
     /// A name that other graphs know a symbol by.
-    fn intern(&self, name: &[u8], index: SymbolIndex) -> Result<SymbolName, ParseError> {
+    fn intern(&self, name: &[u8], index: SymbolIndex) -> Parsed<SymbolName> {
         match std::str::from_utf8(name) {
             Ok("") => Err(self.malformed(format!("symbol {} is visible and has no name", index.0))),
             Ok(name) => Ok(self.names.intern(&source_name(name))),

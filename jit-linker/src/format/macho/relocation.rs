@@ -9,10 +9,10 @@ use object::macho::*;
 use object::read::macho::{Nlist, Section as _};
 use object::{LittleEndian, SymbolIndex};
 
-use super::section::{full_name, is_eh_frame};
+use super::section::{full_name, is_eh_frame, is_note};
 use super::{Reader, aarch64, x86_64};
 use crate::arch::Architecture;
-use crate::format::ParseError;
+use crate::format::{ParseError, Parsed};
 use crate::graph::{BlockId, Edge, EdgeKind, SymbolId, SymbolKind};
 
 /// The field of a relocation.
@@ -61,13 +61,17 @@ pub(super) struct DifferenceKinds {
 }
 
 impl<'data> Reader<'data> {
-    pub(super) fn add_relocations(&mut self) -> Result<(), ParseError> {
+    pub(super) fn add_relocations(&mut self) -> Parsed<()> {
         let loaded = self.sections.iter().zip(&self.atoms).filter(|(_, atoms)| atoms.is_some());
         let relocations: usize = loaded.map(|(header, _)| header.nreloc(LittleEndian) as usize).sum();
         // As many as there can be in the object; and a record of unwinding has a few without relocations.
         let mut edges = Vec::with_capacity(relocations.min(self.data.len() / 8) + 2 * self.graph.blocks.len());
         for section in 0..self.sections.len() {
             if self.atoms[section].is_none() {
+                continue;
+            }
+            if is_note(self.sections[section]) {
+                self.add_note_relocations(section);
                 continue;
             }
             let first = edges.len();
@@ -94,13 +98,23 @@ impl<'data> Reader<'data> {
         Ok(())
     }
 
-    fn add_section_relocations(&mut self, section: usize, edges: &mut Vec<Edge>) -> Result<(), ParseError> {
+    /// Adds those that are understood: the others leave what is stored there.
+    fn add_note_relocations(&mut self, section: usize) {
+        let mut edges = Vec::new();
+        _ = self.add_section_relocations(section, &mut edges);
+        self.graph.note_edges.append(&mut edges);
+    }
+
+    fn add_section_relocations(&mut self, section: usize, edges: &mut Vec<Edge>) -> Parsed<()> {
         let header = self.sections[section];
         let relocations = header.relocations(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let is_variables = header.section_type(LittleEndian) == S_THREAD_LOCAL_VARIABLES;
         let subtractor = subtractor(self.graph.architecture());
         let mut fields = Fields::of(self, section);
-        for (part, relocation) in Ascending::new(relocations, self.graph.architecture()) {
+        let mut relocations = Ascending::new(relocations, self.graph.architecture());
+        loop {
+            self.add_plain_edges(&mut fields, &mut relocations, edges);
+            let Some((part, relocation)) = relocations.next() else { return Ok(()) };
             let first = edges.len();
             let relocation = relocation.info(LittleEndian);
             if let Some(part) = part {
@@ -117,7 +131,65 @@ impl<'data> Reader<'data> {
                 self.complete_descriptor(edges, first)?;
             }
         }
-        Ok(())
+    }
+
+    /// Adds the edges of the relocations that come next, as long as they are plain.
+    #[inline(never)]
+    fn add_plain_edges(
+        &mut self,
+        fields: &mut Fields<'data>,
+        relocations: &mut Ascending<'data>,
+        edges: &mut Vec<Edge>,
+    ) {
+        let mut ahead = relocations.clone();
+        loop {
+            let rest = ahead.rest;
+            if let Some((None, relocation)) = ahead.next()
+                && let Some(edge) = self.plain_edge(fields, relocation)
+            {
+                edges.push(edge);
+            } else {
+                relocations.rest = rest;
+                return;
+            }
+        }
+    }
+
+    /// The edge of what nearly all relocations of code are: an instruction's field of 32 bits. The others, and what may be
+    /// wrong with any, are left to those below.
+    #[inline]
+    fn plain_edge(&mut self, fields: &mut Fields<'data>, relocation: &Relocation<LittleEndian>) -> Option<Edge> {
+        let relocation = relocation.info(LittleEndian);
+        let offset = relocation.r_address;
+        let bytes: &[u8; 4] = fields.bytes.get(offset as usize..)?.first_chunk()?;
+        if relocation.r_length != 2 {
+            return None;
+        }
+        let (block, start) = fields.place(self, offset);
+        let edge = |kind, target, addend| Some(Edge { block, offset: offset - start, kind, target, addend });
+        let known = |this: &Self| this.symbol_ids.get(relocation.r_symbolnum as usize).copied().flatten();
+        match (self.graph.architecture(), relocation.r_type) {
+            (Architecture::X86_64, X86_64_RELOC_TLV) => None,
+            (Architecture::X86_64, _) if relocation.r_pcrel => {
+                let (kind, behind) = x86_64::meaning(&relocation)?;
+                let (kind, value) = (EdgeKind::X86_64(kind), i64::from(i32::from_le_bytes(*bytes)));
+                if relocation.r_extern {
+                    return edge(kind, known(self)?, value - 4);
+                }
+                let address = fields.address.wrapping_add(offset.into()).wrapping_add_signed(value + behind + 4);
+                let (target, addend) = self.target_at(relocation, address).ok()?;
+                edge(kind, target, addend.wrapping_sub(behind + 4))
+            }
+            (
+                Architecture::Aarch64,
+                ARM64_RELOC_BRANCH26
+                | ARM64_RELOC_PAGE21
+                | ARM64_RELOC_PAGEOFF12
+                | ARM64_RELOC_GOT_LOAD_PAGE21
+                | ARM64_RELOC_GOT_LOAD_PAGEOFF12,
+            ) if relocation.r_extern => edge(EdgeKind::Aarch64(aarch64::meaning(&relocation, bytes)?), known(self)?, 0),
+            _ => None,
+        }
     }
 
     /// A relocation and the part of it that comes before: a subtrahend, or an addend.
@@ -127,7 +199,7 @@ impl<'data> Reader<'data> {
         part: RelocationInfo,
         relocation: RelocationInfo,
         edges: &mut Vec<Edge>,
-    ) -> Result<(), ParseError> {
+    ) -> Parsed<()> {
         let architecture = self.graph.architecture();
         if part.r_type == subtractor(architecture) {
             return self.add_difference(fields, part, relocation, edges);
@@ -142,12 +214,13 @@ impl<'data> Reader<'data> {
         self.add_aarch64(fields, Some(addend), relocation, edges)
     }
 
+    #[inline]
     fn add_x86_64(
         &mut self,
         fields: &mut Fields<'data>,
         relocation: RelocationInfo,
         edges: &mut Vec<Edge>,
-    ) -> Result<(), ParseError> {
+    ) -> Parsed<()> {
         let field = self.field(fields, relocation)?;
         let Some((kind, behind)) = x86_64::meaning(&relocation) else {
             return Err(self.unsupported_relocation(&field, relocation));
@@ -179,17 +252,17 @@ impl<'data> Reader<'data> {
         addend: Option<i64>,
         relocation: RelocationInfo,
         edges: &mut Vec<Edge>,
-    ) -> Result<(), ParseError> {
+    ) -> Parsed<()> {
         if relocation.r_type == ARM64_RELOC_ADDEND {
             return Err(self.stray(fields.section, relocation, LONE_ADDEND));
         }
         let field = self.field(fields, relocation)?;
         if relocation.r_type == ARM64_RELOC_AUTHENTICATED_POINTER {
-            return Err(ParseError::AuthenticatedPointer {
+            return Err(Box::new(ParseError::AuthenticatedPointer {
                 object: self.graph.name().to_owned(),
                 section: full_name(self.sections[field.section]),
                 offset: field.offset.into(),
-            });
+            }));
         }
         let Some(kind) = aarch64::meaning(&relocation, field.bytes) else {
             return Err(self.unsupported_relocation(&field, relocation));
@@ -220,7 +293,7 @@ impl<'data> Reader<'data> {
         subtrahend: RelocationInfo,
         minuend: RelocationInfo,
         edges: &mut Vec<Edge>,
-    ) -> Result<(), ParseError> {
+    ) -> Parsed<()> {
         // Both architectures number it alike.
         let belongs = minuend.r_type == X86_64_RELOC_UNSIGNED
             && minuend.r_address == subtrahend.r_address
@@ -272,28 +345,30 @@ impl<'data> Reader<'data> {
     }
 
     /// The field of a relocation.
-    fn field(&self, fields: &mut Fields<'data>, relocation: RelocationInfo) -> Result<Field<'data>, ParseError> {
+    #[inline]
+    fn field(&self, fields: &mut Fields<'data>, relocation: RelocationInfo) -> Parsed<Field<'data>> {
         let (section, offset) = (fields.section, relocation.r_address);
         let start = offset as usize;
         let Some(bytes) = fields.bytes.get(start..start + (1 << relocation.r_length)) else {
-            let what = match &self.atoms[section] {
-                None => "the section is not in memory",
-                Some(atoms) if atoms.start.is_none() => "the section is of zeros",
-                Some(_) => "it is beyond the end of the section",
-            };
-            return Err(self.stray(section, relocation, what));
+            return Err(self.no_field(section, relocation));
         };
-        if !fields.atom.contains(&offset)
-            && let Some(atoms) = &self.atoms[section]
-        {
-            (fields.block, fields.atom) = atoms.find_range(&mut fields.near, offset);
-        }
         let address = fields.address + u64::from(offset);
-        let block_offset = offset.wrapping_sub(fields.atom.start);
-        Ok(Field { section, offset, address, block: fields.block, block_offset, bytes })
+        let (block, start) = fields.place(self, offset);
+        Ok(Field { section, offset, address, block, block_offset: offset.wrapping_sub(start), bytes })
     }
 
-    pub(super) fn extern_target(&mut self, relocation: RelocationInfo) -> Result<SymbolId, ParseError> {
+    #[cold]
+    fn no_field(&self, section: usize, relocation: RelocationInfo) -> Box<ParseError> {
+        let what = match &self.atoms[section] {
+            None => "the section is not in memory",
+            Some(atoms) if atoms.start.is_none() => "the section is of zeros",
+            Some(_) => "it is beyond the end of the section",
+        };
+        self.stray(section, relocation, what)
+    }
+
+    #[inline]
+    pub(super) fn extern_target(&mut self, relocation: RelocationInfo) -> Parsed<SymbolId> {
         self.symbol(SymbolIndex(relocation.r_symbolnum as usize))
     }
 
@@ -302,7 +377,8 @@ impl<'data> Reader<'data> {
         self.graph.symbols[symbol.index()].kind = SymbolKind::ThreadLocalDescriptor;
     }
 
-    pub(super) fn section_index(&self, relocation: RelocationInfo) -> Result<usize, ParseError> {
+    #[inline]
+    pub(super) fn section_index(&self, relocation: RelocationInfo) -> Parsed<usize> {
         let number = relocation.r_symbolnum as usize;
         number
             .checked_sub(1)
@@ -311,11 +387,7 @@ impl<'data> Reader<'data> {
     }
 
     /// What is at an address in the object, in the section that a relocation names.
-    pub(super) fn target_at(
-        &mut self,
-        relocation: RelocationInfo,
-        address: u64,
-    ) -> Result<(SymbolId, i64), ParseError> {
+    pub(super) fn target_at(&mut self, relocation: RelocationInfo, address: u64) -> Parsed<(SymbolId, i64)> {
         let section = self.section_index(relocation)?;
         let start = self.atoms[section].as_ref().map_or(0, |atoms| atoms.address);
         self.anonymous(section, address.wrapping_sub(start).cast_signed())
@@ -341,18 +413,20 @@ impl<'data> Reader<'data> {
         }
     }
 
-    fn stray(&self, section: usize, relocation: RelocationInfo, what: &str) -> ParseError {
+    #[cold]
+    fn stray(&self, section: usize, relocation: RelocationInfo, what: &str) -> Box<ParseError> {
         let section = full_name(self.sections[section]);
         self.malformed(format!("relocation at {section}+{:#x}: {what}", relocation.r_address))
     }
 
-    fn unsupported_relocation(&self, field: &Field<'_>, relocation: RelocationInfo) -> ParseError {
-        ParseError::UnsupportedRelocation {
+    #[cold]
+    fn unsupported_relocation(&self, field: &Field<'_>, relocation: RelocationInfo) -> Box<ParseError> {
+        Box::new(ParseError::UnsupportedRelocation {
             object: self.graph.name().to_owned(),
             section: full_name(self.sections[field.section]),
             offset: field.offset.into(),
             relocation: relocation.r_type.into(),
-        }
+        })
     }
 }
 
@@ -395,10 +469,22 @@ impl<'data> Fields<'data> {
         };
         Self { section, address, bytes, near: 0, atom: 0..0, block: BlockId::new(0) }
     }
+
+    /// The block that an offset of the section is in, and where that starts.
+    #[inline]
+    fn place(&mut self, reader: &Reader<'data>, offset: u32) -> (BlockId, u32) {
+        if !self.atom.contains(&offset)
+            && let Some(atoms) = &reader.atoms[self.section]
+        {
+            (self.block, self.atom) = atoms.find_range(&mut self.near, offset);
+        }
+        (self.block, self.atom.start)
+    }
 }
 
 /// A section's relocations in ascending order of address, if they are in any: assemblers list them from its end. Each
 /// comes with the one before it in the list, if that is a part of it: a subtrahend or an addend.
+#[derive(Clone)]
 struct Ascending<'data> {
     rest: &'data [Relocation<LittleEndian>],
     is_descending: bool,
@@ -422,6 +508,7 @@ impl<'data> Ascending<'data> {
 impl<'data> Iterator for Ascending<'data> {
     type Item = (Option<&'data Relocation<LittleEndian>>, &'data Relocation<LittleEndian>);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.is_descending {
             let (last, rest) = self.rest.split_last()?;

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::atom::Atoms;
 use super::{Reader, literal};
-use crate::format::ParseError;
+use crate::format::{ParseError, Parsed};
 use crate::graph::{Section, SectionId, SectionRole};
 use crate::memory::SegmentKind;
 
@@ -40,12 +40,18 @@ impl Place {
 }
 
 impl<'data> Reader<'data> {
-    pub(super) fn add_sections(&mut self) -> Result<(), ParseError> {
+    pub(super) fn add_sections(&mut self) -> Parsed<()> {
         let cuts = self.symbol_cuts();
         let mut known = FxHashMap::default();
         for (index, cuts) in cuts.into_iter().enumerate() {
             let header = self.sections[index];
-            let atoms = if is_loaded(header) { Some(self.add_section(header, cuts, &mut known)?) } else { None };
+            let atoms = if is_loaded(header) {
+                Some(self.add_section(header, cuts, &mut known)?)
+            } else if self.options.all_sections && is_note(header) {
+                self.add_note(header)?
+            } else {
+                None
+            };
             self.atoms.push(atoms);
         }
         Ok(())
@@ -56,7 +62,7 @@ impl<'data> Reader<'data> {
         header: &'data Section64<LittleEndian>,
         cuts: Vec<u32>,
         known: &mut FxHashMap<Key<'data>, SectionId>,
-    ) -> Result<Atoms, ParseError> {
+    ) -> Parsed<Atoms> {
         let kind = self.segment_kind(header)?;
         let role = role(header);
         let place = self.place(header)?;
@@ -79,7 +85,18 @@ impl<'data> Reader<'data> {
         Ok(atoms)
     }
 
-    fn segment_kind(&self, header: &'data Section64<LittleEndian>) -> Result<SegmentKind, ParseError> {
+    /// Adds a section that is only there to be read. One that can't be had is left out.
+    fn add_note(&mut self, header: &'data Section64<LittleEndian>) -> Parsed<Option<Atoms>> {
+        let Ok(place) = self.place(header) else { return Ok(None) };
+        let (role, kind) = (SectionRole::Note, SegmentKind::ReadOnly);
+        let label = self.text(header.name());
+        let section = self.graph.add_section(Section { role, kind, align_log2: 0, label, start: 0, end: 0 });
+        let atoms = self.add_atoms(&Place { align: 1, ..place }, section, &[0])?;
+        atoms.blocks().for_each(|block| self.graph.keep(block));
+        Ok(Some(atoms))
+    }
+
+    fn segment_kind(&self, header: &'data Section64<LittleEndian>) -> Parsed<SegmentKind> {
         let flags = header.flags(LittleEndian);
         Ok(match header.section_type(LittleEndian) {
             // Threads have copies of it.
@@ -102,15 +119,15 @@ impl<'data> Reader<'data> {
         })
     }
 
-    pub(super) fn unsupported(&self, header: &Section64<LittleEndian>, what: &str) -> ParseError {
-        ParseError::UnsupportedSection {
+    pub(super) fn unsupported(&self, header: &Section64<LittleEndian>, what: &str) -> Box<ParseError> {
+        Box::new(ParseError::UnsupportedSection {
             object: self.graph.name().to_owned(),
             section: full_name(header),
             what: what.to_owned(),
-        }
+        })
     }
 
-    fn place(&self, header: &Section64<LittleEndian>) -> Result<Place, ParseError> {
+    fn place(&self, header: &Section64<LittleEndian>) -> Parsed<Place> {
         let address = header.addr(LittleEndian);
         let bad = |what: &str| self.malformed(format!("section {} {what}", full_name(header)));
         let size = header.size(LittleEndian);
@@ -133,12 +150,7 @@ impl<'data> Reader<'data> {
     }
 
     /// Where a section is taken apart.
-    fn cuts(
-        &self,
-        header: &'data Section64<LittleEndian>,
-        place: &Place,
-        at_symbols: Vec<u32>,
-    ) -> Result<Vec<u32>, ParseError> {
+    fn cuts(&self, header: &'data Section64<LittleEndian>, place: &Place, at_symbols: Vec<u32>) -> Parsed<Vec<u32>> {
         if place.is_literal {
             let bytes = header.data(LittleEndian, self.data).unwrap_or_default();
             return Ok(match literal_size(header) {
@@ -153,8 +165,7 @@ impl<'data> Reader<'data> {
         }
         let mut cuts = at_symbols;
         cuts.push(0);
-        // Runs of the table are in order.
-        cuts.sort();
+        cuts.sort_unstable();
         cuts.dedup();
         // A symbol at the end is one more of the last atom.
         cuts.retain(|cut| *cut == 0 || *cut < place.size);
@@ -224,6 +235,11 @@ fn is_loaded(header: &Section64<LittleEndian>) -> bool {
     header.flags(LittleEndian) & S_ATTR_DEBUG == 0
         && !matches!(header.segment_name(), b"__LD" | b"__DWARF" | b"__LLVM")
         && header.section_type(LittleEndian) != S_DTRACE_DOF
+}
+
+/// Whether a section has what debuggers read.
+pub(super) fn is_note(header: &Section64<LittleEndian>) -> bool {
+    header.segment_name() == b"__DWARF" && header.size(LittleEndian) > 0
 }
 
 pub(super) fn is_eh_frame(header: &Section64<LittleEndian>) -> bool {

@@ -4,17 +4,18 @@ use object::macho::*;
 use object::read::macho::Nlist;
 use object::{LittleEndian, SymbolIndex};
 
+use super::section::is_note;
 use super::{Reader, thread_local};
-use crate::format::ParseError;
+use crate::format::Parsed;
 use crate::graph::{Definition, Linkage, Scope, Symbol, SymbolId, SymbolKind};
 use crate::memory::SegmentKind;
 
 impl<'data> Reader<'data> {
     /// Adds what the object defines.
-    pub(super) fn add_symbols(&mut self) -> Result<(), ParseError> {
+    pub(super) fn add_symbols(&mut self) -> Parsed<()> {
         self.symbol_ids = vec![None; self.symbols.len()];
-        // About half of it are functions, which unwinding records know by symbols of their own.
-        self.graph.symbols.reserve(2 * self.symbols.len());
+        // What is referred to by its address alone has a symbol for it.
+        self.graph.symbols.reserve(self.symbols.len() + self.graph.blocks.len());
         let mut indirect = Vec::new();
         for index in 0..self.symbols.len() {
             let index = SymbolIndex(index);
@@ -36,29 +37,25 @@ impl<'data> Reader<'data> {
     }
 
     /// The graph's symbol that a relocation refers to.
-    pub(super) fn symbol(&mut self, index: SymbolIndex) -> Result<SymbolId, ParseError> {
+    #[inline]
+    pub(super) fn symbol(&mut self, index: SymbolIndex) -> Parsed<SymbolId> {
         match self.symbol_ids.get(index.0) {
             Some(Some(id)) => Ok(*id),
-            Some(None) => self.add_undefined(index),
-            None => Err(self.malformed(format!("a relocation refers to symbol {}, which is not there", index.0))),
+            known => self.add_referenced(index, known.is_some()),
         }
     }
 
-    pub(super) fn raw_symbol(&self, index: SymbolIndex) -> Result<&'data Nlist64<LittleEndian>, ParseError> {
+    pub(super) fn raw_symbol(&self, index: SymbolIndex) -> Parsed<&'data Nlist64<LittleEndian>> {
         self.symbols.symbol(index).map_err(|error| self.broken(error))
     }
 
-    pub(super) fn symbol_name(&self, symbol: &Nlist64<LittleEndian>) -> Result<&'data [u8], ParseError> {
+    pub(super) fn symbol_name(&self, symbol: &Nlist64<LittleEndian>) -> Parsed<&'data [u8]> {
         symbol.name(LittleEndian, self.symbols.strings()).map_err(|error| self.broken(error))
     }
 
     /// Where a symbol is defined; its address, where that is known. `None` if it is not defined
     /// in memory.
-    fn definition(
-        &mut self,
-        index: SymbolIndex,
-        symbol: &Nlist64<LittleEndian>,
-    ) -> Result<Option<(Definition, u64)>, ParseError> {
+    fn definition(&mut self, index: SymbolIndex, symbol: &Nlist64<LittleEndian>) -> Parsed<Option<(Definition, u64)>> {
         let value = symbol.n_value(LittleEndian);
         match symbol.n_type() & N_TYPE {
             N_UNDF if is_common(symbol) => {
@@ -76,6 +73,9 @@ impl<'data> Reader<'data> {
             return Err(self.malformed(format!("symbol {} is not within section {section}, which it is in", index.0)));
         };
         let Some(atoms) = &self.atoms[section] else { return Ok(None) };
+        if self.options.all_sections && is_note(self.sections[section]) {
+            return Ok(Some((Definition::Absolute, offset.into())));
+        }
         let (block, offset) = atoms.find(offset.into());
         // It is at most the section's size, which fits.
         Ok(Some((Definition::Block { block, offset: offset as u32 }, 0)))
@@ -86,7 +86,7 @@ impl<'data> Reader<'data> {
         index: SymbolIndex,
         raw: &'data Nlist64<LittleEndian>,
         definition: Definition,
-    ) -> Result<SymbolId, ParseError> {
+    ) -> Parsed<SymbolId> {
         let label = self.symbol_name(raw)?;
         let flags = raw.n_desc(LittleEndian);
         let is_undefined = definition == Definition::External;
@@ -123,7 +123,12 @@ impl<'data> Reader<'data> {
         Ok(self.graph.add_symbol(Symbol { linkage, scope, kind, size, label, ..Symbol::new(name, definition, 0) }))
     }
 
-    fn add_undefined(&mut self, index: SymbolIndex) -> Result<SymbolId, ParseError> {
+    /// Adds a symbol that only a reference makes worth it.
+    #[cold]
+    fn add_referenced(&mut self, index: SymbolIndex, is_there: bool) -> Parsed<SymbolId> {
+        if !is_there {
+            return Err(self.malformed(format!("a relocation refers to symbol {}, which is not there", index.0)));
+        }
         let raw = self.raw_symbol(index)?;
         if raw.is_stab() || !raw.is_undefined() {
             return Err(self.malformed(format!("a relocation refers to symbol {}, which is not in memory", index.0)));

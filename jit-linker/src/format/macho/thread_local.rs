@@ -7,7 +7,7 @@
 
 use super::Reader;
 use crate::arch::{Architecture, aarch64, stub, x86_64};
-use crate::format::ParseError;
+use crate::format::Parsed;
 use crate::graph::{Definition, Edge, EdgeKind, SectionRole, SymbolId};
 use crate::memory::SegmentKind;
 
@@ -16,7 +16,7 @@ pub(super) const BOOTSTRAP: &[u8] = b"__tlv_bootstrap";
 
 impl Reader<'_> {
     /// Makes the newest edges, from `first`, those of a descriptor.
-    pub(super) fn complete_descriptor(&mut self, edges: &mut Vec<Edge>, first: usize) -> Result<(), ParseError> {
+    pub(super) fn complete_descriptor(&mut self, edges: &mut Vec<Edge>, first: usize) -> Parsed<()> {
         let (offset_kind, number_kind) = match self.graph.architecture() {
             Architecture::X86_64 => (
                 EdgeKind::X86_64(x86_64::EdgeKind::TlsModuleOffset64),
@@ -48,7 +48,7 @@ impl Reader<'_> {
     }
 
     /// The function that finds variables.
-    pub(super) fn thunk(&mut self) -> Result<SymbolId, ParseError> {
+    pub(super) fn thunk(&mut self) -> Parsed<SymbolId> {
         if let Some(thunk) = self.thunk {
             return Ok(thunk);
         }

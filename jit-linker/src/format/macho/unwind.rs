@@ -3,17 +3,17 @@
 
 use object::LittleEndian;
 use object::read::macho::Section as _;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Reader;
 use super::section::is_eh_frame;
 use crate::arch::{Architecture, aarch64, x86_64};
-use crate::format::ParseError;
-use crate::format::eh_frame::{self, CIE_POINTER, FUNCTION, Record, RecordKind};
+use crate::format::eh_frame::{CIE_POINTER, FUNCTION, Record, RecordKind};
+use crate::format::{ParseError, Parsed};
 use crate::graph::{BlockId, Definition, Edge, EdgeKind, SymbolId};
 
-/// The functions that records describe: their blocks, and the offsets there, in order.
-pub(super) type Described = Vec<(BlockId, u32)>;
+/// The functions that records describe: their blocks, and the offsets there.
+pub(super) type Described = FxHashSet<(BlockId, u32)>;
 
 /// The edges that records have by relocations, in order: their places, and where they are in the list of all.
 type Known = Vec<((BlockId, u32), usize)>;
@@ -72,18 +72,19 @@ impl Kinds {
 
 impl<'data> Reader<'data> {
     /// Adds the edges that no relocation tells of, and attaches records to their functions.
-    pub(super) fn add_unwind_edges(&mut self, edges: &mut Vec<Edge>) -> Result<Described, ParseError> {
+    pub(super) fn add_unwind_edges(&mut self, edges: &mut Vec<Edge>) -> Parsed<Described> {
         let mut described = Described::default();
         let Some(section) = self.sections.iter().position(|header| is_eh_frame(header)) else { return Ok(described) };
         let Some(atoms) = &self.atoms[section] else { return Ok(described) };
         let bytes = self.sections[section].data(LittleEndian, self.data).unwrap_or_default();
-        let records = eh_frame::records(bytes).map_err(|what| self.malformed(what))?;
         let of_records = self.record_edges.clone();
         let mut known: Known = of_records.map(|index| ((edges[index].block, edges[index].offset), index)).collect();
         known.sort_unstable();
         let mut cies = FxHashMap::default();
         let (address, blocks): (_, Vec<_>) = (atoms.address, atoms.blocks().collect());
+        described.reserve(blocks.len());
         // Each record is an atom.
+        let records = self.records.take().unwrap_or_default();
         for (record, block) in records.iter().zip(blocks) {
             let bytes = &bytes[record.start..record.start + record.size];
             let content = Content { block, address: address + record.start as u64, bytes };
@@ -107,7 +108,6 @@ impl<'data> Reader<'data> {
                 }
             }
         }
-        described.sort_unstable();
         Ok(described)
     }
 
@@ -119,7 +119,7 @@ impl<'data> Reader<'data> {
         cie: Cie,
         known: &Known,
         edges: &mut Vec<Edge>,
-    ) -> Result<Option<(BlockId, u32)>, ParseError> {
+    ) -> Parsed<Option<(BlockId, u32)>> {
         let Content { block, bytes, .. } = content;
         let back = Kinds::of(self.graph.architecture()).back_32;
         edges.push(Edge { block, offset: CIE_POINTER, kind: back, target: cie.symbol, addend: 0 });
@@ -160,7 +160,7 @@ impl<'data> Reader<'data> {
         offset: u32,
         encoding: u8,
         edges: &mut Vec<Edge>,
-    ) -> Result<Option<SymbolId>, ParseError> {
+    ) -> Parsed<Option<SymbolId>> {
         let kinds = Kinds::of(self.graph.architecture());
         let bytes = pointer_size(encoding).and_then(|size| content.bytes.get(offset as usize..)?.get(..size));
         let (Some(bytes), is_relative) = (bytes, encoding & 0x70 == 0x10) else { return Err(self.bad_record(record)) };
@@ -198,7 +198,7 @@ impl<'data> Reader<'data> {
         }
     }
 
-    fn bad_record(&self, record: &Record) -> ParseError {
+    fn bad_record(&self, record: &Record) -> Box<ParseError> {
         self.malformed(format!("the record at {:#x} of .eh_frame is not understood", record.start))
     }
 }

@@ -6,6 +6,7 @@ use super::relocation::DifferenceKinds;
 use crate::arch::x86_64::EdgeKind;
 
 /// What a relocation means, and how many bytes of the instruction are behind the field.
+#[inline]
 pub(super) fn meaning(relocation: &RelocationInfo) -> Option<(EdgeKind, i64)> {
     let shape = (relocation.r_type, relocation.r_length, relocation.r_pcrel, relocation.r_extern);
     Some(match shape {
