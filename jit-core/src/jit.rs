@@ -28,7 +28,7 @@ use crate::redirect::{FirstTier, FunctionTable, LazyObjects, RedirectableFunctio
 use crate::session::{
     AbsoluteSymbol, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
     ProcessSymbols, Progress, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
-    TaskDispatcher, ThreadPoolDispatcher,
+    SymbolPlace, TaskDispatcher, ThreadPoolDispatcher,
 };
 use crate::sync::Arc;
 
@@ -541,6 +541,12 @@ impl Jit {
         let names = vec![self.session.intern(name)];
         let found = self.session.lookup(&self.main.link_order(), names)?;
         Ok(found.first().map(|symbol| symbol.definition.address).unwrap_or_default())
+    }
+
+    /// The symbol that an address belongs to: see [`ExecutionSession::symbol_at`].
+    #[must_use]
+    pub fn symbol_at(&self, address: u64) -> Option<SymbolPlace> {
+        self.session.symbol_at(address)
     }
 
     /// Compiles functions that will be needed soon, with what they need, and tells how far it is

@@ -11,6 +11,7 @@ mod edges;
 mod executor;
 mod generator;
 mod grown;
+mod locate;
 mod lookup;
 mod manager;
 mod platform;
@@ -55,6 +56,7 @@ pub use executor::{ExecutorProcessControl, InProcess, LibraryHandle};
 pub use generator::{
     DefinitionGenerator, DynamicLibrarySymbols, GeneratorError, Mangling, ProcessSymbols, SymbolFilter,
 };
+pub use locate::SymbolPlace;
 pub use lookup::{DylibLookup, LookupFuture, LookupHandle, LookupKind, LookupSet, SearchOrder, SymbolLookup};
 pub use manager::{ResourceKey, ResourceManager};
 pub use platform::{Platform, PlatformError};

@@ -537,7 +537,6 @@ impl Unit {
     }
 
     /// The memory that it was emitted into.
-    #[cfg(feature = "cranelift")]
     pub(crate) fn code(&self) -> Option<&Arc<FinalizedAllocation>> {
         if let Content::Code(code) = &self.content { Some(code) } else { None }
     }
