@@ -308,7 +308,7 @@ impl Module for ClifModule {
                 if !details.is_empty() {
                     self.machine_code.details.insert(id.as_u32(), details);
                 }
-                let frame = cfi::instructions(&*self.isa, &code.buffer.unwind_info);
+                let frame = cfi::instructions(&*self.isa, code.code_buffer(), &code.buffer.unwind_info);
                 self.machine_code.add(code.code_buffer(), &frame, &relocs, align)
             }
         };
