@@ -56,6 +56,19 @@ pub enum ProcessAccess {
 }
 
 /// Sets up a [`Jit`].
+///
+/// ```
+/// use jit_core::{Jit, OptLevel, ProcessAccess};
+///
+/// // On two threads, optimized, and without access to what the process has.
+/// let jit = Jit::builder()
+///     .opt_level(OptLevel::Speed)
+///     .compile_threads(2)
+///     .process_symbols(ProcessAccess::None)
+///     .build()?;
+/// assert!(jit.lookup_address("malloc").is_err());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[derive(Default)]
 #[must_use]
 pub struct JitBuilder {
@@ -345,6 +358,17 @@ fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
 ///
 /// It starts with two dylibs: `main`, where modules go by default, and after it in its link order
 /// `process`, which has the symbols of the process.
+///
+/// ```
+/// use jit_core::Jit;
+///
+/// let jit = Jit::new()?;
+/// jit.define_closure("double", |n: i64| 2 * n)?;
+/// let double = jit.lookup::<unsafe extern "C" fn(i64) -> i64>("double")?;
+/// // SAFETY: the session has compared the types, and the closure may be called with any number.
+/// assert_eq!(unsafe { double.call(21) }, 42);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub struct Jit {
     layer: ClifLayer,
     objects: ObjectLinkingLayer,

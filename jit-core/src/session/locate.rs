@@ -39,19 +39,12 @@ impl ExecutionSession {
     /// It looks at every symbol, with the session locked.
     ///
     /// ```
-    /// # use jit_core::{AbsoluteSymbol, ExecutionSession, SymbolDef, SymbolFlags};
-    /// let session = ExecutionSession::new();
-    /// let main = session.create_dylib("main")?;
-    /// main.define_absolute(vec![AbsoluteSymbol {
-    ///     name: session.intern("table"),
-    ///     definition: SymbolDef::at(0x1000),
-    ///     flags: SymbolFlags::DATA,
-    ///     signature: None,
-    /// }])?;
-    /// let place = session.symbol_at(0x1000).expect("an absolute symbol");
-    /// assert_eq!((place.to_string().as_str(), place.dylib.as_str()), ("table+0x0", "main"));
-    /// assert!(session.symbol_at(0x1001).is_none());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// let jit = jit_core::Jit::new()?;
+    /// jit.define_closure("double", |n: i64| 2 * n)?;
+    /// let address = jit.lookup_address("double")?;
+    /// let place = jit.session().symbol_at(address + 4).expect("a place in a function");
+    /// assert_eq!((place.to_string().as_str(), place.dylib.as_str()), ("double+0x4", "main"));
+    /// # Ok::<(), jit_core::Error>(())
     /// ```
     #[must_use]
     pub fn symbol_at(&self, address: u64) -> Option<SymbolPlace> {
