@@ -115,7 +115,7 @@ extern "C" fn step(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
             }
         }
         let Some(place) = steps.place(pc) else {
-            if steps.routine != 0 && is_in(&[steps.routine..steps.routine + NEAR], from) {
+            if steps.routine != 0 && (steps.routine..steps.routine + NEAR).contains(&from) {
                 // Into the lookup, which is long and of no interest.
                 registers[libc::REG_EFL as usize] &= !TRAP;
             }

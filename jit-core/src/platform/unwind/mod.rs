@@ -146,7 +146,7 @@ impl Frames {
     /// For code of known extent that is entered by calls and leaves by jumps without having used
     /// the stack: stubs.
     #[must_use]
-    pub fn of_stubs(architecture: Architecture, code: Range<u64>) -> Self {
+    pub(crate) fn of_stubs(architecture: Architecture, code: Range<u64>) -> Self {
         Self::of_entries(architecture, code, &[])
     }
 
