@@ -28,6 +28,7 @@ use crate::name::SymbolStringPool;
 ///
 /// When the format is not one of ours, the object is malformed, or it needs what we don't have.
 pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
+    let _span = tracing::debug_span!("read", object = name).entered();
     if object.starts_with(b"\x7fELF") {
         return elf::parse(name, object, names);
     }
