@@ -44,6 +44,33 @@ impl Form {
 ///
 /// Calls come from any thread that compiles or links, several at a time, with no lock held. A symbol that is made again
 /// (by a later tier, or after it was removed) is shown again.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+///
+/// use jit_core::{DumpSink, Form, Jit};
+///
+/// /// Keeps the assembly of every function.
+/// #[derive(Default)]
+/// struct Assembly(Mutex<Vec<String>>);
+///
+/// impl DumpSink for Assembly {
+///     fn wants(&self, _: &str, form: Form) -> bool {
+///         form == Form::Assembly
+///     }
+///
+///     fn dump(&self, symbol: &str, _: Form, content: &[u8]) {
+///         self.0.lock().unwrap().push(format!("{symbol}:\n{}", String::from_utf8_lossy(content)));
+///     }
+/// }
+///
+/// let assembly = Arc::new(Assembly::default());
+/// let jit = Jit::builder().dumps(assembly.clone()).build()?;
+/// jit.define_closure("double", |n: i64| 2 * n)?;
+/// jit.lookup_address("double")?;
+/// assert!(assembly.0.lock().unwrap()[0].contains("ret"));
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub trait DumpSink: Send + Sync {
     /// Whether a form of a symbol is wanted. One that is not is not made.
     fn wants(&self, symbol: &str, form: Form) -> bool;

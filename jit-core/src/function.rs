@@ -181,6 +181,17 @@ pub trait HostClosure<Args>: Send + Sync + 'static {
 
 /// A handle to a compiled function. While it lives, the body it was looked up as stays in memory
 /// and can be called, whatever becomes of its name.
+///
+/// ```
+/// let jit = jit_core::Jit::new()?;
+/// let tracker = jit.define_closure("next", |n: i32| n + 1)?;
+/// let next = jit.lookup::<unsafe extern "C" fn(i32) -> i32>("next")?;
+/// // SAFETY: the session has compared the types, and the closure may be called with what is less than the greatest number.
+/// assert_eq!(unsafe { next.call(41) }, 42);
+/// assert!(jit.lookup::<unsafe extern "C" fn(i64) -> i64>("next").is_err());
+/// # drop(tracker);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub struct JitFn<F> {
     address: u64,
     session: ExecutionSession,

@@ -28,7 +28,7 @@ use crate::redirect::{FirstTier, FunctionTable, LazyObjects, RedirectableFunctio
 use crate::session::{
     AbsoluteSymbol, Alias, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
     ProcessSymbols, Progress, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
-    TaskDispatcher, ThreadPoolDispatcher,
+    SymbolPlace, TaskDispatcher, ThreadPoolDispatcher,
 };
 use crate::sync::Arc;
 
@@ -56,6 +56,19 @@ pub enum ProcessAccess {
 }
 
 /// Sets up a [`Jit`].
+///
+/// ```
+/// use jit_core::{Jit, OptLevel, ProcessAccess};
+///
+/// // On two threads, optimized, and without access to what the process has.
+/// let jit = Jit::builder()
+///     .opt_level(OptLevel::Speed)
+///     .compile_threads(2)
+///     .process_symbols(ProcessAccess::None)
+///     .build()?;
+/// assert!(jit.lookup_address("malloc").is_err());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[derive(Default)]
 #[must_use]
 pub struct JitBuilder {
@@ -345,6 +358,17 @@ fn default_memory() -> Result<Arc<dyn MemoryManager>, Error> {
 ///
 /// It starts with two dylibs: `main`, where modules go by default, and after it in its link order
 /// `process`, which has the symbols of the process.
+///
+/// ```
+/// use jit_core::Jit;
+///
+/// let jit = Jit::new()?;
+/// jit.define_closure("double", |n: i64| 2 * n)?;
+/// let double = jit.lookup::<unsafe extern "C" fn(i64) -> i64>("double")?;
+/// // SAFETY: the session has compared the types, and the closure may be called with any number.
+/// assert_eq!(unsafe { double.call(21) }, 42);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub struct Jit {
     layer: ClifLayer,
     objects: ObjectLinkingLayer,
@@ -569,6 +593,12 @@ impl Jit {
         let names = vec![self.session.intern(name)];
         let found = self.session.lookup(&self.main.link_order(), names)?;
         Ok(found.first().map(|symbol| symbol.definition.address).unwrap_or_default())
+    }
+
+    /// The symbol that an address belongs to: see [`ExecutionSession::symbol_at`].
+    #[must_use]
+    pub fn symbol_at(&self, address: u64) -> Option<SymbolPlace> {
+        self.session.symbol_at(address)
     }
 
     /// Compiles functions that will be needed soon, with what they need, and tells how far it is

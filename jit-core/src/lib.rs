@@ -8,6 +8,11 @@
 //! The session knows no language and no intermediate representation. Cranelift comes in with the
 //! feature `cranelift` (on by default): [`ClifModule`] and [`ClifLayer`] turn CLIF into units,
 //! and [`Jit`] puts everything together.
+//!
+//! # Features
+//!
+//! - `cranelift` (default): everything that has to do with CLIF, and [`Jit`]. Without it there are sessions, and objects are
+//!   linked.
 
 mod error;
 mod object;
@@ -42,7 +47,7 @@ pub use session::{
     MaterializationResponsibility, MaterializationUnit, OwnSymbol, Platform, PlatformError, Priority, ProcessSymbols,
     Progress, ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionDump,
     SessionStatistics, SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolDump, SymbolFilter, SymbolFlags,
-    SymbolLookup, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
+    SymbolLookup, SymbolPlace, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
 };
 
 #[cfg(feature = "cranelift")]

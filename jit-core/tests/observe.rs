@@ -50,6 +50,27 @@ fn the_dump_lists_symbols_with_their_states_and_needs() {
 }
 
 #[test]
+fn the_symbol_of_an_address_is_told() {
+    let jit = common::jit();
+    let tracker = add(&jit, TWO);
+    let [one, two] = ["one", "two"].map(|name| jit.lookup_address(name).unwrap());
+    let told = |address| jit.symbol_at(address).map(|place| format!("{place} of {}", place.dylib));
+    assert_eq!(told(one).as_deref(), Some("one+0x0 of main"));
+    assert_eq!(told(two + 3).as_deref(), Some("two+0x3 of main"));
+    // Neither what is compiled nor near anything.
+    let local = 0;
+    assert_eq!((told(std::ptr::from_ref(&local).addr() as u64), told(0), told(u64::MAX)), (None, None, None));
+    // Redirectable functions lie elsewhere than their bodies.
+    let mut module = jit.module("bodies").redirectable();
+    common::define(&mut module, "function %f() -> i64 system_v { block0: v0 = iconst.i64 1 return v0 }");
+    jit.redefine(module).unwrap();
+    let stub = jit.lookup_address("f").unwrap();
+    assert_eq!(told(stub + 8).as_deref(), Some("f+0x8 of main"));
+    tracker.remove().unwrap();
+    assert_eq!(told(one), None);
+}
+
+#[test]
 fn the_graph_is_one_that_dot_reads() {
     let jit = common::jit();
     add(&jit, TWO);

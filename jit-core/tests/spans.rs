@@ -5,6 +5,10 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
+use jit_core::ObjectLayer;
+use jit_linker::LinkGraph;
+use jit_linker::graph::ObjectBytes;
+use jit_linker::memory::SegmentKind;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
@@ -13,7 +17,7 @@ struct Spans(Arc<Mutex<Vec<&'static str>>>, Mutex<Vec<&'static str>>);
 
 impl Subscriber for Spans {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.target().starts_with("jit_core")
+        metadata.is_span() && metadata.target().starts_with("jit_")
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
@@ -43,11 +47,23 @@ fn each_phase_has_a_span() {
         jit.add_module(module).unwrap();
         jit.lookup_address("f1").unwrap();
     });
-    let entered = entered.lock().unwrap();
+    let entered_by_clif = std::mem::take(&mut *entered.lock().unwrap());
+    let (entered_by_graph, entered) = (entered, entered_by_clif);
     let count = |name| entered.iter().filter(|entered| **entered == name).count();
     assert_eq!(count("compile"), 2, "{entered:?}");
     assert_eq!(count("materialize"), 2, "{entered:?}");
     assert!(count("lookup") >= 1 && count("link") >= 1 && count("link") == count("finalize"), "{entered:?}");
     let first = |name| entered.iter().position(|entered| *entered == name);
     assert!(first("lookup") < first("materialize") && first("compile") < first("link"), "{entered:?}");
+
+    tracing::subscriber::with_default(Spans(Arc::clone(&entered_by_graph), Mutex::default()), || {
+        let jit = common::jit();
+        let mut graph = LinkGraph::new("graph", jit.session().executor().architecture());
+        let block = graph.add_block(SegmentKind::Data, &[0; 8], 8).unwrap();
+        graph.define(Some(jit.session().intern("variable")), block, 0, 8);
+        jit.object_layer().add_graph(&jit.main().create_tracker().unwrap(), graph).unwrap();
+        jit.lookup_address("variable").unwrap();
+        jit.add_object("not an object", ObjectBytes::from(vec![1])).unwrap_err();
+    });
+    assert_eq!(*entered_by_graph.lock().unwrap(), ["lookup", "materialize", "link", "finalize", "read"]);
 }

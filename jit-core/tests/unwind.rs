@@ -209,6 +209,15 @@ fn is_known(address: u64) -> bool {
 }
 
 #[test]
+fn the_unwinder_is_the_one_that_is_asked_for() {
+    // The tests are run with LLVM's in place of libgcc's as well: they prove nothing if that is not there.
+    let wanted = std::env::var("ORCANE_TEST_UNWINDER").unwrap_or_else(|_| "libgcc".to_owned());
+    // SAFETY: the name is a C string.
+    let llvms = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__unw_add_dynamic_fde".as_ptr()) };
+    assert_eq!(wanted, if llvms.is_null() { "libgcc" } else { "libunwind" });
+}
+
+#[test]
 fn removed_functions_are_not_known_any_more() {
     let jit = common::jit();
     let mut module = jit.module("chain");

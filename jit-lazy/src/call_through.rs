@@ -35,6 +35,19 @@ pub fn whole_module(called: &LazyBody) -> Vec<LazyBody> {
 /// body directly. A thread that was on its way through the trampoline meanwhile compiles nothing
 /// and goes on to the same body, which is why a trampoline is recycled with its function and
 /// not before.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jit_core::Jit;
+/// use jit_lazy::{LazyCallThrough, abort_on_failure, one_function};
+///
+/// // What `LazyJit` is made of.
+/// let call_through = LazyCallThrough::new(Arc::new(abort_on_failure), Arc::new(one_function));
+/// let jit = Jit::builder().first_call(Arc::new(call_through)).build()?;
+/// # drop(jit);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub struct LazyCallThrough {
     policy: Arc<Policy>,
 }

@@ -72,6 +72,26 @@ impl From<LazyJit> for Jit {
 }
 
 /// Sets up a [`LazyJit`].
+///
+/// ```
+/// use jit_core::{Jit, OptLevel};
+/// use jit_lazy::{LazyJitBuilder, whole_module};
+///
+/// extern "C" fn missing() -> i64 {
+///     -1
+/// }
+///
+/// let jit = LazyJitBuilder::new(Jit::builder().opt_level(OptLevel::Speed))
+///     // A first call has the rest of the module compiled as well, and calls of what can't be had go elsewhere.
+///     .partition(whole_module)
+///     .failure_handler(|name, error| {
+///         eprintln!("{name}: {error}");
+///         missing as *const () as u64
+///     })
+///     .build()?;
+/// # drop(jit);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[must_use]
 pub struct LazyJitBuilder {
     jit: JitBuilder,

@@ -6,6 +6,10 @@
 //!
 //! This crate knows no session, no dylib and no intermediate representation, and can be used on
 //! its own. Every instruction byte that Orcane writes by hand is encoded in [`arch`].
+//!
+//! # Features
+//!
+//! None changes the library. `compilers` and `archives` add tests that run compilers and download packages.
 
 pub mod arch;
 pub mod format;

@@ -11,6 +11,39 @@
 //! Between the steps run the [passes](crate::plugin) that the link was begun with.
 //!
 //! Nothing here waits: between two steps the host may take as long as it needs, on any thread.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use jit_linker::arch::{Architecture, x86_64};
+//! use jit_linker::graph::{Edge, EdgeKind, LinkGraph};
+//! use jit_linker::link;
+//! use jit_linker::memory::{MemoryManager, PageManager, SegmentKind};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A word that holds where `there` is.
+//! let names = jit_linker::SymbolStringPool::new();
+//! let mut graph = LinkGraph::new("pointer", Architecture::X86_64);
+//! let target = graph.external(names.intern("there"), 0);
+//! let block = graph.add_block(SegmentKind::Data, &[0; 8], 8)?;
+//! let kind = EdgeKind::X86_64(x86_64::EdgeKind::Pointer64);
+//! graph.add_edge(Edge { block, offset: 0, kind, target, addend: 0 })?;
+//! let pointer = graph.define(Some(names.intern("pointer")), block, 0, 8);
+//!
+//! let memory: Arc<dyn MemoryManager> = Arc::new(PageManager::new());
+//! let mut allocated = link::prepare(graph)?.allocate(&memory)?;
+//! // The graph's own addresses can be published now, and those it needs be found.
+//! let address = allocated.address(pointer);
+//! for external in allocated.externals() {
+//!     allocated.resolve(external, 0x1234_5678, None);
+//! }
+//! let code = allocated.fix_up()?.finalize()?;
+//! // SAFETY: the word is the graph's, whose memory is `code`'s.
+//! assert_eq!(unsafe { *std::ptr::with_exposed_provenance::<u64>(address as usize) }, 0x1234_5678);
+//! drop(code);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::ops::Range;
 use std::sync::Arc;

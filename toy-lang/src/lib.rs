@@ -5,6 +5,10 @@
 //! lowered to CLIF ([`lower`]) for the JIT ([`session`]) or for an object file ([`object`]), or written as LLVM's IR
 //! ([`llvm_ir`]).
 //!
+//! # Features
+//!
+//! None changes the library. `llvm` and `debuggers` add tests that need LLVM 22, GDB and LLDB.
+//!
 //! # The language
 //!
 //! Every value is a double. A program is a list of items; a `;` between them may be left out.

@@ -307,7 +307,7 @@ impl<'a> Batch<'a> {
             .map_err(refused)?;
         let block = self.add_code(index, code.code_buffer(), align, &relocs)?;
         let instructions = match self.frames {
-            Some(_) => cfi::instructions(isa, &code.buffer.unwind_info),
+            Some(_) => cfi::instructions(isa, code.code_buffer(), &code.buffer.unwind_info),
             None => SmallVec::new(),
         };
         let names = module.variables.get(&index);

@@ -23,6 +23,21 @@ use crate::sync::{Arc, Mutex, lock};
 /// can be kept in a file. Bytes that are not what was inserted count as a miss.
 ///
 /// Calls come from any thread, several at a time, with no lock held.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jit_core::{InMemoryCache, Jit};
+///
+/// let cache = Arc::new(InMemoryCache::new());
+/// for _ in 0..2 {
+///     let jit = Jit::builder().object_cache(cache.clone()).build()?;
+///     jit.define_closure("double", |n: i64| 2 * n)?;
+///     jit.lookup_address("double")?;
+/// }
+/// assert!(!cache.is_empty());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub trait ObjectCache: Send + Sync {
     /// What was inserted under `key`, if it is still there.
     fn get(&self, key: &[u8]) -> Option<Arc<[u8]>>;

@@ -7,7 +7,7 @@ use cranelift_codegen::isa::unwind::UnwindInst;
 use gimli::leb128::write::Leb128;
 use smallvec::SmallVec;
 
-/// Instructions of one function; most take eight bytes.
+/// Instructions of one function; most take less than twenty bytes.
 pub(crate) type Instructions = SmallVec<[u8; 32]>;
 
 const ADVANCE: u8 = 0x40;
@@ -15,6 +15,11 @@ const ADVANCE_2: u8 = 0x03;
 const ADVANCE_4: u8 = 0x04;
 const OFFSET: u8 = 0x80;
 const OFFSET_EXTENDED: u8 = 0x05;
+const RESTORE: u8 = 0xc0;
+const RESTORE_EXTENDED: u8 = 0x06;
+const REMEMBER_STATE: u8 = 0x0a;
+const RESTORE_STATE: u8 = 0x0b;
+const DEF_CFA: u8 = 0x0c;
 const DEF_CFA_REGISTER: u8 = 0x0d;
 const DEF_CFA_OFFSET: u8 = 0x0e;
 const VAL_OFFSET: u8 = 0x14;
@@ -23,10 +28,11 @@ const AARCH64_NEGATE_RA_STATE: u8 = 0x2d;
 /// A saved register's distance from the frame's beginning counts in words.
 const WORD: u32 = 8;
 
-/// The instructions of a function.
-pub(crate) fn instructions(isa: &dyn TargetIsa, unwind: &[(CodeOffset, UnwindInst)]) -> Instructions {
+/// The instructions of a function, whose code is not relocated.
+pub(crate) fn instructions(isa: &dyn TargetIsa, code: &[u8], unwind: &[(CodeOffset, UnwindInst)]) -> Instructions {
     let machine = Machine::of(isa);
     let mut out = Instructions::new();
+    let mut kept = SmallVec::<[u8; 12]>::new();
     let (mut at, mut clobbers, mut signed) = (0, 0, false);
     for (offset, inst) in unwind {
         if matches!(inst, UnwindInst::StackAlloc { .. }) {
@@ -40,8 +46,10 @@ pub(crate) fn instructions(isa: &dyn TargetIsa, unwind: &[(CodeOffset, UnwindIns
                 out.push(DEF_CFA_OFFSET);
                 out.extend_from_slice(Leb128::unsigned(frame.into()).bytes());
                 saved(&mut out, OFFSET, machine.frame_pointer, frame);
+                kept.push(machine.frame_pointer);
                 if let Some(link) = machine.link_register {
                     saved(&mut out, OFFSET, link, frame - WORD);
+                    kept.push(link);
                 }
             }
             UnwindInst::DefineNewFrame { offset_upward_to_caller_sp, offset_downward_to_clobbers } => {
@@ -51,10 +59,12 @@ pub(crate) fn instructions(isa: &dyn TargetIsa, unwind: &[(CodeOffset, UnwindIns
             UnwindInst::SaveReg { clobber_offset, reg } => {
                 let number = machine.number(reg.class(), reg.hw_enc());
                 saved(&mut out, OFFSET, number, clobbers - clobber_offset);
+                kept.push(number);
             }
             UnwindInst::RegStackOffset { clobber_offset, reg } => {
                 let number = machine.number(reg.class(), reg.hw_enc());
                 saved(&mut out, VAL_OFFSET, number, clobbers - clobber_offset);
+                kept.push(number);
             }
             // The instruction switches; return addresses are not signed at entry.
             UnwindInst::Aarch64SetPointerAuth { return_addresses } => {
@@ -65,7 +75,34 @@ pub(crate) fn instructions(isa: &dyn TargetIsa, unwind: &[(CodeOffset, UnwindIns
             UnwindInst::StackAlloc { .. } => {}
         }
     }
+    if !kept.is_empty() {
+        returns(&mut out, &machine, code, at, &kept);
+    }
     out
+}
+
+/// At a return instruction the frame is gone, which Cranelift does not say: a profiler's signal that found the thread
+/// there would follow the caller's frame pointer instead of this function's.
+fn returns(out: &mut Instructions, machine: &Machine, code: &[u8], mut at: CodeOffset, kept: &[u8]) {
+    let unit = machine.code_alignment;
+    let mut rest = code.get(at as usize..).unwrap_or_default();
+    while let Some(distance) = machine.to_return(rest) {
+        advance(out, distance / unit);
+        out.extend_from_slice(&[REMEMBER_STATE, DEF_CFA, machine.stack_pointer, machine.return_address_size]);
+        for register in kept {
+            match register {
+                0..0x40 => out.push(RESTORE | register),
+                _ => out.extend_from_slice(&[RESTORE_EXTENDED, *register]),
+            }
+        }
+        at += distance + unit;
+        rest = code.get(at as usize..).unwrap_or_default();
+        if rest.is_empty() {
+            return;
+        }
+        advance(out, 1);
+        out.push(RESTORE_STATE);
+    }
 }
 
 /// `units` of code alignment further on.
@@ -103,6 +140,9 @@ pub(crate) fn register(isa: &dyn TargetIsa, register: Reg) -> Option<u16> {
 /// DWARF's numbers of an architecture's registers.
 struct Machine {
     code_alignment: u32,
+    stack_pointer: u8,
+    /// Bytes on the stack when a function has been called.
+    return_address_size: u8,
     frame_pointer: u8,
     link_register: Option<u8>,
     /// DWARF's number of each integer register, where it is not the machine's.
@@ -112,16 +152,52 @@ struct Machine {
 
 impl Machine {
     fn of(isa: &dyn TargetIsa) -> Self {
-        match isa.triple().architecture {
+        Self::of_architecture(isa.triple().architecture)
+    }
+
+    fn of_architecture(architecture: target_lexicon::Architecture) -> Self {
+        match architecture {
             target_lexicon::Architecture::X86_64 => Self {
                 code_alignment: 1,
+                stack_pointer: 7,
+                return_address_size: 8,
                 frame_pointer: 6,
                 link_register: None,
                 integer: Some([0, 2, 1, 3, 7, 6, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15]),
                 vector: 17,
             },
-            _ => Self { code_alignment: 4, frame_pointer: 29, link_register: Some(30), integer: None, vector: 64 },
+            _ => Self {
+                code_alignment: 4,
+                stack_pointer: 31,
+                return_address_size: 0,
+                frame_pointer: 29,
+                link_register: Some(30),
+                integer: None,
+                vector: 64,
+            },
         }
+    }
+
+    /// How far it is to the next return instruction that follows the end of a frame.
+    ///
+    /// Where the same bytes are something else, nothing begins at the last: no thread is ever found there.
+    fn to_return(&self, code: &[u8]) -> Option<CodeOffset> {
+        let found = match self.link_register {
+            None => {
+                const POP_RBP: u8 = 0x5d;
+                const RET: u8 = 0xc3;
+                const RET_AND_DROP: u8 = 0xc2;
+                let is_it = |pair: &[u8]| pair[0] == POP_RBP && matches!(pair[1], RET | RET_AND_DROP);
+                code.windows(2).position(is_it)? + 1
+            }
+            Some(_) => {
+                // ldp x29, x30, [sp], #16; ret
+                const END: [u8; 8] = [0xfd, 0x7b, 0xc1, 0xa8, 0xc0, 0x03, 0x5f, 0xd6];
+                let words = code.len() / 4;
+                (1..words).find(|word| code[word * 4 - 4..][..8] == END)? * 4
+            }
+        };
+        Some(found as CodeOffset)
     }
 
     fn number(&self, class: cranelift_codegen::RegClass, encoding: u8) -> u8 {
@@ -130,5 +206,37 @@ impl Machine {
             (cranelift_codegen::RegClass::Int, None) => encoding,
             _ => self.vector + encoding,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn returns_of(architecture: target_lexicon::Architecture, code: &[u8], kept: &[u8]) -> Vec<u8> {
+        let mut out = Instructions::new();
+        returns(&mut out, &Machine::of_architecture(architecture), code, 0, kept);
+        out.to_vec()
+    }
+
+    #[test]
+    fn at_each_return_the_frame_is_gone() {
+        // nop; pop rbp; ret; nop; pop rbp; ret 8
+        let code = [0x90, 0x5d, 0xc3, 0x90, 0x5d, 0xc2, 8, 0];
+        let gone = [REMEMBER_STATE, DEF_CFA, 7, 8, RESTORE | 6];
+        let expected = [
+            &[ADVANCE | 2][..],
+            &gone,
+            &[ADVANCE | 1, RESTORE_STATE, ADVANCE | 2],
+            &gone,
+            &[ADVANCE | 1, RESTORE_STATE],
+        ];
+        assert_eq!(returns_of(target_lexicon::Architecture::X86_64, &code, &[6]), expected.concat());
+
+        // mov x0, x1; ldp x29, x30, [sp], #16; ret
+        let code = [0xaa01_03e0_u32, 0xa8c1_7bfd, 0xd65f_03c0].map(u32::to_le_bytes);
+        let aarch64 = target_lexicon::Architecture::Aarch64(target_lexicon::Aarch64Architecture::Aarch64);
+        let expected = [ADVANCE | 2, REMEMBER_STATE, DEF_CFA, 31, 0, RESTORE | 29, RESTORE | 30, RESTORE_EXTENDED, 72];
+        assert_eq!(returns_of(aarch64, code.as_flattened(), &[29, 30, 72]), expected);
     }
 }

@@ -35,6 +35,18 @@ use crate::sync::{Arc, Mutex, lock};
 const BATCH: usize = 32;
 
 /// Compiles and links CLIF, a function at a time, when it is looked up.
+///
+/// ```
+/// # fn main() -> Result<(), jit_core::Error> {
+/// let jit = jit_core::Jit::new()?;
+/// let plugin = jit.session().create_dylib("plugin")?;
+/// let tracker = plugin.create_tracker()?;
+/// // To another dylib than `main`, to be removed with a tracker.
+/// jit.clif_layer().add(&tracker, jit.module("functions of the plugin"))?;
+/// tracker.remove()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ClifLayer {
     pub(crate) shared: Arc<LayerShared>,

@@ -48,6 +48,35 @@ pub enum CompileAt {
 /// It implements [`cranelift_module::Module`] whole: a frontend written for `JITModule` or
 /// `ObjectModule` moves over by changing the type. Each function and each data object becomes a
 /// materialization unit of its own: what is not needed is neither compiled nor linked.
+///
+/// ```
+/// use jit_core::cranelift::codegen::ir::{AbiParam, InstBuilder, types};
+/// use jit_core::cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
+/// use jit_core::cranelift::module::{Linkage, Module};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let jit = jit_core::Jit::new()?;
+/// let mut module = jit.module("example");
+/// let mut context = module.make_context();
+/// context.func.signature.returns.push(AbiParam::new(types::I64));
+/// let id = module.declare_function("answer", Linkage::Export, &context.func.signature)?;
+/// let mut frontend = FunctionBuilderContext::new();
+/// let mut builder = FunctionBuilder::new(&mut context.func, &mut frontend);
+/// let block = builder.create_block();
+/// builder.switch_to_block(block);
+/// builder.seal_block(block);
+/// let result = builder.ins().iconst(types::I64, 42);
+/// builder.ins().return_(&[result]);
+/// builder.finalize(module.target_config());
+/// module.define_function(id, &mut context)?;
+///
+/// jit.add_module(module)?;
+/// let answer = jit.lookup::<unsafe extern "C" fn() -> i64>("answer")?;
+/// // SAFETY: the session has compared the types, and the function gives a number.
+/// assert_eq!(unsafe { answer.call() }, 42);
+/// # Ok(())
+/// # }
+/// ```
 pub struct ClifModule {
     pub(crate) name: Arc<str>,
     pub(crate) isa: OwnedTargetIsa,
@@ -309,7 +338,7 @@ impl Module for ClifModule {
                 if !details.is_empty() {
                     self.machine_code.details.insert(id.as_u32(), details);
                 }
-                let frame = cfi::instructions(&*self.isa, &code.buffer.unwind_info);
+                let frame = cfi::instructions(&*self.isa, code.code_buffer(), &code.buffer.unwind_info);
                 self.machine_code.add(code.code_buffer(), &frame, &relocs, align)
             }
         };

@@ -118,6 +118,26 @@ impl ObjectOptions {
 }
 
 /// Links graphs with the linker of `jit-linker`, in the memory of the session's executor.
+///
+/// ```
+/// use jit_core::{Jit, ObjectLayer};
+/// use jit_linker::LinkGraph;
+/// use jit_linker::memory::SegmentKind;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let jit = Jit::new()?;
+/// let session = jit.session();
+/// let mut graph = LinkGraph::new("table", session.executor().architecture());
+/// let block = graph.add_block(SegmentKind::ReadOnly, &42u64.to_le_bytes(), 8)?;
+/// graph.define(Some(session.intern("answer")), block, 0, 8);
+/// jit.object_layer().add_graph(&jit.main().create_tracker()?, graph)?;
+///
+/// let address = std::ptr::with_exposed_provenance::<u64>(jit.lookup_address("answer")? as usize);
+/// // SAFETY: a constant of the graph's, which is not removed.
+/// assert_eq!(unsafe { *address }, 42);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Default)]
 pub struct ObjectLinkingLayer {
     hooks: Hooks,

@@ -62,6 +62,7 @@ impl Linking {
     }
 
     fn allocate(&mut self, graph: LinkGraph, passes: Passes, options: ObjectOptions) -> Result<Allocated, Arc<Cause>> {
+        let _span = tracing::debug_span!("link", graph = graph.name()).entered();
         let mut loaded = link::load(graph, passes).map_err(link_failure)?;
         self.claim(&mut loaded, options)?;
         let wanted: Vec<_> = self.own.iter().map(|(symbol, _)| *symbol).collect();
@@ -175,6 +176,7 @@ impl Linking {
     }
 
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Option<Box<dyn Send + Sync>>) {
+        let _span = tracing::debug_span!("finalize", graph = allocated.graph().name()).entered();
         let ids: FxHashMap<GraphSymbol, SymbolId> = found.iter().chain(&self.own).copied().collect();
         let dependences: Vec<_> = allocated
             .dependences(|symbol| ids.contains_key(&symbol))

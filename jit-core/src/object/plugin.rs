@@ -15,6 +15,45 @@ use crate::sync::{Arc, Mutex, lock};
 /// For one link, [`configure`](Self::configure) comes first, then [`loaded`](Self::loaded); it ends
 /// with [`emitted`](Self::emitted) or [`failed`](Self::failed), and what was emitted with
 /// [`removed`](Self::removed). Links run at the same time, on any thread, and no lock is held.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+///
+/// use jit_core::{Jit, Link, LinkPlugin};
+/// use jit_linker::LinkGraph;
+/// use jit_linker::plugin::{PassError, Passes};
+///
+/// /// Counts links, and edges of what is linked.
+/// #[derive(Default)]
+/// struct Count {
+///     links: AtomicUsize,
+///     edges: Arc<AtomicUsize>,
+/// }
+///
+/// impl LinkPlugin for Count {
+///     fn configure(&self, _: &Link, _: &LinkGraph, passes: &mut Passes) {
+///         let edges = Arc::clone(&self.edges);
+///         passes.after_prune.push(Box::new(move |graph| {
+///             edges.fetch_add(graph.edges().len(), Ordering::Relaxed);
+///             Ok(())
+///         }));
+///     }
+///
+///     fn emitted(&self, _: &Link) -> Result<(), PassError> {
+///         self.links.fetch_add(1, Ordering::Relaxed);
+///         Ok(())
+///     }
+/// }
+///
+/// let jit = Jit::new()?;
+/// let count = Arc::new(Count::default());
+/// jit.object_layer().add_plugin(count.clone());
+/// jit.define_closure("double", |n: i64| 2 * n)?;
+/// jit.lookup_address("double")?;
+/// assert_eq!(count.links.load(Ordering::Relaxed), 1);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub trait LinkPlugin: Send + Sync {
     /// Adds passes to a link that is about to begin. A pass that fails ends the link.
     fn configure(&self, link: &Link, graph: &LinkGraph, passes: &mut Passes) {

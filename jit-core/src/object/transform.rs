@@ -17,6 +17,29 @@ type BytesTransform = Arc<dyn Fn(ObjectBytes) -> Result<ObjectBytes, PassError> 
 ///
 /// It is put on any object layer, itself included: what is added to the outer one is changed by it
 /// first. Under a [`ClifLayer`](crate::ClifLayer) it changes the graphs of compiled code.
+///
+/// ```
+/// use jit_core::{Jit, ObjectLayer, ObjectTransformLayer};
+/// use jit_linker::LinkGraph;
+/// use jit_linker::memory::SegmentKind;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let jit = Jit::new()?;
+/// let session = jit.session();
+/// # let mut graph = LinkGraph::new("table", session.executor().architecture());
+/// # let block = graph.add_block(SegmentKind::ReadOnly, &42u64.to_le_bytes(), 8)?;
+/// # graph.define(Some(session.intern("answer")), block, 0, 8);
+/// // Refuses what is not from the right place.
+/// let checked = ObjectTransformLayer::new(jit.object_layer().clone()).on_graph(|graph| match graph.name() {
+///     "table" => Err("tables are not linked here".into()),
+///     _ => Ok(()),
+/// });
+/// checked.add_graph(&jit.main().create_tracker()?, graph)?;
+/// let error = jit.lookup_address("answer").unwrap_err();
+/// assert!(error.to_string().contains("tables are not linked here"), "{error}");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ObjectTransformLayer<L> {
     base: L,

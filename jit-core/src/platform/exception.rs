@@ -138,10 +138,10 @@ unsafe extern "C" fn find_handler(
     let is_ours = class == CLASS && actions & FORCED == 0;
     // SAFETY: of our class, so it was made by `throw`.
     let tag = if is_ours { Some(unsafe { (*exception).tag }) } else { None };
-    // SAFETY: a table is its length and as many handlers.
+    // SAFETY: a table is a word, its length and as many handlers.
     let handlers = unsafe {
-        let count = *table as usize;
-        std::slice::from_raw_parts(table.add(1).cast::<[u32; HANDLER_WORDS]>(), count)
+        let count = *table.add(1) as usize;
+        std::slice::from_raw_parts(table.add(2).cast::<[u32; HANDLER_WORDS]>(), count)
     };
     let handler = handlers.iter().filter(|handler| handler[0] as usize == offset).find(|handler| match handler[1] {
         DEFAULT => true,

@@ -2,24 +2,24 @@
 //! pairs of action and undo.
 
 #[cfg(feature = "cranelift")]
-pub mod code;
+pub(crate) mod code;
 #[cfg(feature = "cranelift")]
-pub mod debug;
+pub(crate) mod debug;
 #[cfg(feature = "cranelift")]
 pub mod exception;
 pub(crate) mod initializers;
 #[cfg(feature = "cranelift")]
 pub(crate) mod object_code;
 #[cfg(feature = "cranelift")]
-pub mod perf;
+pub(crate) mod perf;
 #[cfg(target_os = "linux")]
-pub mod thread_local;
+pub(crate) mod thread_local;
 #[cfg(feature = "cranelift")]
 pub(crate) mod tls;
 #[cfg(any(target_os = "linux", target_arch = "aarch64"))]
 pub(crate) mod tlsdesc;
 #[cfg(feature = "cranelift")]
-pub mod trap;
+pub(crate) mod trap;
 pub mod unwind;
 
 #[cfg(feature = "cranelift")]

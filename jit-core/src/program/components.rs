@@ -34,6 +34,25 @@ use crate::sync::{Arc, Mutex, lock};
 /// What is added is linked when a lookup needs it. An object that has initializers is linked and
 /// initialized before the first lookup in its dylib answers, and the dylibs in its link order
 /// before it. When the program is dropped, or the process exits, what was initialized is finalized.
+///
+/// ```
+/// use jit_core::{Jit, Program};
+/// use jit_linker::graph::ObjectBytes;
+///
+/// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let jit = Jit::new()?;
+/// let program = Program::new(jit.session().clone());
+/// program.add_object(jit.main(), "plugin.o", ObjectBytes::from(std::fs::read("plugin.o")?))?;
+/// // Linked and initialized now, with what it needs.
+/// program.lookup(jit.main(), "plugin_main")?;
+/// let main = jit.lookup::<unsafe extern "C" fn(i32) -> i32>("plugin_main")?;
+/// // SAFETY: the plugin is trusted, and its function of this type: an object does not say.
+/// let status = unsafe { main.call(0) };
+/// # _ = status;
+/// # Ok(())
+/// # }
+/// # assert!(run().is_err());
+/// ```
 pub struct Program {
     session: ExecutionSession,
     shared: Arc<Shared>,

@@ -64,6 +64,7 @@ impl Linking {
 
     /// Settles and publishes the addresses of what the object defines.
     fn allocate(&mut self, graph: LinkGraph) -> Result<Allocated, Cause> {
+        let _span = tracing::debug_span!("link", object = graph.name()).entered();
         let prepared = link::prepare(graph)?;
         self.responsibility.charge(prepared.request().iter().map(|segment| segment.size as u64).sum())?;
         let mut allocated = prepared.allocate(self.session.executor().memory())?;
@@ -185,6 +186,7 @@ impl Linking {
     }
 
     fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Option<Box<dyn Send + Sync>>) {
+        let _span = tracing::debug_span!("finalize", object = allocated.graph().name()).entered();
         let dependences = self.dependences(found);
         let mut code = match self.publish(allocated) {
             Ok(code) => code,

@@ -15,6 +15,22 @@ use super::{ExecutionSession, ResourceTracker};
 use crate::error::Error;
 
 /// A table of symbols with a link order: where those it does not define are searched.
+///
+/// ```
+/// use jit_core::Jit;
+///
+/// let jit = Jit::new()?;
+/// // A dylib for each plugin, which sees what `main` has, and none of the others.
+/// let plugin = jit.session().create_dylib("plugin")?;
+/// plugin.set_link_order(&jit.main().link_order())?;
+/// jit.define_closure("version", || 3i64)?;
+///
+/// let version = jit.lookup_in::<unsafe extern "C" fn() -> i64>(&plugin, "version")?;
+/// // SAFETY: the session has compared the types, and the closure may be called.
+/// assert_eq!(unsafe { version.call() }, 3);
+/// plugin.remove()?;
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct JitDylib {
     pub(crate) session: ExecutionSession,

@@ -23,6 +23,33 @@ pub type GeneratorError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// A generator works for one lookup at a time; others that need it wait for their turn. A lookup
 /// that it makes itself passes over it. No lock is held while it runs.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jit_core::{AbsoluteSymbol, GeneratorError, Jit, JitDylib, SymbolDef, SymbolFlags, SymbolName};
+///
+/// // Registers of a machine: `r0` to `r15`, at addresses in a row.
+/// let registers = |dylib: &JitDylib, names: &[SymbolName]| -> Result<(), GeneratorError> {
+///     for name in names {
+///         let number = name.strip_prefix('r').and_then(|digits| digits.parse::<u64>().ok());
+///         if let Some(number) = number.filter(|number| *number < 16) {
+///             dylib.define_absolute(vec![AbsoluteSymbol {
+///                 name: name.clone(),
+///                 definition: SymbolDef::at(0x1000 + 8 * number),
+///                 flags: SymbolFlags::EXPORTED,
+///                 signature: None,
+///             }])?;
+///         }
+///     }
+///     Ok(())
+/// };
+/// let jit = Jit::new()?;
+/// jit.main().add_generator(Arc::new(registers))?;
+/// assert_eq!(jit.lookup_address("r3")?, 0x1018);
+/// assert!(jit.lookup_address("r16").is_err());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub trait DefinitionGenerator: Send + Sync {
     /// Called with the names that `dylib` does not have. What it defines there is found; the
     /// other names go on to the next generator or dylib.

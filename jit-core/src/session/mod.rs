@@ -11,6 +11,7 @@ mod edges;
 mod executor;
 mod generator;
 mod grown;
+mod locate;
 mod lookup;
 mod manager;
 mod platform;
@@ -61,6 +62,7 @@ pub use executor::{ExecutorProcessControl, InProcess, LibraryHandle};
 pub use generator::{
     DefinitionGenerator, DynamicLibrarySymbols, GeneratorError, Mangling, ProcessSymbols, SymbolFilter,
 };
+pub use locate::SymbolPlace;
 pub use lookup::{DylibLookup, LookupFuture, LookupHandle, LookupKind, LookupSet, SearchOrder, SymbolLookup};
 pub use manager::{ResourceKey, ResourceManager};
 pub use platform::{Platform, PlatformError};
@@ -85,6 +87,30 @@ pub type ErrorReporter = Box<dyn Fn(&SymbolName, &Cause) + Send + Sync>;
 /// A program that runs while it is being compiled: its dylibs, and everything in them.
 ///
 /// A handle: clones are the same session, which [ends](Self::end) when the last one is gone.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jit_core::{AbsoluteSymbol, ExecutionSession, InPlaceDispatcher, InProcess, SymbolDef, SymbolFlags};
+/// use jit_linker::arch::Architecture;
+/// use jit_linker::memory::PageManager;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let architecture = Architecture::host().ok_or("no code is made for this machine")?;
+/// let executor = InProcess::new(architecture, Arc::new(PageManager::new()));
+/// let session = ExecutionSession::new(Box::new(executor), Box::new(InPlaceDispatcher::new()), None);
+/// let main = session.create_dylib("main")?;
+/// main.define_absolute(vec![AbsoluteSymbol {
+///     name: session.intern("answer"),
+///     definition: SymbolDef::at(0x1000),
+///     flags: SymbolFlags::EXPORTED,
+///     signature: None,
+/// }])?;
+/// let found = session.lookup(&main.link_order(), vec![session.intern("answer")])?;
+/// assert_eq!(found[0].definition.address, 0x1000);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ExecutionSession {
     shared: Arc<Shared>,

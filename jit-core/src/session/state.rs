@@ -76,7 +76,6 @@ pub(crate) enum Content {
     /// What makes the definitions.
     Materializer(Box<dyn MaterializationUnit>),
     /// The code that was emitted, which goes with it.
-    #[cfg_attr(not(feature = "cranelift"), expect(dead_code, reason = "only handles to functions look at it"))]
     Code(Arc<FinalizedAllocation>),
 }
 
@@ -537,7 +536,6 @@ impl Unit {
     }
 
     /// The memory that it was emitted into.
-    #[cfg(feature = "cranelift")]
     pub(crate) fn code(&self) -> Option<&Arc<FinalizedAllocation>> {
         if let Content::Code(code) = &self.content { Some(code) } else { None }
     }

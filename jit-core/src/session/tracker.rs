@@ -13,6 +13,15 @@ use crate::sync::{Arc, Weak};
 ///
 /// A handle. When the last one is gone, what the tracker has goes over to the dylib's default
 /// tracker: it can only be removed with that then.
+///
+/// ```
+/// let jit = jit_core::Jit::new()?;
+/// let tracker = jit.define_closure("hook", || 1i64)?;
+/// assert!(jit.lookup_address("hook").is_ok());
+/// tracker.remove()?;
+/// assert!(jit.lookup_address("hook").is_err());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct ResourceTracker {
     session: ExecutionSession,

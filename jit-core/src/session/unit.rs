@@ -145,6 +145,28 @@ pub struct SymbolDependenceGroup {
 ///
 /// It is linear: dropped without a word, it fails its symbols, and every query that waits for
 /// them gets an error that says so.
+///
+/// ```
+/// use jit_core::{Cause, MaterializationResponsibility, MaterializationUnit, SymbolDef, SymbolName};
+///
+/// /// All its symbols are at one address.
+/// struct At(u64);
+///
+/// impl MaterializationUnit for At {
+///     fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+///         let symbols = responsibility.symbols();
+///         let definitions: Vec<_> =
+///             symbols.iter().map(|symbol| (symbol.name.clone(), SymbolDef::at(self.0))).collect();
+///         // Who waits for the symbols hears why there are none.
+///         match responsibility.resolve(&definitions) {
+///             Ok(()) => _ = responsibility.emit(&[]),
+///             Err(error) => responsibility.fail(Cause::Other(error.into())),
+///         }
+///     }
+///
+///     fn discard(&mut self, _: &SymbolName) {}
+/// }
+/// ```
 #[must_use = "dropped, it fails its symbols"]
 pub struct MaterializationResponsibility {
     session: ExecutionSession,

@@ -27,6 +27,13 @@ pub(crate) fn redefine(jit: &Jit, text: &str) -> Result<ResourceTracker, Error> 
     jit.redefine(module)
 }
 
+/// Defines functions that are not lazy.
+pub(crate) fn add(jit: &Jit, text: &str) {
+    let mut module = jit.module("eager");
+    clif::define(&mut module, text);
+    jit.add_module(module).unwrap();
+}
+
 pub(crate) fn constant(name: &str, value: i64) -> String {
     format!("function %{name}() -> i64 system_v {{ block0: v0 = iconst.i64 {value} return v0 }}")
 }

@@ -261,7 +261,7 @@ const IMMEDIATE_19: u32 = 0x00ff_ffe0;
 ///
 /// When the field lies outside the block, is not the instruction the kind is for, or the value
 /// does not fit it.
-pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
+pub(crate) fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
     let (_, origin, width) = kind.formula();
     store(width, block, offset, operands.measure(origin))
 }
@@ -369,14 +369,8 @@ fn edit_move(block: &mut [u8], offset: u32, part: Move, value: i64) -> Result<()
 
 /// Whether an `adrp` at `place` reaches the page of `target + addend`.
 #[must_use]
-pub fn page_reaches(operands: Operands) -> bool {
+pub(crate) fn page_reaches(operands: Operands) -> bool {
     signed(operands.pages(), 33).is_ok()
-}
-
-/// Whether a branch at `place` reaches `target + addend`.
-#[must_use]
-pub fn branch_reaches(operands: Operands) -> bool {
-    signed(operands.relative(), 28).is_ok()
 }
 
 /// Turns the `ldr xt, [xn, #lo12]` of a GOT load into `add xt, xn, #lo12`: the address itself
@@ -385,7 +379,7 @@ pub fn branch_reaches(operands: Operands) -> bool {
 /// # Errors
 ///
 /// When the instruction is another one; nothing is changed then.
-pub fn relax_got_load(block: &mut [u8], offset: u32) -> Result<(), FixupError> {
+pub(crate) fn relax_got_load(block: &mut [u8], offset: u32) -> Result<(), FixupError> {
     let bytes = field(block, offset)?;
     let word = u32::from_le_bytes(*bytes);
     expect(word, LDR_UNSIGNED_OFFSET)?;

@@ -52,7 +52,7 @@ impl fmt::Display for Architecture {
 /// What stands for an edge's target in its formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Referent {
+pub(crate) enum Referent {
     /// S: the symbol's address.
     Symbol,
     /// L: the symbol's address, or that of a stub that jumps there.
@@ -89,7 +89,7 @@ impl Referent {
 /// What a formula measures from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Origin {
+pub(crate) enum Origin {
     /// Address 0.
     Zero,
     /// P: the field's address.
@@ -106,7 +106,7 @@ pub enum Origin {
 
 /// What a fixup computes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Operands {
+pub(crate) struct Operands {
     /// P: the address of the field, or of the other [`Origin`] that the kind has.
     pub place: u64,
     /// S: the address of the target, or of the other [`Referent`] that the kind has.
@@ -118,13 +118,13 @@ pub struct Operands {
 impl Operands {
     /// S + A.
     #[must_use]
-    pub const fn absolute(self) -> u64 {
+    pub(crate) const fn absolute(self) -> u64 {
         self.target.wrapping_add_signed(self.addend)
     }
 
     /// S + A − P.
     #[must_use]
-    pub const fn relative(self) -> i64 {
+    pub(crate) const fn relative(self) -> i64 {
         self.absolute().wrapping_sub(self.place).cast_signed()
     }
 
@@ -147,7 +147,7 @@ impl Operands {
 impl EdgeKind {
     /// What stands for the target in the kind's formula.
     #[must_use]
-    pub const fn referent(self) -> Referent {
+    pub(crate) const fn referent(self) -> Referent {
         match self {
             Self::X86_64(kind) => kind.formula().0,
             Self::Aarch64(kind) => kind.formula().0,
@@ -156,7 +156,7 @@ impl EdgeKind {
 
     /// What the kind's formula measures from.
     #[must_use]
-    pub const fn origin(self) -> Origin {
+    pub(crate) const fn origin(self) -> Origin {
         match self {
             Self::X86_64(kind) => kind.formula().1,
             Self::Aarch64(kind) => kind.formula().1,
@@ -219,7 +219,7 @@ pub enum FixupError {
 ///
 /// When the field lies outside the block, or the value does not fit it.
 #[inline]
-pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
+pub(crate) fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
     match kind {
         EdgeKind::X86_64(kind) => x86_64::apply(kind, block, offset, operands),
         EdgeKind::Aarch64(kind) => aarch64::apply(kind, block, offset, operands),

@@ -147,7 +147,7 @@ impl EdgeKind {
 ///
 /// When the field lies outside the block, or the value does not fit it.
 #[inline]
-pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
+pub(crate) fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
     let (_, origin, width) = kind.formula();
     let value = operands.measure(origin);
     match width {
@@ -171,7 +171,7 @@ pub fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) 
 /// Cranelift 0.135 relocates a `lea` of a function's address like a call; only a branch may go
 /// to a stub or a slot.
 #[must_use]
-pub fn is_branch(block: &[u8], offset: u32) -> bool {
+pub(crate) fn is_branch(block: &[u8], offset: u32) -> bool {
     let opcode = |back: usize| (offset as usize).checked_sub(back).and_then(|at| block.get(at)).copied();
     match opcode(1) {
         Some(0xe8 | 0xe9) => true,
@@ -276,7 +276,7 @@ pub(crate) fn take_operand(block: &mut [u8], offset: u32, addend: i64, address: 
 
 /// Whether a 32-bit displacement at `place` reaches `target + addend`.
 #[must_use]
-pub fn reaches(operands: Operands) -> bool {
+pub(crate) fn reaches(operands: Operands) -> bool {
     signed(operands.relative(), 32).is_ok()
 }
 

@@ -60,6 +60,7 @@ pub fn parse_with(
     names: &SymbolStringPool,
     options: ParseOptions,
 ) -> Result<LinkGraph, ParseError> {
+    let _span = tracing::debug_span!("read", object = name).entered();
     if object.starts_with(b"\x7fELF") {
         return elf::parse_with(name, object, names, options);
     }

@@ -121,6 +121,23 @@ pub struct Edge {
 }
 
 /// Code and data that are linked as one.
+///
+/// ```
+/// use jit_linker::arch::{Architecture, x86_64};
+/// use jit_linker::graph::{Edge, EdgeKind, LinkGraph};
+/// use jit_linker::memory::SegmentKind;
+///
+/// // A pointer to `there`, which is defined elsewhere.
+/// let names = jit_linker::SymbolStringPool::new();
+/// let mut graph = LinkGraph::new("pointer", Architecture::X86_64);
+/// let target = graph.external(names.intern("there"), 0);
+/// let block = graph.add_block(SegmentKind::Data, &[0; 8], 8)?;
+/// let kind = EdgeKind::X86_64(x86_64::EdgeKind::Pointer64);
+/// graph.add_edge(Edge { block, offset: 0, kind, target, addend: 16 })?;
+/// graph.define(Some(names.intern("pointer")), block, 0, 0);
+/// assert!(graph.to_string().contains("there +16"), "{graph}");
+/// # Ok::<(), jit_linker::graph::GraphError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LinkGraph {
     name: String,

@@ -99,6 +99,42 @@ pub type RawAllocation = [Segment; 3];
 /// [`SegmentKind::Data`], aligned as asked at `address`, and mapped at `address` with the
 /// protection of their kind from `finalize` until `deallocate`. Data segments stay writable at
 /// `address`.
+///
+/// ```
+/// use jit_linker::memory::{MemoryError, MemoryManager, MemoryStatistics, PageManager, RawAllocation, Request};
+///
+/// /// Has no room for more than so many allocations.
+/// #[derive(Debug)]
+/// struct Limited {
+///     pages: PageManager,
+///     most: usize,
+/// }
+///
+/// // SAFETY: everything is the page manager's, which keeps the contract.
+/// unsafe impl MemoryManager for Limited {
+///     fn allocate(&self, request: &Request) -> Result<RawAllocation, MemoryError> {
+///         if self.statistics().allocations >= self.most {
+///             let source = std::io::ErrorKind::OutOfMemory.into();
+///             return Err(MemoryError::System { action: "allocate more", source });
+///         }
+///         self.pages.allocate(request)
+///     }
+///
+///     unsafe fn finalize(&self, allocation: &RawAllocation) -> Result<(), MemoryError> {
+///         // SAFETY: as the caller says.
+///         unsafe { self.pages.finalize(allocation) }
+///     }
+///
+///     unsafe fn deallocate(&self, allocation: &RawAllocation) {
+///         // SAFETY: as the caller says.
+///         unsafe { self.pages.deallocate(allocation) };
+///     }
+///
+///     fn statistics(&self) -> MemoryStatistics {
+///         self.pages.statistics()
+///     }
+/// }
+/// ```
 pub unsafe trait MemoryManager: Send + Sync + fmt::Debug {
     /// Reserves memory for one graph.
     ///

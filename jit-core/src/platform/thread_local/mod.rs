@@ -23,7 +23,7 @@ use self::image::{Placement, SharedObject, Storage};
 /// Why the dynamic loader gives no thread-local storage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ThreadLocalError {
+pub(crate) enum ThreadLocalError {
     /// The system has no memory for the shared object.
     #[error("cannot make a shared object for thread-local variables: {0}")]
     System(#[from] io::Error),
@@ -43,7 +43,7 @@ pub enum ThreadLocalError {
 /// Storage of which every thread has a copy. It goes when this is dropped: nobody may use a copy
 /// from then on.
 #[derive(Debug)]
-pub struct ThreadLocalStorage {
+pub(crate) struct ThreadLocalStorage {
     library: Library,
     /// Where in the library the initial values are.
     image: usize,
@@ -59,7 +59,7 @@ impl ThreadLocalStorage {
     /// # Errors
     ///
     /// When the system or the dynamic loader refuses.
-    pub fn new(architecture: Architecture, image: &ThreadLocalImage) -> Result<Self, ThreadLocalError> {
+    pub(crate) fn new(architecture: Architecture, image: &ThreadLocalImage) -> Result<Self, ThreadLocalError> {
         let ThreadLocalImage { bytes, align, depends_on_externals } = image;
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         // What is to be updated must be there.
@@ -73,7 +73,7 @@ impl ThreadLocalStorage {
     /// Changes the initial values, to those of an image of the same size: in the calling thread and in
     /// every thread that has no copy yet. A thread that has run before the storage was made keeps
     /// the old ones if the storage is in the static block.
-    pub fn update(&self, image: &ThreadLocalImage) {
+    pub(crate) fn update(&self, image: &ThreadLocalImage) {
         if !image.depends_on_externals {
             return;
         }
@@ -92,7 +92,7 @@ impl ThreadLocalStorage {
 
     /// Where its first byte is.
     #[must_use]
-    pub fn location(&self) -> TlsLocation {
+    pub(crate) fn location(&self) -> TlsLocation {
         self.location
     }
 }
@@ -102,7 +102,7 @@ impl ThreadLocalStorage {
 /// # Errors
 ///
 /// When there is none of that name.
-pub fn variable_of_process(architecture: Architecture, name: &str) -> Result<TlsLocation, ThreadLocalError> {
+pub(crate) fn variable_of_process(architecture: Architecture, name: &str) -> Result<TlsLocation, ThreadLocalError> {
     let not_there = |reason: String| ThreadLocalError::NotThreadLocal { name: name.to_owned(), reason };
     if name.contains('\0') {
         return Err(not_there("the name has a NUL".to_owned()));

@@ -47,6 +47,35 @@ pub enum TrapKind {
 }
 
 /// A trap of compiled code.
+///
+/// ```
+/// # use jit_core::cranelift::codegen::ir::{AbiParam, InstBuilder, types};
+/// # use jit_core::cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
+/// # use jit_core::cranelift::module::{Linkage, Module};
+/// use jit_core::{CallError, Jit, TrapKind};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let jit = Jit::builder().traps(true).build()?;
+/// // `give_up` executes a trap instruction with the code 7.
+/// # let mut module = jit.module("example");
+/// # let mut context = module.make_context();
+/// # let id = module.declare_function("give_up", Linkage::Export, &context.func.signature)?;
+/// # let mut frontend = FunctionBuilderContext::new();
+/// # let mut builder = FunctionBuilder::new(&mut context.func, &mut frontend);
+/// # let block = builder.create_block();
+/// # builder.switch_to_block(block);
+/// # builder.seal_block(block);
+/// # builder.ins().trap(jit_core::cranelift::codegen::ir::TrapCode::unwrap_user(7));
+/// # builder.finalize(module.target_config());
+/// # module.define_function(id, &mut context)?;
+/// # jit.add_module(module)?;
+/// let give_up = jit.lookup::<unsafe extern "C" fn()>("give_up")?;
+/// // SAFETY: the function only traps, which leaves nothing behind.
+/// let Err(CallError::Trap(trap)) = (unsafe { give_up.try_call() }) else { panic!("it traps") };
+/// assert_eq!((trap.kind, trap.function.as_deref()), (TrapKind::User(7), Some("give_up")));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Trap {

@@ -95,6 +95,10 @@ impl Cie {
     }
 }
 
+/// What a table of handlers begins with: LLVM's libunwind complains of those that do not begin as C++'s do.
+#[cfg(feature = "cranelift")]
+pub(crate) const HANDLERS: u32 = 0xff;
+
 /// The words of a [`Handler`].
 #[cfg(feature = "cranelift")]
 pub(crate) const HANDLER_WORDS: usize = 4;
@@ -122,7 +126,7 @@ pub struct Frames {
     cies: SmallVec<[Cie; 1]>,
     frames: Vec<Frame>,
     instructions: Vec<u8>,
-    /// The tables of functions with handlers: how many, and then each.
+    /// The tables of functions with handlers: [`HANDLERS`], how many, and then each.
     tables: Vec<u32>,
     /// Which functions have one, and where it begins.
     handled: Vec<(u32, u32)>,
@@ -142,7 +146,7 @@ impl Frames {
     /// For code of known extent that is entered by calls and leaves by jumps without having used
     /// the stack: stubs.
     #[must_use]
-    pub fn of_stubs(architecture: Architecture, code: Range<u64>) -> Self {
+    pub(crate) fn of_stubs(architecture: Architecture, code: Range<u64>) -> Self {
         Self::of_entries(architecture, code, &[])
     }
 
@@ -194,7 +198,7 @@ impl Frames {
         if !handlers.is_empty() {
             cie = self.add_cie(self.cies[0].with_handlers());
             self.handled.push((self.frames.len() as u32, self.tables.len() as u32));
-            self.tables.push(handlers.len() as u32);
+            self.tables.extend_from_slice(&[HANDLERS, handlers.len() as u32]);
             self.tables.extend_from_slice(handlers.as_flattened());
         }
         self.add(cie, 0, size, 0, instructions);

@@ -58,9 +58,6 @@ pub(super) fn tables() -> Tables {
 /// Whether libgcc finds a function in one table although another lies between it and the table's
 /// beginning. With a search tree it does not; nor does the list, but for what it has never looked
 /// at before.
-/// Whether libgcc finds a function in one table although another lies between it and the table's
-/// beginning. With a search tree it does not; nor does the list, but for what it has never looked
-/// at before.
 #[cfg(target_env = "gnu")]
 fn finds_between_tables() -> bool {
     // No code: only its addresses count.

@@ -45,7 +45,7 @@ const MAX_SECTIONS: usize = 255;
 
 /// Whether bytes begin as a Mach-O file for one architecture does, or a universal one.
 #[must_use]
-pub fn is_macho(object: &[u8]) -> bool {
+pub(crate) fn is_macho(object: &[u8]) -> bool {
     const KNOWN: [[u8; 4]; 4] =
         [[0xcf, 0xfa, 0xed, 0xfe], [0xce, 0xfa, 0xed, 0xfe], [0xfe, 0xed, 0xfa, 0xcf], [0xfe, 0xed, 0xfa, 0xce]];
     KNOWN.iter().any(|magic| object.starts_with(magic)) || is_universal(object)
