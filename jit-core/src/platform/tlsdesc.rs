@@ -206,7 +206,7 @@ mod x86_64 {
     pub(super) fn prepare() {
         const OSXSAVE: u32 = 1 << 27;
         const STATE_LEAF: u32 = 0xd;
-        if AREA.load(Ordering::Relaxed) != 0 {
+        if AREA.load(Ordering::Acquire) != 0 {
             return;
         }
         let mut components = 0;
@@ -227,7 +227,7 @@ mod x86_64 {
         let ends = (2..u32::BITS).filter(|component| components & (1 << component) != 0).map(end);
         let area = if components == 0 { LEGACY_AREA } else { ends.fold(WITH_HEADER, u64::max) };
         COMPONENTS.store(components, Ordering::Relaxed);
-        // Code that can reach a routine is published with release ordering later than this.
-        AREA.store(area, Ordering::Relaxed);
+        // Code that can reach a routine is published later, in this thread or one that saw this.
+        AREA.store(area, Ordering::Release);
     }
 }
