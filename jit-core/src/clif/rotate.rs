@@ -8,7 +8,7 @@
 //!
 //! Frontends write loops as on the left, and Cranelift keeps them so: two jumps a round, where one will do. Nothing is
 //! executed more or less often than before, so any test may move. Of what the header defines, the body and what comes
-//! after the loop now have two definitions: they get them as parameters of two new blocks, on the edges of the test.
+//! after the loop now have two definitions: they get them as parameters of blocks.
 
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::dominator_tree::DominatorTree;
@@ -17,6 +17,7 @@ use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::{Block, BlockArg, Function, Inst, InstBuilder, InstructionData, Opcode, Value};
 use cranelift_codegen::loop_analysis::LoopAnalysis;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 /// Instructions that a header has at most.
 const INSTRUCTIONS: usize = 12;
@@ -30,14 +31,14 @@ pub(crate) fn rotate_loops(func: &mut Function) {
         return;
     }
     func.dfg.resolve_all_aliases();
-    let headers: Vec<_> = {
-        let Analysis { loops, .. } = Analysis::of(func);
-        loops.loops().map(|one| loops.loop_header(one)).take(LOOPS).collect()
-    };
-    for header in headers {
-        let analysis = Analysis::of(func);
-        if let Some(found) = Loop::find(func, &analysis, header) {
-            found.rotate(func, &analysis);
+    let mut analysis = Analysis::of(func);
+    let headers = analysis.loops.loops().map(|one| analysis.loops.loop_header(one)).take(LOOPS);
+    let mut headers: Vec<_> = headers.collect();
+    while let Some(header) = headers.pop() {
+        let Some(found) = Loop::find(func, &analysis, header) else { continue };
+        found.rotate(func, &analysis);
+        if !headers.is_empty() {
+            analysis = Analysis::of(func);
         }
     }
 }
@@ -95,6 +96,8 @@ struct Way {
     arguments: Vec<BlockArg>,
     /// What is only reached on this way.
     behind: Vec<Block>,
+    /// Whether only this way leads to the target.
+    is_only: bool,
 }
 
 impl Loop {
@@ -105,7 +108,8 @@ impl Loop {
         let ways = blocks.map(|call| {
             let lists = &func.dfg.value_lists;
             let target = call.block(lists);
-            Way { target, arguments: call.args(lists).collect(), behind: analysis.behind(header, target) }
+            let is_only = cfg.pred_iter(target).count() == 1;
+            Way { target, arguments: call.args(lists).collect(), behind: analysis.behind(header, target), is_only }
         });
         let insts = || func.layout.block_insts(header);
         let is_small = insts().nth(INSTRUCTIONS).is_none();
@@ -197,51 +201,61 @@ impl Loop {
     }
 }
 
-/// A new block on a way, and the values that it takes.
+/// Where a way leads now, with what.
 struct Edge {
     block: Block,
-    takes: Vec<Value>,
+    arguments: Vec<BlockArg>,
 }
 
 impl Way {
-    /// Puts a block on the way, whose parameters are what is used on it of what the header defines.
+    /// Has the way bring what is used on it of what the header defines: to its target if nobody else comes there, or
+    /// else to a new block before it.
     fn with_edge(self, func: &mut Function, header: Block, defined: &EntitySet<Value>) -> Edge {
-        let block = func.dfg.make_block();
-        func.layout.insert_block_after(block, header);
-        let mut edge = Edge { block, takes: Vec::new() };
+        let Self { target, mut arguments, behind, is_only } = self;
+        let block = if is_only { target } else { func.dfg.make_block() };
+        let mut takes = Vec::new();
         let mut parameters = FxHashMap::default();
         let mut parameter = |func: &mut Function, value| {
             if !defined.contains(value) {
                 return value;
             }
             *parameters.entry(value).or_insert_with(|| {
-                edge.takes.push(value);
+                takes.push(BlockArg::from(value));
                 let of = func.dfg.value_type(value);
                 func.dfg.append_block_param(block, of)
             })
         };
-        for behind in self.behind {
-            let insts: Vec<_> = func.layout.block_insts(behind).collect();
-            for inst in insts {
-                let values: Vec<_> = func.dfg.inst_values(inst).collect();
+        for behind in behind {
+            let mut next = func.layout.first_inst(behind);
+            while let Some(inst) = next {
+                next = func.layout.next_inst(inst);
+                let values: SmallVec<[Value; 8]> = func.dfg.inst_values(inst).collect();
+                if !values.iter().any(|value| defined.contains(*value)) {
+                    continue;
+                }
                 let mut values = values.into_iter().map(|value| parameter(func, value)).collect::<Vec<_>>().into_iter();
                 // In the order in which they were just given.
                 func.dfg.map_inst_values(inst, |value| values.next().unwrap_or(value));
             }
         }
-        let arguments: Vec<_> =
-            self.arguments.iter().map(|argument| argument.map_value(|value| parameter(func, value))).collect();
-        FuncCursor::new(func).at_bottom(block).ins().jump(self.target, &arguments);
-        edge
+        if is_only {
+            arguments.extend(takes);
+            return Edge { block, arguments };
+        }
+        for argument in &mut arguments {
+            *argument = argument.map_value(|value| parameter(func, value));
+        }
+        func.layout.insert_block_after(block, header);
+        FuncCursor::new(func).at_bottom(block).ins().jump(target, &arguments);
+        Edge { block, arguments: takes }
     }
 }
 
 /// Replaces an instruction by a branch to two edges.
 fn branch(func: &mut Function, inst: Inst, condition: Value, edges: &[Edge; 2], name: impl Fn(Value) -> Value) {
-    let [(to, taken), (or_to, otherwise)] = edges
-        .each_ref()
-        .map(|edge| (edge.block, edge.takes.iter().map(|value| BlockArg::from(name(*value))).collect::<Vec<_>>()));
-    func.replace(inst).brif(condition, to, &taken, or_to, &otherwise);
+    let named = |edge: &Edge| edge.arguments.iter().map(|argument| argument.map_value(&name)).collect::<Vec<_>>();
+    let [taken, otherwise] = edges.each_ref().map(named);
+    func.replace(inst).brif(condition, edges[0].block, &taken, edges[1].block, &otherwise);
 }
 
 fn renamed(names: &FxHashMap<Value, Value>, value: Value) -> Value {
@@ -300,8 +314,8 @@ mod tests {
                 return v3
             }",
         );
-        assert_eq!(tests_of(&func), [(1, vec![4, 5]), (2, vec![4, 5])]);
-        let [inside, after] = [4, 5].map(|block| func.dfg.block_params(Block::from_u32(block)).len());
+        assert_eq!(tests_of(&func), [(1, vec![2, 3]), (2, vec![2, 3])]);
+        let [inside, after] = [2, 3].map(|block| func.dfg.block_params(Block::from_u32(block)).len());
         assert_eq!((inside, after), (2, 1), "{func}");
     }
 
