@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use orcane::{Jit, OptLevel};
+use orcane::{InlineSmallFunctions, Jit, OptLevel};
 use workloads::programs::{MAIN, PROGRAMS, Program};
 use workloads::quality::{self, QUALITY, RunTime};
 
@@ -12,15 +12,18 @@ use crate::measure::median;
 use crate::subject::jit_module;
 
 /// The code generators: the program that has each, and its name there.
-pub(crate) const GENERATORS: [(&str, &str); 7] = [
+pub(crate) const GENERATORS: [(&str, &str); 8] = [
     ("benches", "orcane-none"),
     ("benches", "orcane-speed"),
+    ("benches", INLINING),
     ("benches", "cranelift-jit"),
     ("llvm-peer", "llvm-o0"),
     ("llvm-peer", "llvm-default"),
     ("llvm-peer", "llvm-o2-scalar"),
     ("llvm-peer", "llvm-o2"),
 ];
+/// At `speed`, and with the inliner: LLVM's O2 has one too, its default code generation has none.
+const INLINING: &str = "orcane-inlining";
 const ROUNDS: usize = 3;
 
 /// Compiles a program by one of those that are in this process, and runs it.
@@ -28,11 +31,15 @@ pub(crate) fn run(program: &str, generator: &str) -> Result<RunTime> {
     let program = Program::named(program)?;
     let level = match generator {
         "orcane-none" => OptLevel::None,
-        "orcane-speed" => OptLevel::Speed,
+        "orcane-speed" | INLINING => OptLevel::Speed,
         "cranelift-jit" => return by_cranelift_jit(program),
         other => return Err(format!("no code generator {other}").into()),
     };
-    let jit = Jit::builder().opt_level(level).verifier(false).build()?;
+    let mut jit = Jit::builder().opt_level(level).verifier(false);
+    if generator == INLINING {
+        jit = jit.transform(InlineSmallFunctions::default());
+    }
+    let jit = jit.build()?;
     let mut module = jit.module(program.name);
     program.define(&mut module)?;
     jit.add_module(module)?;
@@ -96,17 +103,18 @@ pub(crate) fn bars(rows: &[Row]) -> Vec<Bar> {
         Bar::at_most(1.15, "run time, mean: speed / llvm-default", mean_ratio(rows, "orcane-speed", "llvm-default")),
         Bar::at_most(
             1.35,
-            "run time, mean: speed / llvm-o2-scalar",
-            mean_ratio(rows, "orcane-speed", "llvm-o2-scalar"),
+            "run time, mean: speed with inlining / llvm-o2-scalar",
+            mean_ratio(rows, INLINING, "llvm-o2-scalar"),
         ),
-        Bar::reported("run time, mean: speed / llvm-o2", mean_ratio(rows, "orcane-speed", "llvm-o2")),
+        Bar::reported("run time, mean: speed / llvm-o2-scalar", mean_ratio(rows, "orcane-speed", "llvm-o2-scalar")),
+        Bar::reported("run time, mean: speed with inlining / llvm-o2", mean_ratio(rows, INLINING, "llvm-o2")),
         Bar::reported("run time, mean: speed / cranelift-jit", mean_ratio(rows, "orcane-speed", "cranelift-jit")),
     ];
     for row in rows {
         let of_o0 = row.of("orcane-speed") / row.of("llvm-o0");
         bars.push(Bar::at_most(1.0, format!("run time, {}: speed / llvm-o0", row.program), of_o0));
-        let of_o2 = row.of("orcane-speed") / row.of("llvm-o2-scalar");
-        bars.push(Bar::reported(format!("run time, {}: speed / llvm-o2-scalar", row.program), of_o2));
+        let of_o2 = row.of(INLINING) / row.of("llvm-o2-scalar");
+        bars.push(Bar::reported(format!("run time, {}: speed with inlining / llvm-o2-scalar", row.program), of_o2));
     }
     bars
 }
