@@ -37,7 +37,7 @@ pub(crate) fn run(program: &str, generator: &str) -> Result<RunTime> {
     };
     let mut jit = Jit::builder().opt_level(level).verifier(false);
     if generator == INLINING {
-        jit = jit.transform(InlineSmallFunctions::default());
+        jit = jit.clif_transform(InlineSmallFunctions::default());
     }
     let jit = jit.build()?;
     let mut module = jit.module(program.name);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::arena::Id;
-use super::state::{Dylib, Tracker};
+use super::state::{Dylib, State, Tracker};
 use super::{ExecutionSession, JitDylib, MaterializationResponsibility, ResourceTracker};
 use crate::error::Error;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
@@ -120,22 +120,26 @@ impl MaterializationResponsibility {
     /// When the tracker was removed.
     pub fn with_resource_key<R>(&self, file: impl FnOnce(ResourceKey) -> R) -> Result<R, Error> {
         let session = self.session().clone();
-        let current = || {
-            let state = session.state();
-            let tracker = state.units.get(self.unit()).map(|unit| unit.tracker).ok_or(Error::DefunctTracker)?;
-            let dylib = state.trackers.get(tracker).map(|tracker| tracker.dylib).ok_or(Error::DefunctTracker)?;
-            Ok::<_, Error>((tracker, dylib))
+        let current = |state: &State| {
+            let tracker = state.units.get(self.unit()).map(|unit| unit.tracker)?;
+            Some((tracker, state.trackers.get(tracker)?.dylib))
         };
-        let (key, dylib) = current()?;
+        let (key, dylib) = current(&session.state()).ok_or(Error::DefunctTracker)?;
         let result = file(ResourceKey(key));
-        let again = match current() {
-            Ok((now, _)) if now == key => None,
-            Ok((now, _)) => Some(Notification::Transferred { dylib, to: now, from: key }),
-            Err(_) => Some(Notification::Removed { dylib, key }),
+        let (is_current, removed) = {
+            // One step: what happens to the tracker after this is told after this.
+            let mut state = session.state();
+            let now = current(&state).map(|(tracker, _)| tracker);
+            let is_current = now == Some(key);
+            if !is_current {
+                state.notifications.push(match now {
+                    Some(now) => Notification::Transferred { dylib, to: now, from: key },
+                    None => Notification::Removed { dylib, key },
+                });
+            }
+            (is_current, now.is_none())
         };
-        let removed = matches!(again, Some(Notification::Removed { .. }));
-        if let Some(again) = again {
-            session.state().notifications.push(again);
+        if !is_current {
             session.notify_managers();
         }
         if removed { Err(Error::DefunctTracker) } else { Ok(result) }

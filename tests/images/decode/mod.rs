@@ -109,7 +109,11 @@ fn value(image: &Image, site: &Site, table: u64) -> Option<u64> {
     // What is not led through an entry or a stub is led to directly.
     let entry = |address: u64| image.got.get(&address).copied().unwrap_or(address);
     let stub = |address: u64| image.stubs.get(&address).copied().unwrap_or(address);
+    // An operand in memory, the entry, may have become an immediate one: the address itself, and the other is a register.
+    let instruction: Option<[u8; 2]> = bytes.get(offset.saturating_sub(2)..).and_then(|at| at.first_chunk().copied());
+    let is_immediate = matches!(instruction, Some([0x81 | 0xc7 | 0xf7, 0xc0..=0xff])) && site.before != instruction;
     match site.kind {
+        R_X86_64_REX_GOTPCRELX if is_immediate => unsigned(4),
         R_X86_64_64 => absolute(unsigned(8)?),
         R_X86_64_32 => absolute(unsigned(4)?),
         R_X86_64_32S => absolute(signed(4)?),
