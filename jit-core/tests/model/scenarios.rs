@@ -283,7 +283,7 @@ fn code_stays_while_a_thread_is_inside_and_goes_afterwards() {
 fn a_defect_in_the_scopes_is_found() {
     let _alone = WHOLE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
     sync::BROKEN.store(true, Ordering::Relaxed);
-    let result = std::panic::catch_unwind(|| shuttle::check_random(code_outlives_its_callers, 20 * ROUNDS));
+    let result = std::panic::catch_unwind(|| shuttle::check_random(code_outlives_its_callers, 100 * ROUNDS));
     sync::BROKEN.store(false, Ordering::Relaxed);
     let panic = result.expect_err("the model checker sees nothing");
     let message = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).into()));
