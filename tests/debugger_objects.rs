@@ -16,7 +16,9 @@ use orcane::linker::graph::{LinkGraph, SectionRole};
 use orcane::{
     Debugger, Jit, Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, Program, ProgramOptions,
 };
-use toolchain::{GCC, compile, directory, told};
+#[cfg(target_arch = "x86_64")]
+use toolchain::told;
+use toolchain::{GCC, compile, directory};
 
 #[repr(C)]
 struct Entry {
