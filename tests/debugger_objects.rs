@@ -16,9 +16,7 @@ use orcane::linker::graph::{LinkGraph, SectionRole};
 use orcane::{
     Debugger, Jit, Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, Program, ProgramOptions,
 };
-#[cfg(target_arch = "x86_64")]
-use toolchain::told;
-use toolchain::{GCC, compile, directory};
+use toolchain::{GCC, compile, directory, told};
 
 #[repr(C)]
 struct Entry {
@@ -218,8 +216,10 @@ fn rtd_01_sections_without_memory_are_in_memory_where_that_is_enabled() {
 #[test]
 fn elf_15_profilers_are_told_of_the_functions_of_objects() {
     let directory = directory("perf");
-    let main = "int count(int n) { return n + 1; } static int twice(int n) { return 2 * count(n); }
-        int main(void) { return twice(1); }";
+    // Under a runner, the process that is started is another one.
+    let main = "#include <stdio.h>\n#include <unistd.h>\nint count(int n) { return n + 1; }
+        static int twice(int n) { return 2 * count(n); }
+        int main(void) { printf(\"%d\", getpid()); return twice(1); }";
     let object = compile(&directory, &[GCC, "-O0", "-fPIC"], "main.c", main);
     let run = |profiler: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orcane"));
@@ -231,10 +231,9 @@ fn elf_15_profilers_are_told_of_the_functions_of_objects() {
             command.args(&words[1..]).arg(env!("CARGO_BIN_EXE_orcane"));
         }
         let command = command.args(["run", &object]).env("ORCANE_PROFILER", profiler).env("JITDUMPDIR", &directory);
-        let child = command.current_dir(&directory).spawn().unwrap();
-        let number = child.id();
-        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(4));
-        number
+        let (output, error, status) = told(&command.current_dir(&directory).output().unwrap());
+        assert_eq!(status, Some(4), "{error}");
+        output
     };
     let map = format!("/tmp/perf-{}.map", run("perf-map"));
     let text = std::fs::read_to_string(&map).unwrap();

@@ -54,6 +54,7 @@ impl Placement {
     /// Copies the content and applies everything. Edges go as they are applied, unless they are kept.
     pub(crate) fn write(&mut self, keep_edges: bool) -> Result<(), LinkError> {
         let mut edges = std::mem::take(&mut self.graph.edges);
+        debug_assert!(edges.is_sorted_by_key(|edge| edge.block), "edges are in the order of their blocks");
         let is_whole = self.graph.blocks.iter().all(|block| block.live);
         let mut end = edges.len();
         // From the last: what is done with gives its memory back while more is written.

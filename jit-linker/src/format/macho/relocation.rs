@@ -87,13 +87,12 @@ impl<'data> Reader<'data> {
         }
         let described = self.add_unwind_edges(&mut edges)?;
         self.add_compact_unwind(&described, &mut edges)?;
+        // Those of blocks that were made on the way.
+        edges.append(&mut self.graph.edges);
         // The parts of a difference stay in their order.
         if !edges.is_sorted_by_key(place) {
             edges.sort_by_key(place);
         }
-        let mut own = std::mem::take(&mut self.graph.edges);
-        // Blocks that were made on the way come behind all others.
-        edges.append(&mut own);
         self.graph.edges = edges;
         Ok(())
     }
