@@ -272,8 +272,10 @@ impl ClifLayer {
         let others = others
             .items()
             .map(|item| {
-                let Entry { name, signature, flags, .. } = module.entry(item);
-                let declaration = SymbolDeclaration { name: name.clone(), flags: *flags, signature: signature.clone() };
+                let entry = module.entry(item);
+                let Entry { name, signature, .. } = entry;
+                let declaration =
+                    SymbolDeclaration { name: name.clone(), flags: entry.flags(), signature: signature.clone() };
                 let accepted = responsibility.define_materializing(vec![declaration])?;
                 Ok((item, responsibility.delegate(&accepted)?))
             })
@@ -342,20 +344,12 @@ fn settings(isa: &dyn TargetIsa) -> impl Iterator<Item = (&'static str, String)>
     isa.isa_flags().into_iter().map(|setting| (setting.name, setting.value_string()))
 }
 
-fn flags(linkage: Linkage) -> SymbolFlags {
-    SymbolFlags {
-        weak: linkage == Linkage::Preemptible,
-        exported: matches!(linkage, Linkage::Export | Linkage::Preemptible),
-        ..SymbolFlags::HIDDEN
-    }
-}
-
 /// A declared function or data object, as the module refers to it.
 pub(crate) struct Entry {
     pub(crate) name: SymbolName,
     /// Of a function.
     pub(crate) signature: Option<SymbolName>,
-    flags: SymbolFlags,
+    linkage: Linkage,
     /// Whether the module defines it.
     defined: bool,
     /// Whether its definition here goes by another name: calls go through a slot.
@@ -367,7 +361,16 @@ pub(crate) struct Entry {
 impl Entry {
     /// Whether nobody need define it: it is at address 0 then.
     pub(crate) fn is_optional(&self) -> bool {
-        self.flags.weak && !self.defined
+        self.flags().weak && !self.defined
+    }
+
+    fn flags(&self) -> SymbolFlags {
+        SymbolFlags {
+            weak: self.linkage == Linkage::Preemptible,
+            exported: matches!(self.linkage, Linkage::Export | Linkage::Preemptible),
+            callable: self.signature.is_some(),
+            ..SymbolFlags::HIDDEN
+        }
     }
 }
 
@@ -404,7 +407,7 @@ impl Names {
             functions.push(Entry {
                 name: name_of(&declaration.name, linkage, defined, "function", id.index())?,
                 signature: Some(signature),
-                flags: SymbolFlags { callable: true, ..flags(linkage) },
+                linkage,
                 defined,
                 redirectable: module.redirectable && linkage == Linkage::Export,
                 writable: false,
@@ -418,7 +421,7 @@ impl Names {
             data.push(Entry {
                 name: name_of(&declaration.name, linkage, defined, "data", id.index())?,
                 signature: None,
-                flags: flags(linkage),
+                linkage,
                 defined,
                 redirectable: false,
                 writable: declaration.writable,
@@ -522,7 +525,7 @@ impl UnitSource for ModuleDefinitions {
     fn names(&self) -> impl Iterator<Item = (SymbolName, SymbolFlags, &str)> {
         self.items().map(|item| {
             let entry = self.module.entry(item);
-            (entry.name.clone(), entry.flags, &*self.module.name)
+            (entry.name.clone(), entry.flags(), &*self.module.name)
         })
     }
 
@@ -562,9 +565,9 @@ impl ModuleUnits {
 
     /// The unit that defines an item by this name.
     pub(crate) fn body(self: &Arc<Self>, item: Item, name: SymbolName) -> UnitDefinition {
-        let Entry { signature, flags, .. } = self.entry(item);
+        let entry = self.entry(item);
         UnitDefinition {
-            symbols: smallvec![SymbolDeclaration { name, flags: *flags, signature: signature.clone() }],
+            symbols: smallvec![SymbolDeclaration { name, flags: entry.flags(), signature: entry.signature.clone() }],
             unit: Box::new(ClifUnit { module: Arc::clone(self), item }),
             name: Arc::clone(&self.name),
         }
