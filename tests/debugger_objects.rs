@@ -1,14 +1,17 @@
 //! What debuggers and profilers are told of objects that compilers have written.
 #![cfg(all(feature = "programs", target_os = "linux"))]
 
+#[path = "../jit-core/tests/common/debugger_list.rs"]
+mod debugger_list;
 #[allow(dead_code, reason = "each test uses a part")]
 mod toolchain;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use debugger_list::{files, turn};
 use gimli::{AttributeValue, Dwarf, EndianSlice, LittleEndian};
 use object::{Object, ObjectSection, ObjectSymbol};
 use orcane::linker::format::open;
@@ -17,48 +20,6 @@ use orcane::{
     Debugger, Jit, Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, Program, ProgramOptions,
 };
 use toolchain::{GCC, compile, directory, told};
-
-#[repr(C)]
-struct Entry {
-    next: *const Entry,
-    previous: *const Entry,
-    file: *const u8,
-    size: u64,
-}
-
-#[repr(C)]
-struct Descriptor {
-    version: u32,
-    action: u32,
-    relevant: *const Entry,
-    first: *const Entry,
-}
-
-unsafe extern "C" {
-    static mut __jit_debug_descriptor: Descriptor;
-}
-
-/// The list is the process's: tests that look at it take turns.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The files that a debugger would see now.
-fn files() -> Vec<Vec<u8>> {
-    let mut files = Vec::new();
-    // SAFETY: no other test of this program changes the list meanwhile, and it is whole.
-    unsafe {
-        let descriptor = &raw const __jit_debug_descriptor;
-        let mut entry = (*descriptor).first;
-        while let Some(this) = entry.as_ref() {
-            files.push(std::slice::from_raw_parts(this.file, this.size as usize).to_vec());
-            entry = this.next;
-        }
-    }
-    files
-}
 
 /// Functions whose places are no multiples of their sections' alignment, and one that nobody needs.
 const FUNCTIONS: &str = "
@@ -130,7 +91,7 @@ fn finds_functions(directory: &Path, object: &str) {
     tracker.remove().unwrap();
     drop(program);
     drop(jit);
-    assert_eq!(self::files().len(), 0);
+    assert_eq!(debugger_list::files().len(), 0);
 }
 
 #[test]

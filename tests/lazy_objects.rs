@@ -7,7 +7,7 @@ mod toolchain;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
+use cranelift_codegen::ir::{AbiParam, InstBuilder, Signature, Value, types};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{Linkage, Module, default_libcall_names};
@@ -134,19 +134,11 @@ fn lazy_01_a_mach_o_object_is_linked_at_the_first_call_into_it() {
     }
 }
 
-/// `int NAME(int n)` is `callee(n) + 1`, as `cranelift-object` writes it.
-fn cranelift_object(triple: &str, name: &str, callee: &str) -> Vec<u8> {
-    let mut flags = settings::builder();
-    flags.set("is_pic", "true").unwrap();
-    let isa = cranelift_codegen::isa::lookup_by_name(triple).unwrap().finish(settings::Flags::new(flags)).unwrap();
-    let mut module = ObjectModule::new(ObjectBuilder::new(isa, name, default_libcall_names()).unwrap());
-    let mut signature = module.make_signature();
-    signature.params.push(AbiParam::new(types::I32));
-    signature.returns.push(AbiParam::new(types::I32));
-    let callee = module.declare_function(callee, Linkage::Import, &signature).unwrap();
-    let function = module.declare_function(name, Linkage::Export, &signature).unwrap();
+/// Defines `int NAME(int n)`, whose result `body` makes.
+fn define<M: Module>(module: &mut M, name: &str, body: impl FnOnce(&mut M, &mut FunctionBuilder<'_>, Value) -> Value) {
     let mut context = module.make_context();
-    context.func.signature = signature;
+    context.func.signature = unary(module);
+    let function = module.declare_function(name, Linkage::Export, &context.func.signature).unwrap();
     let mut scratch = FunctionBuilderContext::new();
     let mut builder = FunctionBuilder::new(&mut context.func, &mut scratch);
     let block = builder.create_block();
@@ -154,13 +146,32 @@ fn cranelift_object(triple: &str, name: &str, callee: &str) -> Vec<u8> {
     builder.switch_to_block(block);
     builder.seal_block(block);
     let argument = builder.block_params(block)[0];
-    let callee = module.declare_func_in_func(callee, builder.func);
-    let call = builder.ins().call(callee, &[argument]);
-    let result = builder.inst_results(call)[0];
-    let result = builder.ins().iadd_imm_s(result, 1);
+    let result = body(module, &mut builder, argument);
     builder.ins().return_(&[result]);
     builder.finalize(module.target_config());
     module.define_function(function, &mut context).unwrap();
+}
+
+fn unary(module: &impl Module) -> Signature {
+    let mut signature = module.make_signature();
+    signature.params.push(AbiParam::new(types::I32));
+    signature.returns.push(AbiParam::new(types::I32));
+    signature
+}
+
+/// `int NAME(int n)` is `callee(n) + 1`, as `cranelift-object` writes it.
+fn cranelift_object(triple: &str, name: &str, callee: &str) -> Vec<u8> {
+    let mut flags = settings::builder();
+    flags.set("is_pic", "true").unwrap();
+    let isa = cranelift_codegen::isa::lookup_by_name(triple).unwrap().finish(settings::Flags::new(flags)).unwrap();
+    let mut module = ObjectModule::new(ObjectBuilder::new(isa, name, default_libcall_names()).unwrap());
+    define(&mut module, name, |module, builder, argument| {
+        let callee = module.declare_function(callee, Linkage::Import, &unary(module)).unwrap();
+        let callee = module.declare_func_in_func(callee, builder.func);
+        let call = builder.ins().call(callee, &[argument]);
+        let result = builder.inst_results(call)[0];
+        builder.ins().iadd_imm_s(result, 1)
+    });
     module.finish().emit().unwrap()
 }
 
@@ -373,26 +384,8 @@ fn a_lazy_function_of_an_object_can_be_redefined() {
 impl Sources<'_> {
     /// Gives a function another body, which gives a constant.
     fn redefine(&self, jit: &Jit, name: &str, value: i32) {
-        use cranelift_module::{Linkage, Module};
-        use orcane::cranelift::codegen::ir::{AbiParam, InstBuilder, types};
-        use orcane::cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
         let mut module = jit.module(name).redirectable();
-        let mut signature = module.make_signature();
-        signature.params.push(AbiParam::new(types::I32));
-        signature.returns.push(AbiParam::new(types::I32));
-        let id = module.declare_function(name, Linkage::Export, &signature).unwrap();
-        let mut context = module.make_context();
-        context.func.signature = signature;
-        let mut scratch = FunctionBuilderContext::new();
-        let mut builder = FunctionBuilder::new(&mut context.func, &mut scratch);
-        let block = builder.create_block();
-        builder.append_block_params_for_function_params(block);
-        builder.switch_to_block(block);
-        let value = builder.ins().iconst(types::I32, i64::from(value));
-        builder.ins().return_(&[value]);
-        builder.seal_all_blocks();
-        builder.finalize(module.target_config());
-        module.define_function(id, &mut context).unwrap();
+        define(&mut module, name, |_, builder, _| builder.ins().iconst(types::I32, i64::from(value)));
         jit.redefine(module).unwrap();
     }
 }

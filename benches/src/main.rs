@@ -89,10 +89,10 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-/// Measures everything, at sizes divided by `scale`, and writes the report.
 /// A part of the report, and how it is measured.
 type Section<'a> = (&'static str, &'a dyn Fn() -> Result<Vec<Bar>>);
 
+/// Measures everything, at sizes divided by `scale`, and writes the report.
 fn report(scale: usize, folder: &Path) -> Result<ExitCode> {
     let count = COUNT / scale;
     let measured: [Section<'_>; 8] = [

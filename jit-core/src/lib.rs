@@ -53,7 +53,7 @@ pub use session::{
 #[cfg(feature = "cranelift")]
 pub use clif::{
     ClifLayer, ClifModule, ClifTransform, ClifTransformLayer, CompileAt, CompileStatistics, FunctionTransform,
-    InMemoryCache, InlineSmallFunctions, ModuleLayer, ObjectCache, TransformError,
+    InMemoryCache, InlineSmallFunctions, ModuleLayer, ObjectCache, TransformError, may_loop,
 };
 #[cfg(feature = "cranelift")]
 pub use dump::{DumpDirectory, DumpSink, Form};

@@ -3,59 +3,16 @@
 #![cfg(target_os = "linux")]
 
 mod common;
-
-use std::sync::Mutex;
+#[path = "common/debugger_list.rs"]
+mod debugger_list;
 
 use common::add;
 use cranelift_codegen::ir::{AbiParam, InstBuilder, SourceLoc, types};
 use cranelift_module::{Linkage, Module};
+use debugger_list::{files, turn};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Unwinder};
 use jit_core::{Debugger, Jit, OptLevel, SourceText};
 use object::{Object, ObjectSection, ObjectSymbol};
-
-#[repr(C)]
-struct Entry {
-    next: *const Entry,
-    previous: *const Entry,
-    file: *const u8,
-    size: u64,
-}
-
-#[repr(C)]
-struct Descriptor {
-    version: u32,
-    action: u32,
-    relevant: *const Entry,
-    first: *const Entry,
-}
-
-unsafe extern "C" {
-    static mut __jit_debug_descriptor: Descriptor;
-}
-
-/// The list is the process's: tests that look at it take turns.
-static TURN: Mutex<()> = Mutex::new(());
-
-/// The files that a debugger would see now.
-fn files() -> Vec<Vec<u8>> {
-    let mut files = Vec::new();
-    // SAFETY: no other test of this program changes the list meanwhile, and it is whole.
-    unsafe {
-        let descriptor = &raw const __jit_debug_descriptor;
-        assert_eq!((*descriptor).version, 1);
-        let (mut entry, mut previous) = ((*descriptor).first, std::ptr::null());
-        while let Some(this) = entry.as_ref() {
-            assert_eq!(this.previous, previous);
-            files.push(std::slice::from_raw_parts(this.file, this.size as usize).to_vec());
-            (previous, entry) = (entry, this.next);
-        }
-    }
-    files
-}
-
-fn turn() -> std::sync::MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
 
 fn jit() -> Jit {
     Jit::builder().opt_level(OptLevel::None).verifier(true).debugger(Debugger::On).build().unwrap()

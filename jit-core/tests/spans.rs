@@ -47,16 +47,19 @@ fn each_phase_has_a_span() {
         jit.add_module(module).unwrap();
         jit.lookup_address("f1").unwrap();
     });
-    let entered_by_clif = std::mem::take(&mut *entered.lock().unwrap());
-    let (entered_by_graph, entered) = (entered, entered_by_clif);
-    let count = |name| entered.iter().filter(|entered| **entered == name).count();
-    assert_eq!(count("compile"), 2, "{entered:?}");
-    assert_eq!(count("materialize"), 2, "{entered:?}");
-    assert!(count("lookup") >= 1 && count("link") >= 1 && count("link") == count("finalize"), "{entered:?}");
-    let first = |name| entered.iter().position(|entered| *entered == name);
-    assert!(first("lookup") < first("materialize") && first("compile") < first("link"), "{entered:?}");
+    let of_clif = entered.lock().unwrap();
+    let count = |name| of_clif.iter().filter(|entered| **entered == name).count();
+    assert_eq!(count("compile"), 2, "{of_clif:?}");
+    assert_eq!(count("materialize"), 2, "{of_clif:?}");
+    assert!(count("lookup") >= 1 && count("link") >= 1 && count("link") == count("finalize"), "{of_clif:?}");
+    let first = |name| of_clif.iter().position(|entered| *entered == name);
+    assert!(first("lookup") < first("materialize") && first("compile") < first("link"), "{of_clif:?}");
+}
 
-    tracing::subscriber::with_default(Spans(Arc::clone(&entered_by_graph), Mutex::default()), || {
+#[test]
+fn an_objects_phases_have_spans_too() {
+    let entered = Arc::new(Mutex::new(Vec::new()));
+    tracing::subscriber::with_default(Spans(Arc::clone(&entered), Mutex::default()), || {
         let jit = common::jit();
         let mut graph = LinkGraph::new("graph", jit.session().executor().architecture());
         let block = graph.add_block(SegmentKind::Data, &[0; 8], 8).unwrap();
@@ -65,5 +68,5 @@ fn each_phase_has_a_span() {
         jit.lookup_address("variable").unwrap();
         jit.add_object("not an object", ObjectBytes::from(vec![1])).unwrap_err();
     });
-    assert_eq!(*entered_by_graph.lock().unwrap(), ["lookup", "materialize", "link", "finalize", "read"]);
+    assert_eq!(*entered.lock().unwrap(), ["lookup", "materialize", "link", "finalize", "read"]);
 }

@@ -57,6 +57,25 @@ fn a_partner_that_fails_does_no_harm() {
     assert_eq!(call(&jit, "f"), 1);
 }
 
+/// A function that calls others unless it is given 0.
+fn branching(jit: &LazyJit) -> unsafe extern "C" fn(i64) -> i64 {
+    let f = "
+        function %f(i64) -> i64 system_v {
+            sig0 = () -> i64 system_v
+            fn0 = %callee sig0
+        block0(v0: i64):
+            brif v0, block1, block2
+        block1:
+            v1 = call fn0()
+            return v1
+        block2:
+            return v0
+        }";
+    redefine(jit, &format!("{f}{}{}", caller("callee", "leaf"), constant("leaf", 1))).unwrap();
+    // SAFETY: the address of a function of this type.
+    unsafe { std::mem::transmute(jit.lookup_address("f").unwrap() as usize) }
+}
+
 #[test]
 fn nothing_is_begun_ahead_while_a_first_call_waits() {
     let (begin, begun) = std::sync::mpsc::channel();
@@ -73,22 +92,7 @@ fn nothing_is_begun_ahead_while_a_first_call_waits() {
         }
     });
     let jit = LazyJitBuilder::new(jit).ahead_threads(2).build().unwrap();
-    let f = "
-        function %f(i64) -> i64 system_v {
-            sig0 = () -> i64 system_v
-            fn0 = %callee sig0
-        block0(v0: i64):
-            brif v0, block1, block2
-        block1:
-            v1 = call fn0()
-            return v1
-        block2:
-            return v0
-        }";
-    redefine(&jit, &format!("{f}{}{}", caller("callee", "leaf"), constant("leaf", 1))).unwrap();
-    let f = jit.lookup_address("f").unwrap();
-    // SAFETY: the address of a function of this type.
-    let f: unsafe extern "C" fn(i64) -> i64 = unsafe { std::mem::transmute(f as usize) };
+    let f = branching(&jit);
     // SAFETY: the functions only compute.
     assert_eq!(unsafe { f(0) }, 0);
     // Then it is.
@@ -99,24 +103,9 @@ fn nothing_is_begun_ahead_while_a_first_call_waits() {
 fn callees_are_compiled_ahead_of_their_calls() {
     for threads in [0, 2] {
         let jit = LazyJitBuilder::new(Jit::builder().compile_threads(threads)).ahead_threads(2).build().unwrap();
-        // It is called so that it calls nothing: only what is done ahead compiles the others.
-        let text = "
-            function %f(i64) -> i64 system_v {
-                sig0 = () -> i64 system_v
-                fn0 = %callee sig0
-            block0(v0: i64):
-                brif v0, block1, block2
-            block1:
-                v1 = call fn0()
-                return v1
-            block2:
-                return v0
-            }";
-        redefine(&jit, &format!("{text}{}{}", caller("callee", "leaf"), constant("leaf", 1))).unwrap();
+        let f = branching(&jit);
         redefine(&jit, &constant("unrelated", 5)).unwrap();
-        let f = jit.lookup_address("f").unwrap();
-        // SAFETY: the address of a function of this type.
-        let f: unsafe extern "C" fn(i64) -> i64 = unsafe { std::mem::transmute(f as usize) };
+        // It is called so that it calls nothing: only what is done ahead compiles the others.
         // SAFETY: the functions only compute.
         assert_eq!(unsafe { f(0) }, 0);
         compiled(&jit, 3);

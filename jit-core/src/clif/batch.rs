@@ -20,6 +20,7 @@ use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, module_reloc};
 use super::reloc::edge_kind;
+use super::rotate::rotate_loops_for;
 use super::transform::FunctionTransform;
 use super::{cache, cfi};
 use crate::dump::Form;
@@ -279,6 +280,7 @@ impl<'a> Batch<'a> {
         for transform in first.into_iter().chain(self.module.transforms.iter().map(|transform| &**transform)) {
             transform.apply(FuncId::new(index as usize), context).map_err(|error| Arc::new(Cause::Other(error)))?;
         }
+        rotate_loops_for(&mut context.func, isa);
         let module = self.module;
         let layer = &module.layer;
         let name = &module.functions[index as usize].name;

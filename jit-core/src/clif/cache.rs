@@ -7,11 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::incremental_cache::CacheKvStore;
 use cranelift_codegen::isa::TargetIsa;
-use cranelift_codegen::settings::OptLevel;
 use cranelift_codegen::{CodegenError, Context};
 use rustc_hash::{FxHashMap, FxHasher};
 
-use super::rotate::rotate_loops;
 use crate::sync::{Arc, Mutex, lock};
 
 /// Keeps compiled functions.
@@ -91,7 +89,7 @@ pub(crate) struct CacheCounters {
     pub(crate) misses: AtomicU64,
 }
 
-/// Compiles what the context holds, or takes it from the cache. Where code is to be fast, loops are rotated first.
+/// Compiles what the context holds, or takes it from the cache.
 pub(crate) fn compile(
     context: &mut Context,
     isa: &dyn TargetIsa,
@@ -99,9 +97,6 @@ pub(crate) fn compile(
     cache: Option<&dyn ObjectCache>,
     counters: &CacheCounters,
 ) -> Result<(), CodegenError> {
-    if isa.flags().opt_level() != OptLevel::None {
-        rotate_loops(&mut context.func);
-    }
     let Some(cache) = cache else {
         return context.compile(isa, control).map(drop).map_err(|error| error.inner);
     };

@@ -19,5 +19,6 @@ pub(crate) use layer::ClifOptions;
 pub use layer::{ClifLayer, CompileStatistics};
 pub(crate) use layer::{Item, ModuleUnits};
 pub use module::{ClifModule, CompileAt};
+pub use rotate::may_loop;
 pub(crate) use signature::describe;
 pub use transform::{ClifTransform, ClifTransformLayer, FunctionTransform, ModuleLayer, TransformError};

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
+use super::rotate::rotate_loops_for;
 use super::transform::{ClifTransform, FunctionTransform};
 use crate::error::Error;
 use crate::platform::code::{Details, LocatedVariable, Place, SourceText, VariableKind, VariableRole};
@@ -177,10 +178,10 @@ impl ClifModule {
         };
         let mut context = Context::for_function(body.clone());
         context.set_disasm(true);
-        let (mut control, counters) = (ControlPlane::default(), CacheCounters::default());
-        cache::compile(&mut context, &*self.isa, &mut control, None, &counters)
-            .map_err(|error| Error::Module(error.to_string()))?;
-        let code = context.compiled_code().ok_or_else(|| Error::Module("no code was generated".to_owned()))?;
+        rotate_loops_for(&mut context.func, &*self.isa);
+        let code = context
+            .compile(&*self.isa, &mut ControlPlane::default())
+            .map_err(|error| Error::Module(error.inner.to_string()))?;
         Ok(code.vcode.clone().unwrap_or_default())
     }
 
@@ -326,6 +327,7 @@ impl Module for ClifModule {
         let body = match self.compile_at {
             CompileAt::Lookup => Body::Clif(Box::new(ctx.func.clone())),
             CompileAt::Definition => {
+                rotate_loops_for(&mut ctx.func, &*self.isa);
                 let (cache, counters) = (self.cache.as_deref(), CacheCounters::default());
                 cache::compile(ctx, &*self.isa, ctrl_plane, cache, &counters).map_err(ModuleError::Compilation)?;
                 let Some(code) = ctx.compiled_code() else {

@@ -15,7 +15,9 @@ use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::EntitySet;
 use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::{Block, BlockArg, Function, Inst, InstBuilder, InstructionData, Opcode, Value};
+use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::loop_analysis::LoopAnalysis;
+use cranelift_codegen::settings::OptLevel;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -24,10 +26,16 @@ const INSTRUCTIONS: usize = 12;
 /// Loops of a function that are looked at. Each costs what the function's size is.
 const LOOPS: usize = 32;
 
-/// Rotates the loops of a function whose tests are small.
-pub(crate) fn rotate_loops(func: &mut Function) {
+/// Rotates the loops of a function whose tests are small, where code is to be fast.
+pub(crate) fn rotate_loops_for(func: &mut Function, isa: &dyn TargetIsa) {
+    if isa.flags().opt_level() != OptLevel::None {
+        rotate_loops(func);
+    }
+}
+
+fn rotate_loops(func: &mut Function) {
     // A value's label would have to go with each of its definitions.
-    if !has_loop(func) || func.dfg.values_labels.is_some() {
+    if !may_loop(func) || func.dfg.values_labels.is_some() {
         return;
     }
     func.dfg.resolve_all_aliases();
@@ -43,16 +51,17 @@ pub(crate) fn rotate_loops(func: &mut Function) {
     }
 }
 
-/// Whether a branch leads to a block that stands before it. Of any loop one does.
-fn has_loop(func: &Function) -> bool {
+/// Whether a function may loop, for transforms that would have to analyse it: whether a branch leads to a block that
+/// stands before it, as one of any loop does. Most functions have none.
+#[must_use]
+pub fn may_loop(func: &Function) -> bool {
     let mut seen = EntitySet::with_capacity(func.dfg.num_blocks());
     func.layout.blocks().any(|block| {
         seen.insert(block);
-        func.layout.last_inst(block).is_some_and(|last| {
-            let tables = (&func.dfg.jump_tables, &func.dfg.exception_tables);
-            let targets = func.dfg.insts[last].branch_destination(tables.0, tables.1);
-            targets.iter().any(|target| seen.contains(target.block(&func.dfg.value_lists)))
-        })
+        let Some(last) = func.layout.last_inst(block) else { return false };
+        let (tables, exceptions) = (&func.dfg.jump_tables, &func.dfg.exception_tables);
+        let mut targets = func.dfg.insts[last].branch_destination(tables, exceptions).iter();
+        targets.any(|target| seen.contains(target.block(&func.dfg.value_lists)))
     })
 }
 
@@ -86,6 +95,8 @@ struct Loop {
     header: Block,
     /// Where the header's test leads: into the loop and out of it, in the order of its branch.
     ways: [Way; 2],
+    /// What the test is of.
+    condition: Value,
     /// The jump back to the header.
     back: Inst,
 }
@@ -104,7 +115,8 @@ impl Loop {
     fn find(func: &Function, analysis: &Analysis, header: Block) -> Option<Self> {
         let Analysis { cfg, tree, loops } = analysis;
         let own = loops.is_loop_header(header)?;
-        let InstructionData::Brif { blocks, .. } = func.dfg.insts[func.layout.last_inst(header)?] else { return None };
+        let last = func.dfg.insts[func.layout.last_inst(header)?];
+        let InstructionData::Brif { arg: condition, blocks, .. } = last else { return None };
         let ways = blocks.map(|call| {
             let lists = &func.dfg.value_lists;
             let target = call.block(lists);
@@ -120,7 +132,7 @@ impl Loop {
         let mut backs = cfg.pred_iter(header).filter(|from| tree.block_dominates(header, from.block));
         let (back, None) = (backs.next()?.inst, backs.next()) else { return None };
         let goes_back = matches!(func.dfg.insts[back], InstructionData::Jump { .. });
-        goes_back.then_some(Self { header, ways, back })
+        goes_back.then_some(Self { header, ways, condition, back })
     }
 
     fn rotate(self, func: &mut Function, analysis: &Analysis) {
@@ -151,9 +163,8 @@ impl Loop {
             func.stencil.srclocs[copy] = func.stencil.srclocs[inst];
             again.extend(func.dfg.inst_results(inst).iter().copied().zip(func.dfg.inst_results(copy).iter().copied()));
         }
-        let InstructionData::Brif { arg: condition, .. } = func.dfg.insts[test] else { return };
-        branch(func, test, condition, &edges, |value| value);
-        branch(func, self.back, renamed(&again, condition), &edges, |value| renamed(&again, value));
+        branch(func, test, self.condition, &edges, |value| value);
+        branch(func, self.back, renamed(&again, self.condition), &edges, |value| renamed(&again, value));
     }
 
     /// Moves constants to the function's beginning: as parameters they would be none.

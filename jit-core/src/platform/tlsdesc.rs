@@ -187,8 +187,9 @@ pub(crate) fn prepare() {
 /// What there is of vector state.
 #[cfg(target_arch = "x86_64")]
 mod x86_64 {
-    use std::arch::x86_64::{__cpuid, __cpuid_count};
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+    use jit_linker::arch::VectorState;
 
     /// Bytes of the save area. Zero until the processor was asked.
     pub(crate) static AREA: AtomicU64 = AtomicU64::new(0);
@@ -196,38 +197,12 @@ mod x86_64 {
     /// The state components to save by `xsave`; 0 for `fxsave`.
     pub(crate) static COMPONENTS: AtomicU32 = AtomicU32::new(0);
 
-    /// Bytes of an `fxsave` area, and with the header that follows it in an `xsave` area.
-    const LEGACY_AREA: u64 = 512;
-    const WITH_HEADER: u64 = LEGACY_AREA + 64;
-
-    /// By bit of XCR0: x87, SSE, AVX and AVX-512. The library's code uses no AMX.
-    const VECTORS: u32 = 0b1110_0111;
-
     pub(super) fn prepare() {
-        const OSXSAVE: u32 = 1 << 27;
-        const STATE_LEAF: u32 = 0xd;
-        if AREA.load(Ordering::Acquire) != 0 {
-            return;
+        if AREA.load(Ordering::Acquire) == 0 {
+            let VectorState { components, area, .. } = VectorState::of_host();
+            COMPONENTS.store(components, Ordering::Relaxed);
+            // Code that can reach a routine is published later, by this thread or one that saw this.
+            AREA.store(area, Ordering::Release);
         }
-        let mut components = 0;
-        if __cpuid(1).ecx & OSXSAVE != 0 {
-            // SAFETY: OSXSAVE says that `xgetbv` can be executed; it writes eax and edx only.
-            unsafe {
-                std::arch::asm!(
-                    "xgetbv", in("ecx") 0, out("eax") components, out("edx") _, options(nomem, nostack, preserves_flags)
-                );
-            }
-        }
-        components &= VECTORS;
-        // Of the standard format: the leaf gives each component's size and offset.
-        let end = |component: u32| {
-            let leaf = __cpuid_count(STATE_LEAF, component);
-            u64::from(leaf.eax) + u64::from(leaf.ebx)
-        };
-        let ends = (2..u32::BITS).filter(|component| components & (1 << component) != 0).map(end);
-        let area = if components == 0 { LEGACY_AREA } else { ends.fold(WITH_HEADER, u64::max) };
-        COMPONENTS.store(components, Ordering::Relaxed);
-        // Code that can reach a routine is published later, in this thread or one that saw this.
-        AREA.store(area, Ordering::Release);
     }
 }

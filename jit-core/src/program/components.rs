@@ -35,11 +35,11 @@ use crate::sync::{Arc, Mutex, lock};
 /// initialized before the first lookup in its dylib answers, and the dylibs in its link order
 /// before it. When the program is dropped, or the process exits, what was initialized is finalized.
 ///
-/// ```
+/// ```no_run
 /// use jit_core::{Jit, Program};
 /// use jit_linker::graph::ObjectBytes;
 ///
-/// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let jit = Jit::new()?;
 /// let program = Program::new(jit.session().clone());
 /// program.add_object(jit.main(), "plugin.o", ObjectBytes::from(std::fs::read("plugin.o")?))?;
@@ -51,7 +51,6 @@ use crate::sync::{Arc, Mutex, lock};
 /// # _ = status;
 /// # Ok(())
 /// # }
-/// # assert!(run().is_err());
 /// ```
 pub struct Program {
     session: ExecutionSession,

@@ -18,8 +18,8 @@ use smallvec::SmallVec;
 use crate::clif::{ClifLayer, ClifModule};
 use crate::error::Error;
 use crate::session::{
-    AbsoluteSymbol, Alias, ExecutionSession, FoundSymbol, JitDylib, MaterializationUnit, ReadyUnits, ResourceTracker,
-    SearchOrder, SymbolDeclaration, SymbolState, UnitDefinition, WeakTracker,
+    AbsoluteSymbol, Alias, ExecutionSession, FoundSymbol, JitDylib, MaterializationUnit, ReadyUnit, ReadyUnits,
+    ResourceTracker, SearchOrder, SymbolDeclaration, SymbolState, UnitDefinition, WeakTracker,
 };
 use crate::sync::{Arc, Mutex, lock};
 pub(crate) use body::BodySource;
@@ -230,18 +230,16 @@ impl Redirections {
     /// Lazy functions: their stubs are all that has to be there.
     fn ready_units(&self, source: &Arc<BodySource>, items: &[u32]) -> Result<ReadyUnits, Error> {
         self.table.reserve(items.len());
-        let mut symbols = Vec::with_capacity(items.len());
-        let mut units = Vec::with_capacity(items.len().div_ceil(BLOCK as usize));
-        for items in items.chunks(BLOCK as usize) {
+        let units = items.chunks(BLOCK as usize).map(|items| {
             let functions = self.table.enter(source, items)?;
+            let mut symbols = Vec::with_capacity(items.len());
             self.table.definitions(&functions, items, |item, definition| {
                 let (name, signature) = (source.function(item).clone(), source.signature(item).cloned());
                 symbols.push(AbsoluteSymbol { name, definition, flags: source.flags(item), signature });
             });
-            let held: Box<dyn Send> = Box::new(functions);
-            units.push((items.len(), held));
-        }
-        Ok(ReadyUnits { name: Arc::from(UNIT), symbols, units })
+            Ok(ReadyUnit { symbols, holds: Box::new(functions) })
+        });
+        Ok(ReadyUnits { name: Arc::from(UNIT), units: units.collect::<Result<_, Error>>()? })
     }
 
     fn unit(source: &BodySource, items: &[u32], unit: Box<dyn MaterializationUnit>) -> UnitDefinition {

@@ -3,7 +3,7 @@
 use jit_linker::SymbolName;
 
 use super::table::{FunctionIds, FunctionTable};
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::session::{MaterializationResponsibility, MaterializationUnit};
 use crate::sync::Arc;
 
@@ -42,7 +42,7 @@ impl MaterializationUnit for EagerUnit {
             Err(error) => return responsibility.fail(error.into()),
         };
         let (of, source) = (session.clone(), Arc::clone(&body.source));
-        let Some(order) = source.order() else { return };
+        let Some(order) = source.order() else { return responsibility.fail(Cause::Removed) };
         session.lookup_resolved(order, vec![name], move |mut answers| match answers.pop() {
             Some(Ok(found)) => {
                 // If not, a newer body has been put in its place meanwhile, and is there already.

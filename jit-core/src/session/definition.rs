@@ -73,8 +73,25 @@ impl State {
         if duplicates.is_empty() { Ok(()) } else { Err(Error::DuplicateDefinitions(duplicates)) }
     }
 
+    /// Those of the new symbols that can't take the place of the ones they meet: a definition that nobody has searched for
+    /// gives way, to one.
+    pub(super) fn duplicates<'a>(
+        &self,
+        dylib: Id<Dylib>,
+        met: impl Iterator<Item = (SymbolId, &'a SymbolName)>,
+        unit: &str,
+    ) -> Vec<DuplicateDefinition> {
+        let mut replaced = FxHashSet::default();
+        met.filter_map(|(by, name)| {
+            let again = !replaced.insert(by);
+            let first = self.irreplaceable(by).or_else(|| again.then(|| unit.to_owned()))?;
+            Some(self.duplicate(dylib, name.clone(), first, unit))
+        })
+        .collect()
+    }
+
     /// The unit of a symbol whose place no other may take.
-    pub(super) fn irreplaceable(&self, id: SymbolId) -> Option<String> {
+    fn irreplaceable(&self, id: SymbolId) -> Option<String> {
         let symbol = self.symbols.get(id)?;
         let replaceable = !symbol.flags().is_strong() && symbol.state() == SymbolState::NeverSearched;
         (!replaceable).then(|| self.unit_name(symbol.unit))
@@ -175,15 +192,7 @@ impl State {
                 }
             }
         }
-        let mut replaced = FxHashSet::default();
-        let duplicates: Vec<_> = met
-            .iter()
-            .filter_map(|(by, symbol)| {
-                let again = !replaced.insert(*by);
-                let first = self.irreplaceable(*by).or_else(|| again.then(|| name.to_string()))?;
-                Some(self.duplicate(dylib, symbol.name.clone(), first, &name))
-            })
-            .collect();
+        let duplicates = self.duplicates(dylib, met.iter().map(|(by, symbol)| (*by, &symbol.name)), &name);
         if !duplicates.is_empty() {
             for id in ids {
                 self.remove_symbol(id);
@@ -249,13 +258,7 @@ impl State {
         }
     }
 
-    pub(super) fn duplicate(
-        &self,
-        dylib: Id<Dylib>,
-        name: SymbolName,
-        first: String,
-        second: &str,
-    ) -> DuplicateDefinition {
+    fn duplicate(&self, dylib: Id<Dylib>, name: SymbolName, first: String, second: &str) -> DuplicateDefinition {
         let dylib = self.dylibs.get(dylib).map(|dylib| dylib.name.clone()).unwrap_or_default();
         DuplicateDefinition { name, dylib, first, second: second.to_owned() }
     }

@@ -412,10 +412,7 @@ impl ExecutionSession {
                     published.fetch(*dylib, names);
                 }
                 for name in names {
-                    let (place, cell) = find(published, order, name)?;
-                    let entry = published.entry(place, cell);
-                    let there = entry.condition().is_there(required) && !entry.condition().flags().side_effects_only;
-                    all.push(there.then(|| entry.found(name, published))?);
+                    all.push(find_there(published, order, name, required)?);
                 }
             }
             Some(all)
@@ -435,12 +432,7 @@ impl ExecutionSession {
     /// A symbol, if it is ready now: as [`ready_address`](Self::ready_address).
     #[cfg(feature = "cranelift")]
     pub(crate) fn find_ready(&self, order: &SearchOrder, name: &SymbolName) -> Option<FoundSymbol> {
-        self.read(|published| {
-            let (place, cell) = find(published, order, name)?;
-            let entry = published.entry(place, cell);
-            let there = entry.condition().is_there(SymbolState::Ready) && !entry.condition().flags().side_effects_only;
-            there.then(|| entry.found(name, published))
-        })
+        self.read(|published| find_there(published, order, name, SymbolState::Ready))
     }
 
     /// What `read` sees at one moment: without the lock unless changes come so thick that a reader
@@ -475,6 +467,20 @@ impl ExecutionSession {
         effects.answers.push(query);
         self.perform(effects);
     }
+}
+
+/// What a search in `order` ends at, if it has come as far as is required.
+#[inline]
+fn find_there(
+    published: &Published,
+    order: &SearchOrder,
+    name: &SymbolName,
+    required: SymbolState,
+) -> Option<FoundSymbol> {
+    let (place, cell) = find(published, order, name)?;
+    let entry = published.entry(place, cell);
+    let there = entry.condition().is_there(required) && !entry.condition().flags().side_effects_only;
+    there.then(|| entry.found(name, published))
 }
 
 /// The definition of `name` that a search in `order` ends at: its place, and the cell there.

@@ -126,22 +126,18 @@ impl MaterializationResponsibility {
         };
         let (key, dylib) = current(&session.state()).ok_or(Error::DefunctTracker)?;
         let result = file(ResourceKey(key));
-        let (is_current, removed) = {
-            // One step: what happens to the tracker after this is told after this.
+        let now = {
             let mut state = session.state();
             let now = current(&state).map(|(tracker, _)| tracker);
-            let is_current = now == Some(key);
-            if !is_current {
-                state.notifications.push(match now {
-                    Some(now) => Notification::Transferred { dylib, to: now, from: key },
-                    None => Notification::Removed { dylib, key },
-                });
+            // In the same step: what happens to the tracker after this is told after this.
+            match now {
+                Some(now) if now == key => return Ok(result),
+                Some(to) => state.notifications.push(Notification::Transferred { dylib, to, from: key }),
+                None => state.notifications.push(Notification::Removed { dylib, key }),
             }
-            (is_current, now.is_none())
+            now
         };
-        if !is_current {
-            session.notify_managers();
-        }
-        if removed { Err(Error::DefunctTracker) } else { Ok(result) }
+        session.notify_managers();
+        now.map(|_| result).ok_or(Error::DefunctTracker)
     }
 }

@@ -46,7 +46,7 @@ use dispatch::TaskKind;
 use manager::Managers;
 use published::Published;
 #[cfg(feature = "cranelift")]
-pub(crate) use ready::ReadyUnits;
+pub(crate) use ready::{ReadyUnit, ReadyUnits};
 use scope::ExecutionScopes;
 use slots::KeepSlots;
 use state::{Discard, Effects, State};

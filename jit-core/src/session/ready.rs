@@ -1,7 +1,5 @@
 //! Definitions that are complete when they are made: functions whose stubs are there.
 
-use jit_linker::SymbolName;
-use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use super::ResourceTracker;
@@ -17,10 +15,13 @@ use crate::sync::Arc;
 pub(crate) struct ReadyUnits {
     /// What all of the units are called in errors.
     pub(crate) name: Arc<str>,
-    /// All units' symbols, the first unit's first. They are strong.
+    pub(crate) units: Vec<ReadyUnit>,
+}
+
+pub(crate) struct ReadyUnit {
+    /// They are strong.
     pub(crate) symbols: Vec<AbsoluteSymbol>,
-    /// How many of the symbols are a unit's, and what it holds.
-    pub(crate) units: Vec<(usize, Box<dyn Send>)>,
+    pub(crate) holds: Box<dyn Send>,
 }
 
 impl ResourceTracker {
@@ -40,29 +41,27 @@ impl State {
         definition: ReadyUnits,
         effects: &mut Effects,
     ) -> Result<(), Error> {
-        let ReadyUnits { name, symbols, units } = definition;
+        let ReadyUnits { name, units } = definition;
         let Some(dylib) = self.trackers.get(tracker).map(|tracker| tracker.dylib) else {
             // Not dropped here, where the lock is held.
-            effects.resources.extend(units.into_iter().map(|(_, held)| held));
+            effects.resources.extend(units.into_iter().map(|unit| unit.holds));
             return Err(Error::DefunctTracker);
         };
-        self.symbols.reserve(symbols.len());
-        let mut symbols = symbols.into_iter();
+        self.symbols.reserve(units.iter().map(|unit| unit.symbols.len()).sum());
         let mut entered: Vec<Id<Unit>> = Vec::with_capacity(units.len());
         let mut met = Vec::new();
-        for (count, held) in units {
+        for ReadyUnit { symbols, holds } in units {
             let Some(unit) = self.insert_unit(Arc::clone(&name), tracker, Stage::Running) else {
-                effects.resources.push(held);
+                effects.resources.push(holds);
                 continue;
             };
             entered.push(unit);
-            let mut ids = SmallVec::with_capacity(count);
-            let mut left = count;
-            while left > 0 {
-                let next = left.min(FETCHED);
-                left -= next;
-                self.symbols.fetch(dylib, symbols.as_slice().iter().take(next).map(|symbol| &symbol.name));
-                for symbol in symbols.by_ref().take(next) {
+            let mut ids = SmallVec::with_capacity(symbols.len());
+            let mut symbols = symbols.into_iter();
+            while !symbols.as_slice().is_empty() {
+                let count = symbols.len().min(FETCHED);
+                self.symbols.fetch(dylib, symbols.as_slice()[..count].iter().map(|symbol| &symbol.name));
+                for symbol in symbols.by_ref().take(count) {
                     match self.enter(dylib, unit, symbol, SymbolState::Ready) {
                         Ok(id) => ids.push(id),
                         Err((by, symbol)) => met.push((by, unit, symbol)),
@@ -71,19 +70,10 @@ impl State {
             }
             if let Some(unit) = self.units.get_mut(unit) {
                 unit.symbols = ids;
-                unit.resources = Some(Box::new(Resources(vec![held])));
+                unit.resources = Some(Box::new(Resources(vec![holds])));
             }
         }
-        // A definition that nobody has searched for gives way, to one.
-        let mut replaced = FxHashSet::default();
-        let duplicates: Vec<_> = met
-            .iter()
-            .filter_map(|(by, _, symbol)| {
-                let again = !replaced.insert(*by);
-                let first = self.irreplaceable(*by).or_else(|| again.then(|| name.to_string()))?;
-                Some(self.duplicate(dylib, SymbolName::clone(&symbol.name), first, &name))
-            })
-            .collect();
+        let duplicates = self.duplicates(dylib, met.iter().map(|(by, _, symbol)| (*by, &symbol.name)), &name);
         if !duplicates.is_empty() {
             for unit in entered {
                 let symbols = self.units.get_mut(unit).map(|unit| std::mem::take(&mut unit.symbols));

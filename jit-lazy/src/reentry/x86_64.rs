@@ -6,8 +6,9 @@
 //! and take 8 KiB.
 
 use std::arch::global_asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use jit_linker::arch::VectorState;
 
 use crate::registry::resolve;
 
@@ -20,62 +21,15 @@ static COMPONENTS: AtomicU32 = AtomicU32::new(0);
 /// 1 where `xsavec` saves them, which leaves out those that are not in use: mostly the 2 KiB of AVX-512.
 static COMPACT: AtomicU32 = AtomicU32::new(0);
 
-/// Bytes of an `fxsave` area, and of the header that follows it in an `xsave` area.
-const LEGACY_AREA: u64 = 512;
-const HEADER: u64 = 64;
-
-/// The leaf of `cpuid` that tells of state components.
-const STATE_LEAF: u32 = 0xd;
-
-/// State components, by bit of XCR0.
-const X87: u32 = 1 << 0;
-const SSE: u32 = 1 << 1;
-const AVX: u32 = 1 << 2;
-const AVX_512: u32 = 0b111 << 5;
-
 pub(super) fn address() -> u64 {
-    if AREA.load(Ordering::Relaxed) == 0 {
-        let components = usable_components();
+    if AREA.load(Ordering::Acquire) == 0 {
+        let VectorState { components, area, has_xsavec, .. } = VectorState::of_host();
         COMPONENTS.store(components, Ordering::Relaxed);
-        COMPACT.store(u32::from(components != 0 && has_xsavec()), Ordering::Relaxed);
-        // Code that can reach the routine is published with release ordering later than this.
-        AREA.store(area_size(components), Ordering::Relaxed);
+        COMPACT.store(has_xsavec.into(), Ordering::Relaxed);
+        // Code that can reach the routine is published later, by this thread or one that saw this.
+        AREA.store(area, Ordering::Release);
     }
     orcane_reentry as *const () as u64
-}
-
-/// The components among those that can carry arguments which the system has enabled; 0 without
-/// `xsave`.
-fn usable_components() -> u32 {
-    const OSXSAVE: u32 = 1 << 27;
-    if __cpuid(1).ecx & OSXSAVE == 0 {
-        return 0;
-    }
-    let enabled: u32;
-    // SAFETY: OSXSAVE says that `xgetbv` can be executed; it writes eax and edx only.
-    unsafe {
-        std::arch::asm!("xgetbv", in("ecx") 0, out("eax") enabled, out("edx") _, options(nomem, nostack, preserves_flags));
-    }
-    enabled & (X87 | SSE | AVX | AVX_512)
-}
-
-fn has_xsavec() -> bool {
-    const XSAVEC: u32 = 1 << 1;
-    __cpuid_count(STATE_LEAF, 1).eax & XSAVEC != 0
-}
-
-/// Bytes of the standard format, which the compacted one does not exceed: leaf 0xD gives each component's size and offset.
-fn area_size(components: u32) -> u64 {
-    if components == 0 {
-        return LEGACY_AREA;
-    }
-    (2..u32::BITS)
-        .filter(|component| components & (1 << component) != 0)
-        .map(|component| {
-            let leaf = __cpuid_count(STATE_LEAF, component);
-            u64::from(leaf.eax) + u64::from(leaf.ebx)
-        })
-        .fold(LEGACY_AREA + HEADER, u64::max)
 }
 
 unsafe extern "C" {
@@ -185,18 +139,6 @@ mod tests {
     use super::*;
     use crate::LazyJit;
 
-    #[test]
-    fn the_area_holds_what_the_processor_has_and_stays_within_a_page() {
-        assert_eq!(area_size(0), 512);
-        assert_eq!(area_size(X87 | SSE), 576);
-        let components = usable_components();
-        if std::is_x86_feature_detected!("avx") {
-            assert_eq!(components & AVX, AVX);
-            // The upper halves of sixteen registers.
-            assert!(area_size(X87 | SSE | AVX) >= 576 + 256);
-        }
-        assert!(area_size(components) < 4096);
-    }
     #[test]
     fn arguments_are_restored_from_either_format() {
         type Function = extern "C" fn(f64, f64, f64, f64, f64, f64, f64, f64, i64) -> f64;

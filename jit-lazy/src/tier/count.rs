@@ -2,11 +2,11 @@
 
 use jit_core::cranelift::codegen::cursor::{Cursor, FuncCursor};
 use jit_core::cranelift::codegen::dominator_tree::DominatorTree;
-use jit_core::cranelift::codegen::entity::EntitySet;
 use jit_core::cranelift::codegen::flowgraph::ControlFlowGraph;
 use jit_core::cranelift::codegen::ir::{self, AbiParam, Block, InstBuilder, MemFlagsData, Signature, types};
 use jit_core::cranelift::codegen::isa::CallConv;
 use jit_core::cranelift::codegen::loop_analysis::LoopAnalysis;
+use jit_core::may_loop;
 
 /// What code does when a function is called, or a loop of it begins again: takes one from a 32-bit
 /// counter, and when that gives zero, calls a host function with the counter's address.
@@ -35,18 +35,6 @@ pub fn count_calls_and_loops(func: &mut ir::Function, counting: Counting) -> Res
         count_at(func, block, counting);
     }
     Ok(())
-}
-
-/// Whether a branch leads backwards in the layout: without one there is no loop, and most functions have none.
-fn may_loop(func: &ir::Function) -> bool {
-    let mut seen = EntitySet::with_capacity(func.dfg.num_blocks());
-    func.layout.blocks().any(|block| {
-        seen.insert(block);
-        let Some(last) = func.layout.last_inst(block) else { return false };
-        let (tables, exceptions) = (&func.dfg.jump_tables, &func.dfg.exception_tables);
-        let mut targets = func.dfg.insts[last].branch_destination(tables, exceptions).iter();
-        targets.any(|target| seen.contains(target.block(&func.dfg.value_lists)))
-    })
 }
 
 fn loop_headers(func: &ir::Function) -> Vec<Block> {

@@ -7,12 +7,16 @@ pub mod cache;
 mod ifunc;
 mod reach;
 pub mod stub;
+#[cfg(target_arch = "x86_64")]
+mod vector_state;
 pub mod x86_64;
 
 use std::fmt;
 
 pub use at_exit::add_at_exit;
 pub use reach::Reach;
+#[cfg(target_arch = "x86_64")]
+pub use vector_state::VectorState;
 
 use crate::graph::EdgeKind;
 

@@ -142,7 +142,7 @@ fn is_loaded(header: &SectionHeader64<LittleEndian>) -> bool {
         && !matches!(kind, SHT_NULL | SHT_NOTE | SHT_REL | SHT_RELA | SHT_GROUP | SHT_STRTAB | SHT_SYMTAB)
 }
 
-/// Whether a section has what others than the program read. Of what is compressed only the contents could be relocated.
+/// Whether a section has what others than the program read. What is compressed can't be relocated.
 fn is_note(header: &SectionHeader64<LittleEndian>) -> bool {
     let flags = header.sh_flags.get(LittleEndian) as u32;
     header.sh_type.get(LittleEndian) == SHT_PROGBITS
