@@ -74,7 +74,7 @@ pub use platform::perf::Profiler;
 #[cfg(feature = "cranelift")]
 pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};
 #[cfg(feature = "cranelift")]
-pub use redirect::{BodyMaker, FirstTier, LazyObjects, Promoter, RedirectableFunction};
+pub use redirect::{BodyMaker, FirstTier, FirstTierBody, LazyObjects, Promoter, RedirectableFunction};
 
 /// Cranelift, in the version whose types this crate speaks.
 #[cfg(feature = "cranelift")]

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use jit_core::LazyFunctions;
 
 use crate::call_through::Target;
+use crate::tier::counted;
 
 static TARGETS: RwLock<Registry> = RwLock::new(Registry { targets: Vec::new(), free: Vec::new() });
 
@@ -60,9 +61,14 @@ impl Drop for Indices {
     }
 }
 
-/// Where the call that came through the trampoline `index` is to go. Called by the re-entry
-/// routine.
-pub(crate) extern "C-unwind" fn resolve(index: u32) -> u64 {
+/// Where a call is to go that came through a trampoline, which tells its index, or through an entry whose counter has
+/// run out. Called by the re-entry routine.
+pub(crate) extern "C-unwind" fn resolve(told: u64) -> u64 {
+    // SAFETY: it is what such a piece of code told, in which a call is.
+    if let Some(target) = unsafe { counted(told) } {
+        return target;
+    }
+    let index = told as u32;
     let target = read().targets.get((index / LazyFunctions::LEN) as usize).cloned().flatten();
     match target.and_then(|target| target.resolve(index % LazyFunctions::LEN)) {
         Some(address) => address,

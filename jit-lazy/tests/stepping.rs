@@ -13,10 +13,11 @@ use std::ffi::{c_int, c_void};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use common::{add, builder, caller, redefine};
+use common::{add, builder, caller, constant, redefine};
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Module, Unwinder as _};
 use jit_core::{AbsoluteSymbol, LookupError, SymbolDef, SymbolFlags, SymbolName};
+use jit_lazy::Tiering;
 
 unsafe extern "C-unwind" {
     fn _Unwind_Backtrace(visit: extern "C" fn(*mut c_void, *mut c_void) -> c_int, state: *mut c_void) -> c_int;
@@ -268,6 +269,41 @@ fn far() -> Range<u64> {
     start..start + PAGE as u64
 }
 
+fn watch_steps(foreign: Range<u64>) {
+    STEPS.with_borrow_mut(|steps| {
+        (steps.host, steps.foreign) = (host(), foreign);
+        // Where the host is interrupted, nothing can be allocated.
+        steps.calls.reserve(10_000);
+    });
+    // SAFETY: the handler is of the type that is asked for, and stays.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = step as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        assert_eq!(libc::sigaction(libc::SIGTRAP, &raw const action, std::ptr::null_mut()), 0);
+    }
+}
+
+#[test]
+fn every_unwinder_finds_the_callers_of_every_instruction_of_an_entry_that_counts() {
+    let jit = builder().tiers(Tiering::default().threshold(2)).build().unwrap();
+    redefine(&jit, &constant("f", 7)).unwrap();
+    jit.lookup::<common::Nullary>("f").unwrap();
+    let address = jit.lookup_address("f").unwrap();
+    watch_steps(0..0);
+    assert_eq!(a_named_caller(address), 7);
+    // Stub, entry, of which the jump to the body is what is gone through, and body.
+    let counted = STEPS.with_borrow_mut(|steps| std::mem::take(&mut steps.seen[JIT]));
+    // It runs out, and in the routine, which has no interest in who came, stepping ends.
+    assert_eq!(a_named_caller(address), 7);
+    let steps = STEPS.take();
+    assert!(steps.wrong.is_empty(), "{} of {:?}: {}", steps.wrong.len(), steps.seen, steps.wrong[0]);
+    // The push and two jumps on the way to the routine in place of the jump to the body.
+    let ran_out: Vec<_> = steps.seen[JIT].difference(&counted).collect();
+    assert_eq!(ran_out.len(), 3, "{:x?} after {counted:x?}", steps.seen);
+    assert!(steps.seen[ROUTINE].len() > 10, "{:x?}", steps.seen);
+}
+
 #[test]
 fn every_unwinder_finds_the_callers_of_every_instruction() {
     let foreign = far();
@@ -297,18 +333,7 @@ fn every_unwinder_finds_the_callers_of_every_instruction() {
     jit.lookup::<common::Nullary>("outer").unwrap();
     let outer = jit.lookup_address("outer").unwrap();
 
-    STEPS.with_borrow_mut(|steps| {
-        (steps.host, steps.foreign) = (host(), foreign);
-        // Where the host is interrupted, nothing can be allocated.
-        steps.calls.reserve(10_000);
-    });
-    // SAFETY: the handler is of the type that is asked for, and stays.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = step as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO;
-        assert_eq!(libc::sigaction(libc::SIGTRAP, &raw const action, std::ptr::null_mut()), 0);
-    }
+    watch_steps(foreign);
     assert_eq!(a_named_caller(outer), 207);
     let steps = STEPS.take();
     assert!(steps.wrong.is_empty(), "{} of {:?}: {}", steps.wrong.len(), steps.seen, steps.wrong[0]);

@@ -101,6 +101,59 @@ fn a_loop_that_runs_long_counts() {
 }
 
 #[test]
+fn the_call_that_runs_the_counter_out_keeps_its_arguments() {
+    const SUM: &str = "
+        function %sum(i64, i64, i64, i64, i64, i64, i64, f64, f64, f64, f64, f64, f64, f64, f64) -> i64 system_v {
+        block0(v0: i64, v1: i64, v2: i64, v3: i64, v4: i64, v5: i64, v6: i64,
+               v10: f64, v11: f64, v12: f64, v13: f64, v14: f64, v15: f64, v16: f64, v17: f64):
+            v20 = fadd v10, v11
+            v21 = fadd v12, v13
+            v22 = fadd v14, v15
+            v23 = fadd v16, v17
+            v24 = fadd v20, v21
+            v25 = fadd v22, v23
+            v26 = fadd v24, v25
+            v27 = fcvt_to_sint.i64 v26
+            v28 = iadd v0, v1
+            v29 = iadd v2, v3
+            v30 = iadd v4, v5
+            v31 = iadd v28, v29
+            v32 = iadd v30, v6
+            v33 = iadd v31, v32
+            v34 = iadd v33, v27
+            return v34
+        }";
+    type Sum = unsafe extern "C" fn(i64, i64, i64, i64, i64, i64, i64, f64, f64, f64, f64, f64, f64, f64, f64) -> i64;
+    let jit = tiered(Tiering::default().threshold(3));
+    redefine(&jit, SUM).unwrap();
+    // SAFETY: the address of a function of this type.
+    let sum = unsafe { std::mem::transmute::<usize, Sum>(jit.lookup_address("sum").unwrap() as usize) };
+    for _ in 0..5 {
+        // SAFETY: it only computes.
+        let given =
+            unsafe { sum(1, 2, 4, 8, 16, 32, 64, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0) };
+        assert_eq!(given, 0x7fff);
+    }
+    promoted(&jit, 1);
+}
+
+#[test]
+fn entries_that_count_are_used_again() {
+    let jit = tiered(Tiering::default().threshold(2));
+    let mut held = Vec::new();
+    for round in 0..200 {
+        redefine(&jit, &constant("f", round)).unwrap();
+        let f = at(jit.lookup_address("f").unwrap());
+        // SAFETY: it only computes.
+        (0..3).for_each(|_| assert_eq!(unsafe { f() }, round));
+        promoted(&jit, round as usize + 1);
+        let memory = jit.memory_statistics();
+        held.push((memory.allocations, memory.mappings));
+    }
+    assert_eq!(held[100], held[199]);
+}
+
+#[test]
 fn a_new_body_begins_at_the_first_tier() {
     let jit = tiered(Tiering::default().threshold(10));
     redefine(&jit, &constant("f", 1)).unwrap();

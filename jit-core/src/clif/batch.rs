@@ -29,7 +29,7 @@ use crate::object::{Watched, dependency};
 use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
 use crate::platform::unwind::{self, Frames, Handler};
-use crate::redirect::FirstTier;
+use crate::redirect::{FirstTier, FirstTierBody};
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
 use crate::sync::{Arc, lock, thread};
 
@@ -62,8 +62,16 @@ struct Own {
     symbol: SymbolId,
     graph_symbol: GraphSymbol,
     told: Told,
-    /// The thread-local variable whose descriptor the symbol is, and its initial value.
-    variable: Option<(Box<tls::Variable>, GraphSymbol)>,
+    extra: Extra,
+}
+
+/// What an item is beside a function or a data object.
+enum Extra {
+    None,
+    /// A thread-local variable whose descriptor the symbol is, and its initial value.
+    Variable(Box<tls::Variable>, GraphSymbol),
+    /// A function of the first tier.
+    FirstTier(Box<dyn FirstTierBody>),
 }
 
 /// What is told of a function.
@@ -108,8 +116,7 @@ struct External {
 struct Added {
     symbol: GraphSymbol,
     told: Told,
-    /// A thread-local variable, and the symbol of its initial value.
-    variable: Option<(Box<tls::Variable>, GraphSymbol)>,
+    extra: Extra,
 }
 
 /// Why an item can't be part of the graph.
@@ -173,9 +180,9 @@ impl<'a> Batch<'a> {
                 Item::Data(index) => self.add_data(index),
             };
             match added {
-                Ok(Added { symbol: graph_symbol, told, variable }) => {
+                Ok(Added { symbol: graph_symbol, told, extra }) => {
                     let responsibility = Some(responsibility);
-                    self.own.push(Own { responsibility, symbol, graph_symbol, told, variable });
+                    self.own.push(Own { responsibility, symbol, graph_symbol, told, extra });
                 }
                 Err(cause) => responsibility.fail_with(&cause),
             }
@@ -213,11 +220,11 @@ impl<'a> Batch<'a> {
         let symbols = responsibility.symbols();
         let body = symbols.first().ok_or_else(|| refused("the function was removed"))?;
         let function = &self.module.functions[index as usize].name;
-        let held = first_tier.transform(function, &body.name, &mut func).map_err(refused)?;
-        responsibility.hold(held).map_err(refused)?;
+        let memory = self.session.executor().memory();
+        let body = first_tier.transform(function, &body.name, &mut func, memory).map_err(refused)?;
         let (block, told) = self.add_clif(context, index, func, &**first_tier.isa(), None)?;
         self.functions += 1;
-        Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
+        Ok(Added { symbol: self.define(FUNCTION, index, block), told, extra: Extra::FirstTier(body) })
     }
 
     /// The function as it was defined, after `first` if that is given.
@@ -240,7 +247,7 @@ impl<'a> Batch<'a> {
             None => return Err(refused("the function was materialized before")),
         };
         self.functions += 1;
-        Ok(Added { symbol: self.define(FUNCTION, index, block), told, variable: None })
+        Ok(Added { symbol: self.define(FUNCTION, index, block), told, extra: Extra::None })
     }
 
     /// Notes what is to be told of a function.
@@ -389,14 +396,14 @@ impl<'a> Batch<'a> {
         self.add_edges(block, (DATA, index), &relocs)?;
         self.data_bytes += description.init.size() as u64;
         if !tls {
-            return Ok(Added { symbol: self.define(DATA, index, block), told: Told::default(), variable: None });
+            return Ok(Added { symbol: self.define(DATA, index, block), told: Told::default(), extra: Extra::None });
         }
         let variable = tls::Variable::new(description.init.size(), align as usize).map_err(refused)?;
         let image = self.graph.define(None, block, 0, 0);
         let descriptor = tls::descriptor(&variable);
         let block = self.graph.add_block(SegmentKind::Data, &descriptor, 16).map_err(refused)?;
         let symbol = self.define(DATA, index, block);
-        Ok(Added { symbol, told: Told::default(), variable: Some((variable, image)) })
+        Ok(Added { symbol, told: Told::default(), extra: Extra::Variable(variable, image) })
     }
 
     fn add_contents(&mut self, kind: SegmentKind, data: &DataDescription, align: u64) -> Result<BlockId, Refused> {
@@ -476,8 +483,11 @@ impl<'a> Batch<'a> {
         if let Some(watched) = &linking.watched {
             watched.loaded(allocated.graph());
         }
-        let definitions: Vec<_> =
-            linking.own.iter().map(|own| (own.symbol, SymbolDef::at(allocated.address(own.graph_symbol)))).collect();
+        let address = |own: &Own| match &own.extra {
+            Extra::FirstTier(body) => body.entry(allocated.address(own.graph_symbol)),
+            _ => allocated.address(own.graph_symbol),
+        };
+        let definitions: Vec<_> = linking.own.iter().map(|own| (own.symbol, SymbolDef::at(address(own)))).collect();
         linking.publish(&definitions);
         let externals: Vec<_> =
             externals.into_iter().filter(|external| allocated.is_external(external.symbol)).collect();
@@ -663,14 +673,19 @@ impl Linking {
             .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
             .collect();
         for own in &mut self.own {
-            if let Some((variable, image)) = own.variable.take() {
-                variable.set_image(allocated.address(image));
-                let held = own.responsibility.as_ref().map_or(Ok(()), |owner| owner.hold(variable));
-                if let Err(error) = held
-                    && let Some(responsibility) = own.responsibility.take()
-                {
-                    responsibility.fail(error.into());
+            let held: Box<dyn Send> = match std::mem::replace(&mut own.extra, Extra::None) {
+                Extra::None => continue,
+                Extra::Variable(variable, image) => {
+                    variable.set_image(allocated.address(image));
+                    variable
                 }
+                Extra::FirstTier(body) => body,
+            };
+            let held = own.responsibility.as_ref().map_or(Ok(()), |owner| owner.hold(held));
+            if let Err(error) = held
+                && let Some(responsibility) = own.responsibility.take()
+            {
+                responsibility.fail(error.into());
             }
         }
         let frames = self.placed_frames(&allocated);

@@ -29,7 +29,7 @@ use unit::{EagerUnit, LazyUnit};
 pub use body::{BodyMaker, RedirectableFunction};
 pub use object::LazyObjects;
 pub(crate) use table::{BLOCK, Body, FunctionId, FunctionTable};
-pub use tier::{FirstTier, Promoter};
+pub use tier::{FirstTier, FirstTierBody, Promoter};
 
 /// The redirectable functions of a JIT.
 pub(crate) struct Redirections {

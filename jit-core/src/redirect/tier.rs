@@ -3,6 +3,7 @@
 use cranelift_codegen::ir;
 use cranelift_codegen::isa::OwnedTargetIsa;
 use jit_linker::SymbolName;
+use jit_linker::memory::MemoryManager;
 
 use super::body::BodySource;
 use super::table::{Body, FunctionTable};
@@ -17,7 +18,8 @@ pub trait FirstTier: Send + Sync {
     fn isa(&self) -> &OwnedTargetIsa;
 
     /// Changes a function before it is compiled at the first tier. `body` names this body of
-    /// `function` to [`Promoter::promote`]. What is returned lives as long as the code.
+    /// `function` to [`Promoter::promote`]. What is returned lives as long as the code. Code that it needs beside the
+    /// function's own it puts into `memory`.
     ///
     /// # Errors
     ///
@@ -27,7 +29,8 @@ pub trait FirstTier: Send + Sync {
         function: &SymbolName,
         body: &SymbolName,
         func: &mut ir::Function,
-    ) -> Result<Box<dyn Send>, String>;
+        memory: &Arc<dyn MemoryManager>,
+    ) -> Result<Box<dyn FirstTierBody>, String>;
 
     /// What is done to a function before it is compiled again, in addition to what its module asks for: to be asked once a
     /// module. By default nothing.
@@ -37,6 +40,15 @@ pub trait FirstTier: Send + Sync {
 
     /// Is given what promotes functions, before any is compiled.
     fn start(&self, promoter: Promoter);
+}
+
+/// A function that is to be compiled at the first tier.
+pub trait FirstTierBody: Send {
+    /// Where calls of it are to go, when its code is at an address: there, if nothing has to be done at each call. Is
+    /// told once, before the first call.
+    fn entry(&self, code: u64) -> u64 {
+        code
+    }
 }
 
 /// Replaces bodies of the first tier.

@@ -21,7 +21,7 @@ pub(super) fn address() -> u64 {
 }
 
 unsafe extern "C" {
-    /// Entered by a jump, with an index in w17: not to be called.
+    /// Entered by a jump, with a word in x17: not to be called.
     fn orcane_reentry();
 }
 
@@ -51,7 +51,7 @@ global_asm!(
     "stp x10, x11, [sp, #80]",
     "stp x12, x13, [sp, #96]",
     "stp x14, x15, [sp, #112]",
-    "mov w0, w17",
+    "mov x0, x17",
     "adrp x16, {scalable}",
     "ldr w16, [x16, :lo12:{scalable}]",
     "cbnz w16, 2f",

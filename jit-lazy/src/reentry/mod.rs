@@ -1,9 +1,10 @@
 //! The re-entry routine: from compiled code into the compiler and on, as if nothing had happened.
 //!
-//! A trampoline jumps to it with the trampoline's index. It saves every register that can carry an
-//! argument, calls [`resolve`](crate::registry::resolve), restores them, and jumps to the address
-//! that gave. It is entered and left by jumps, so that the processor's return stack, and a shadow
-//! stack, match the calls that were made. It knows nothing of sessions.
+//! A trampoline jumps to it with the trampoline's index, and an entry whose counter has run out with the
+//! counter. It saves every register that can carry an argument, calls
+//! [`resolve`](crate::registry::resolve), restores them, and jumps to the address that gave. It is
+//! entered and left by jumps, so that the processor's return stack, and a shadow stack, match the calls
+//! that were made. It knows nothing of sessions.
 
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 #[path = "aarch64.rs"]

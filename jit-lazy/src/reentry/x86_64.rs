@@ -33,18 +33,18 @@ pub(super) fn address() -> u64 {
 }
 
 unsafe extern "C" {
-    /// Entered by a jump, with an index on the stack above which is the return address: not to be
+    /// Entered by a jump, with a word on the stack above which is the return address: not to be
     /// called.
     fn orcane_reentry();
 }
 
-// On the stack, upwards from rbp: the caller's rbp, the index, the return address. Downwards: nine
+// On the stack, upwards from rbp: the caller's rbp, the word, the return address. Downwards: nine
 // general registers, then the vector state, aligned to 64 bytes.
 //
 // `xrstor` demands zeros in the header, of which `xsave` writes the first eight bytes only, and
 // those by merging; `xsavec` writes sixteen. The area is smaller than a page, so that it can't step over a guard page.
 //
-// At the end the address takes the index's place. The jump reads it from the 128 bytes below the
+// At the end the address takes the word's place. The jump reads it from the 128 bytes below the
 // stack pointer that signal handlers leave alone: no register is free to hold it.
 global_asm!(
     ".pushsection .text.orcane_reentry, \"ax\", @progbits",
@@ -95,7 +95,7 @@ global_asm!(
     "fxsave64 [rsp]",
     "3:",
     "cld",
-    "mov edi, dword ptr [rbp + 8]",
+    "mov rdi, qword ptr [rbp + 8]",
     "call {resolve}",
     "mov qword ptr [rbp + 8], rax",
     "mov eax, dword ptr [rip + {components}]",

@@ -1,4 +1,4 @@
-//! The code that counts: at a function's entry, and where its loops begin again.
+//! The code that counts in a function: where its loops begin again.
 
 use jit_core::cranelift::codegen::cursor::{Cursor, FuncCursor};
 use jit_core::cranelift::codegen::dominator_tree::DominatorTree;
@@ -8,8 +8,8 @@ use jit_core::cranelift::codegen::isa::CallConv;
 use jit_core::cranelift::codegen::loop_analysis::LoopAnalysis;
 use jit_core::may_loop;
 
-/// What code does when a function is called, or a loop of it begins again: takes one from a 32-bit
-/// counter, and when that gives zero, calls a host function with the counter's address.
+/// What code does to count: takes one from a 32-bit counter, and when that gives zero, calls a host function with the
+/// counter's address.
 #[derive(Clone, Copy, Debug)]
 pub struct Counting {
     /// Where the counter is. It lives as long as the code.
@@ -20,19 +20,16 @@ pub struct Counting {
     pub convention: CallConv,
 }
 
-/// Makes a function count its calls and the iterations of its loops. The default.
+/// Makes a function count the iterations of its loops. The default.
 ///
 /// # Errors
 ///
 /// None: a function without a body stays as it is.
-pub fn count_calls_and_loops(func: &mut ir::Function, counting: Counting) -> Result<(), String> {
-    let Some(entry) = func.layout.entry_block() else { return Ok(()) };
-    let mut places = if may_loop(func) { loop_headers(func) } else { Vec::new() };
-    places.push(entry);
-    places.sort_unstable_by_key(|block| block.as_u32());
-    places.dedup();
-    for block in places {
-        count_at(func, block, counting);
+pub fn count_loops(func: &mut ir::Function, counting: Counting) -> Result<(), String> {
+    if may_loop(func) {
+        for header in loop_headers(func) {
+            count_at(func, header, counting);
+        }
     }
     Ok(())
 }

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
-use jit_core::SymbolName;
+use jit_core::{FirstTierBody, SymbolName};
+
+use super::entry::{self, Entry};
 
 /// A function's counter, and what to do when it has run out.
-#[repr(C)]
 pub(super) struct Counter {
-    /// The first field: its address is the counter's.
-    left: AtomicU32,
+    entry: Entry,
     pub(super) threshold: u32,
     pub(super) function: SymbolName,
     pub(super) body: SymbolName,
@@ -25,24 +25,75 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    pub(super) fn new(threshold: u32, function: SymbolName, body: SymbolName, inbox: Arc<Inbox>) -> Arc<Self> {
-        let (left, sent, next) = (AtomicU32::new(threshold), AtomicBool::new(false), AtomicPtr::default());
-        Arc::new(Self { left, threshold, function, body, inbox, sent, next })
+    pub(super) fn new(
+        entry: Entry,
+        threshold: u32,
+        function: SymbolName,
+        body: SymbolName,
+        inbox: Arc<Inbox>,
+    ) -> Arc<Self> {
+        let (sent, next) = (AtomicBool::new(false), AtomicPtr::default());
+        let counter = Arc::new(Self { entry, threshold, function, body, inbox, sent, next });
+        counter.entry.tell(IS_COUNTER | Arc::as_ptr(&counter).expose_provenance() as u64);
+        counter
     }
+
+    /// What code counts in.
+    pub(super) fn counts_at(&self) -> *const AtomicU32 {
+        self.entry.counter()
+    }
+}
+
+/// The body that a counter counts the calls of.
+pub(super) struct Counted(pub(super) Arc<Counter>);
+
+impl FirstTierBody for Counted {
+    fn entry(&self, code: u64) -> u64 {
+        self.0.entry.lead_to(code)
+    }
+}
+
+/// Tells a counter's address from the index of a trampoline, as that is pushed: of that, this bit and the next are the
+/// same.
+const IS_COUNTER: u64 = 1 << 62;
+
+/// The counter that the re-entry routine was told of, counted once more.
+///
+/// # Safety
+///
+/// If it is one, it is alive.
+unsafe fn counter_of(told: u64) -> Option<Arc<Counter>> {
+    let counter = (told >> 62 == 1).then(|| ptr::with_exposed_provenance((told & !IS_COUNTER) as usize))?;
+    // SAFETY: that is the pointer of an `Arc`, as `Counter::new` wrote it, and alive as the caller says.
+    unsafe {
+        Arc::increment_strong_count(counter);
+        Some(Arc::from_raw(counter))
+    }
+}
+
+/// Where a call goes on whose counter has run out; `None` if it is not from an entry that counts.
+///
+/// # Safety
+///
+/// The re-entry routine was told this by a trampoline, or by an entry whose function is alive.
+pub(crate) unsafe fn counted(told: u64) -> Option<u64> {
+    // SAFETY: as the caller says.
+    let counter = unsafe { counter_of(told) }?;
+    let target = counter.entry.target();
+    Arc::clone(&counter.inbox).put(counter);
+    Some(target)
 }
 
 /// Called by code of the first tier when its counter has run out.
 ///
 /// # Safety
 ///
-/// `counter` is the pointer of an [`Arc`] that is alive.
-pub(super) unsafe extern "C" fn report(counter: *const Counter) {
+/// `counter` is a [`Counter::counts_at`] of a counter that is alive.
+pub(super) unsafe extern "C" fn report(counter: *const AtomicU32) {
     // SAFETY: as the caller says.
-    let counter = unsafe {
-        Arc::increment_strong_count(counter);
-        Arc::from_raw(counter)
-    };
-    Arc::clone(&counter.inbox).put(counter);
+    if let Some(counter) = unsafe { counter_of(entry::told_at(counter)) } {
+        Arc::clone(&counter.inbox).put(counter);
+    }
 }
 
 /// Counters that have run out.
@@ -127,10 +178,15 @@ fn unlink(mut newest: *mut Counter) -> Vec<Arc<Counter>> {
 mod tests {
     use super::*;
     use jit_core::SymbolStringPool;
+    use jit_linker::memory::{MemoryManager, PageManager};
+
+    use super::super::entry::Entries;
 
     fn counter(inbox: &Arc<Inbox>, name: &str) -> Arc<Counter> {
         let pool = SymbolStringPool::new();
-        Counter::new(1, pool.intern(name), pool.intern("body"), Arc::clone(inbox))
+        let memory: Arc<dyn MemoryManager> = Arc::new(PageManager::new());
+        let entry = Arc::new(Entries::default()).take(&memory, 1).unwrap();
+        Counter::new(entry, 1, pool.intern(name), pool.intern("body"), Arc::clone(inbox))
     }
 
     fn functions(taken: &[Arc<Counter>]) -> Vec<&str> {
@@ -139,7 +195,7 @@ mod tests {
 
     fn send(counter: &Arc<Counter>) {
         // SAFETY: it is alive.
-        unsafe { report(Arc::as_ptr(counter)) }
+        unsafe { report(counter.counts_at()) }
     }
 
     #[test]

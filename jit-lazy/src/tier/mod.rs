@@ -1,10 +1,12 @@
 //! Tiers: a body that is quick to compile and counts, then, where it counts much, one that is fast.
 //!
-//! The first tier's code calls [`inbox::report`] when its counter has run out. A thread of ours compiles
-//! the function as it was defined and redirects it. A loop that is running stays where it is until
-//! its function is called again: there is no replacement on the stack.
+//! Calls of the first tier's code come by an [entry](entry::Entry) that counts; its loops count
+//! themselves. When the counter has run out, it goes to the [inbox] of a thread of ours, which compiles
+//! the function as it was defined and redirects it. A loop that is running stays where it is until its
+//! function is called again: there is no replacement on the stack.
 
 mod count;
+mod entry;
 mod inbox;
 
 use std::collections::VecDeque;
@@ -15,13 +17,16 @@ use std::time::{Duration, Instant};
 
 use jit_core::cranelift::codegen::ir;
 use jit_core::cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
-use jit_core::{ClifTransform, Error, FirstTier, InlineSmallFunctions, Promoter, SymbolName};
+use jit_core::{ClifTransform, Error, FirstTier, FirstTierBody, InlineSmallFunctions, Promoter, SymbolName};
+use jit_linker::memory::MemoryManager;
 
-use inbox::{Counter, Inbox};
+use entry::Entries;
+use inbox::{Counted, Counter, Inbox};
 
-pub use count::{Counting, count_calls_and_loops};
+pub use count::{Counting, count_loops};
+pub(crate) use inbox::counted;
 
-/// Makes functions count.
+/// Makes functions count what they do beside being called.
 pub type CountingTransform = Arc<dyn Fn(&mut ir::Function, Counting) -> Result<(), String> + Send + Sync>;
 
 /// When functions go from the first tier to the second: see
@@ -38,7 +43,7 @@ impl Default for Tiering {
     /// After 1000 calls and iterations of loops, with small functions inlined.
     fn default() -> Self {
         let inlining = Some(InlineSmallFunctions::default());
-        Self { threshold: 1000, transform: Arc::new(count_calls_and_loops), inlining }
+        Self { threshold: 1000, transform: Arc::new(count_loops), inlining }
     }
 }
 
@@ -49,7 +54,8 @@ impl Tiering {
         self
     }
 
-    /// How functions are made to count: by default [`count_calls_and_loops`].
+    /// How functions are made to count what they do beside being called, which is counted without them: by default
+    /// [`count_loops`].
     pub fn transform(
         mut self,
         transform: impl Fn(&mut ir::Function, Counting) -> Result<(), String> + Send + Sync + 'static,
@@ -100,6 +106,7 @@ pub(crate) struct Tiers {
     tiering: Tiering,
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
+    entries: Arc<Entries>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -148,7 +155,7 @@ impl Tiers {
         let thread =
             thread.spawn(move || own_shared.run(&own_inbox)).map_err(|error| Error::Thread(Arc::new(error)))?;
         inbox.taken_by(thread.thread().clone());
-        Ok(Self { isa, tiering, shared, inbox, thread: Some(thread) })
+        Ok(Self { isa, tiering, shared, inbox, entries: Arc::default(), thread: Some(thread) })
     }
 
     pub(crate) fn statistics(&self) -> TierStatistics {
@@ -174,17 +181,19 @@ impl FirstTier for Tiers {
         function: &SymbolName,
         body: &SymbolName,
         func: &mut ir::Function,
-    ) -> Result<Box<dyn Send>, String> {
-        let inbox = Arc::clone(&self.inbox);
-        let counter = Counter::new(self.tiering.threshold, function.clone(), body.clone(), inbox);
+        memory: &Arc<dyn MemoryManager>,
+    ) -> Result<Box<dyn FirstTierBody>, String> {
+        let threshold = self.tiering.threshold;
+        let entry = self.entries.take(memory, threshold).map_err(|error| error.to_string())?;
+        let counter = Counter::new(entry, threshold, function.clone(), body.clone(), Arc::clone(&self.inbox));
         let counting = Counting {
-            counter: Arc::as_ptr(&counter).expose_provenance() as u64,
+            counter: counter.counts_at().expose_provenance() as u64,
             report: inbox::report as *const () as u64,
             convention: CallConv::triple_default(self.isa.triple()),
         };
         (self.tiering.transform)(func, counting)?;
         self.shared.first_tier.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(counter))
+        Ok(Box::new(Counted(counter)))
     }
 
     fn second_tier(&self) -> Option<Arc<dyn ClifTransform>> {

@@ -1,9 +1,10 @@
 //! What differs by architecture: edge kinds with their formula, range and encoding; the shapes of
-//! stubs and trampolines; cache maintenance.
+//! stubs, trampolines and counted entries; cache maintenance.
 
 pub mod aarch64;
 mod at_exit;
 pub mod cache;
+pub mod counted;
 mod ifunc;
 mod reach;
 pub mod stub;

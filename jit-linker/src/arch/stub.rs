@@ -183,15 +183,15 @@ pub(crate) fn tlv_thunk(architecture: Architecture) -> TlvThunk {
     }
 }
 
-const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
-const INT3: u8 = 0xcc;
+pub(super) const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+pub(super) const INT3: u8 = 0xcc;
 
-const BTI_C: u32 = 0xd503_245f;
-const UDF: u32 = 0;
-const X16: u32 = 16;
-const W17: u32 = 17;
+pub(super) const BTI_C: u32 = 0xd503_245f;
+pub(super) const UDF: u32 = 0;
+pub(super) const X16: u32 = 16;
+pub(super) const W17: u32 = 17;
 
-fn check_alignment(architecture: Architecture, place: u64, slot: u64) -> Result<(), StubError> {
+pub(super) fn check_alignment(architecture: Architecture, place: u64, slot: u64) -> Result<(), StubError> {
     let instruction = match architecture {
         Architecture::X86_64 => 1,
         Architecture::Aarch64 => 4,
@@ -223,28 +223,38 @@ fn x86_64_trampoline(index: u32, distance: i32) -> [u8; TRAMPOLINE_SIZE] {
 }
 
 /// `jmp qword ptr [rip + ...]`, where `end` is the address after it.
-fn x86_64_jump(place: u64, end: u64, slot: u64) -> Result<[u8; 6], StubError> {
-    let distance = slot.wrapping_sub(end).cast_signed();
-    let displacement = i32::try_from(distance).map_err(|_| StubError::OutOfRange { place, slot })?;
-    let [a, b, c, d] = displacement.to_le_bytes();
+pub(super) fn x86_64_jump(place: u64, end: u64, slot: u64) -> Result<[u8; 6], StubError> {
+    let [a, b, c, d] = x86_64_reach(place, end, slot)?;
     Ok([0xff, 0x25, a, b, c, d])
+}
+
+/// The displacement of `word` from `end`, the address after the instruction, in the code at `place`.
+pub(super) fn x86_64_reach(place: u64, end: u64, word: u64) -> Result<[u8; 4], StubError> {
+    let distance = word.wrapping_sub(end).cast_signed();
+    let displacement = i32::try_from(distance).map_err(|_| StubError::OutOfRange { place, slot: word })?;
+    Ok(displacement.to_le_bytes())
 }
 
 /// `adrp x16, slot`, which is at `adrp`; `ldr x16, [x16, :lo12:slot]`; `br x16`. The word is read
 /// by one load, so that a jump never sees half of a new target.
-fn aarch64_jump(place: u64, adrp: u64, slot: u64) -> Result<[u32; 3], StubError> {
-    let pages = ((slot >> 12).wrapping_sub(adrp >> 12)).cast_signed();
-    if !(-(1 << 20)..1 << 20).contains(&pages) {
-        return Err(StubError::OutOfRange { place, slot });
-    }
-    let pages = pages as u32;
-    let adrp = 0x9000_0000 | (pages & 3) << 29 | (pages >> 2 & 0x7_ffff) << 5 | X16;
+pub(super) fn aarch64_jump(place: u64, adrp: u64, slot: u64) -> Result<[u32; 3], StubError> {
+    let adrp = aarch64_page(place, adrp, slot)?;
     let ldr = 0xf940_0000 | ((slot as u32 & 0xfff) / 8) << 10 | X16 << 5 | X16;
     let br = 0xd61f_0000 | X16 << 5;
     Ok([adrp, ldr, br])
 }
 
-fn from_words<const WORDS: usize, const BYTES: usize>(words: [u32; WORDS]) -> [u8; BYTES] {
+/// `adrp x16, word`, which is at `adrp`, in the code at `place`.
+pub(super) fn aarch64_page(place: u64, adrp: u64, word: u64) -> Result<u32, StubError> {
+    let pages = ((word >> 12).wrapping_sub(adrp >> 12)).cast_signed();
+    if !(-(1 << 20)..1 << 20).contains(&pages) {
+        return Err(StubError::OutOfRange { place, slot: word });
+    }
+    let pages = pages as u32;
+    Ok(0x9000_0000 | (pages & 3) << 29 | (pages >> 2 & 0x7_ffff) << 5 | X16)
+}
+
+pub(super) fn from_words<const WORDS: usize, const BYTES: usize>(words: [u32; WORDS]) -> [u8; BYTES] {
     const { assert!(WORDS * 4 == BYTES) };
     let mut bytes = [0; BYTES];
     for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {

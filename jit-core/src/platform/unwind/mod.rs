@@ -163,11 +163,28 @@ impl Frames {
     #[must_use]
     pub fn of_trampolines(architecture: Architecture, code: Range<u64>, count: u32) -> Self {
         use jit_linker::arch::stub::{TRAMPOLINE_SIZE, trampoline_push};
-        let Some(pushed) = trampoline_push(architecture) else {
-            return Self::of_stubs(architecture, code);
-        };
+        Self::of_pushing(architecture, code, count, TRAMPOLINE_SIZE, trampoline_push(architecture))
+    }
+
+    /// For a block of `count` counted entries, which are alike.
+    #[must_use]
+    pub fn of_counted_entries(architecture: Architecture, code: Range<u64>, count: u32) -> Self {
+        use jit_linker::arch::counted::{entry_push, entry_size};
+        Self::of_pushing(architecture, code, count, entry_size(architecture), entry_push(architecture))
+    }
+
+    /// For a block of `count` pieces of `size` bytes, each of which pushes a word that ends after `pushed`, and jumps to
+    /// the end of the block.
+    fn of_pushing(
+        architecture: Architecture,
+        code: Range<u64>,
+        count: u32,
+        size: usize,
+        pushed: Option<usize>,
+    ) -> Self {
+        let Some(pushed) = pushed else { return Self::of_stubs(architecture, code) };
         let advance = |by: usize| 0x40 | by as u8;
-        let (before, after) = (advance(pushed), advance(TRAMPOLINE_SIZE - pushed));
+        let (before, after) = (advance(pushed), advance(size - pushed));
         let mut instructions = [before, 0x0e, 16, after, 0x0e, 8].repeat(count as usize);
         instructions.extend([0x0e, 16]);
         Self::of_entries(architecture, code, &instructions)
