@@ -19,8 +19,8 @@ use smallvec::SmallVec;
 use super::layer::{BoxedFunction, Item, ModuleUnits, TakenBody};
 use super::libcall;
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, module_reloc};
+use super::optimize::optimize;
 use super::reloc::edge_kind;
-use super::rotate::rotate_loops_for;
 use super::transform::FunctionTransform;
 use super::{cache, cfi};
 use crate::dump::Form;
@@ -287,8 +287,9 @@ impl<'a> Batch<'a> {
         for transform in first.into_iter().chain(self.module.transforms.iter().map(|transform| &**transform)) {
             transform.apply(FuncId::new(index as usize), context).map_err(|error| Arc::new(Cause::Other(error)))?;
         }
-        rotate_loops_for(&mut context.func, isa);
         let module = self.module;
+        let is_final = module.functions[index as usize].is_final();
+        optimize(context, isa, FuncId::from_u32(index), is_final).map_err(|error| refused(describe_failure(&error)))?;
         let layer = &module.layer;
         let name = &module.functions[index as usize].name;
         let dumps = |form| layer.services.dumps.as_ref().filter(|dumps| dumps.wants(name, form));

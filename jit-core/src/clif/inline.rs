@@ -56,12 +56,12 @@ impl InlineSmallFunctions {
 }
 
 /// Whether an instruction means another thing in another function's frame.
-fn is_about_the_frame(opcode: Opcode) -> bool {
+pub(super) fn is_about_the_frame(opcode: Opcode) -> bool {
     matches!(opcode, Opcode::GetFramePointer | Opcode::GetStackPointer | Opcode::GetReturnAddress)
 }
 
 /// The module's function that a reference means.
-fn function_of(caller: &ir::Function, callee: ir::FuncRef) -> Option<u32> {
+pub(super) fn function_of(caller: &ir::Function, callee: ir::FuncRef) -> Option<u32> {
     let ir::ExternalName::User(name) = caller.dfg.ext_funcs.get(callee)?.name else { return None };
     let name = caller.params.user_named_funcs().get(name)?;
     (name.namespace == FUNCTION).then_some(name.index)

@@ -364,6 +364,11 @@ impl Entry {
         self.flags().weak && !self.defined
     }
 
+    /// Whether its definition here is the one that is called, always.
+    pub(crate) fn is_final(&self) -> bool {
+        self.linkage.is_final() && !self.redirectable
+    }
+
     fn flags(&self) -> SymbolFlags {
         SymbolFlags {
             weak: self.linkage == Linkage::Preemptible,

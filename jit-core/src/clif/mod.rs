@@ -8,6 +8,8 @@ mod layer;
 mod libcall;
 mod machine_code;
 mod module;
+mod optimize;
+mod recursion;
 mod reloc;
 mod rotate;
 mod signature;

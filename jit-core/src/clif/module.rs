@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
-use super::rotate::rotate_loops_for;
+use super::optimize::optimize;
 use super::transform::{ClifTransform, FunctionTransform};
 use crate::error::Error;
 use crate::platform::code::{Details, LocatedVariable, Place, SourceText, VariableKind, VariableRole};
@@ -178,7 +178,8 @@ impl ClifModule {
         };
         let mut context = Context::for_function(body.clone());
         context.set_disasm(true);
-        rotate_loops_for(&mut context.func, &*self.isa);
+        optimize(&mut context, &*self.isa, function, self.is_final(function))
+            .map_err(|error| Error::Module(error.to_string()))?;
         let code = context
             .compile(&*self.isa, &mut ControlPlane::default())
             .map_err(|error| Error::Module(error.inner.to_string()))?;
@@ -327,7 +328,7 @@ impl Module for ClifModule {
         let body = match self.compile_at {
             CompileAt::Lookup => Body::Clif(Box::new(ctx.func.clone())),
             CompileAt::Definition => {
-                rotate_loops_for(&mut ctx.func, &*self.isa);
+                optimize(ctx, &*self.isa, id, self.is_final(id)).map_err(ModuleError::Compilation)?;
                 let (cache, counters) = (self.cache.as_deref(), CacheCounters::default());
                 cache::compile(ctx, &*self.isa, ctrl_plane, cache, &counters).map_err(ModuleError::Compilation)?;
                 let Some(code) = ctx.compiled_code() else {

@@ -15,9 +15,7 @@ use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::EntitySet;
 use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::{Block, BlockArg, Function, Inst, InstBuilder, InstructionData, Opcode, Value};
-use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::loop_analysis::LoopAnalysis;
-use cranelift_codegen::settings::OptLevel;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
@@ -26,14 +24,8 @@ const INSTRUCTIONS: usize = 12;
 /// Loops of a function that are looked at. Each costs what the function's size is.
 const LOOPS: usize = 32;
 
-/// Rotates the loops of a function whose tests are small, where code is to be fast.
-pub(crate) fn rotate_loops_for(func: &mut Function, isa: &dyn TargetIsa) {
-    if isa.flags().opt_level() != OptLevel::None {
-        rotate_loops(func);
-    }
-}
-
-fn rotate_loops(func: &mut Function) {
+/// Rotates the loops of a function whose tests are small.
+pub(super) fn rotate_loops(func: &mut Function) {
     // A value's label would have to go with each of its definitions.
     if !may_loop(func) || func.dfg.values_labels.is_some() {
         return;
