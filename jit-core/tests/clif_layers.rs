@@ -10,7 +10,8 @@ use cranelift_codegen::ir::{self, AbiParam, InstBuilder, types};
 use cranelift_module::{DataDescription, FuncId, Linkage, Module};
 use jit_core::{
     ClifLayer, ClifModule, ClifTransformLayer, CompileAt, DylibLookup, InMemoryCache, InlineSmallFunctions, Jit, Link,
-    LinkPlugin, ModuleLayer, ObjectCache, ObjectLayer, ObjectLinkingLayer, ObjectTransformLayer, TransformError,
+    LinkPlugin, ModuleLayer, ObjectCache, ObjectLayer, ObjectLinkingLayer, ObjectTransformLayer, OptLevel,
+    TransformError,
 };
 use jit_linker::LinkGraph;
 use jit_linker::plugin::Passes;
@@ -183,6 +184,40 @@ fn a_function_that_calls_itself_is_not_inlined_and_gives_the_same() {
         }";
     let jit = Jit::builder().clif_transform(InlineSmallFunctions::default()).build().unwrap();
     assert_eq!(edges(&jit, module(&jit, text)), 2);
+}
+
+#[test]
+fn at_speed_a_function_takes_in_a_round_of_itself_unless_it_can_be_redefined() {
+    let text = "
+        function %entry(i64) -> i64 system_v {
+            fn0 = %entry(i64) -> i64 system_v
+            block0(v0: i64):
+                v1 = iconst.i64 1
+                brif v0, block1, block2
+            block1:
+                v2 = isub v0, v1
+                v3 = call fn0(v2)
+                v9 = iconst.i64 40
+                v4 = ushr v0, v9
+                v5 = call fn0(v4)
+                v6 = iadd v3, v5
+                v7 = iadd v6, v1
+                return v7
+            block2:
+                return v1
+        }";
+    let edges = |level, compile_at, redirectable: bool| {
+        let jit = Jit::builder().opt_level(level).build().unwrap();
+        let module = ClifModule::new("test", Arc::clone(jit.isa()), compile_at);
+        let mut module = if redirectable { module.redirectable() } else { module };
+        define(&mut module, text);
+        edges(&jit, module)
+    };
+    for compile_at in [CompileAt::Definition, CompileAt::Lookup] {
+        assert_eq!(edges(OptLevel::None, compile_at, false), 2);
+        assert_eq!(edges(OptLevel::Speed, compile_at, false), 4);
+        assert_eq!(edges(OptLevel::Speed, compile_at, true), 2);
+    }
 }
 
 #[test]

@@ -69,3 +69,69 @@ impl Inline for OneRound<'_> {
         InlineCommand::KeepCall
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cranelift_codegen::settings::{self, Configurable as _, Flags};
+    use cranelift_codegen::verify_function;
+
+    use super::*;
+
+    /// How many calls a function has, before and after, if it is function 0 of its module.
+    fn calls(text: &str) -> [usize; 2] {
+        let func = cranelift_reader::parse_functions(text).expect("the text is CLIF").remove(0);
+        let count = |func: &Function| {
+            let instructions = func.layout.blocks().flat_map(|block| func.layout.block_insts(block));
+            instructions.filter(|inst| func.dfg.insts[*inst].opcode().is_call()).count()
+        };
+        let before = count(&func);
+        let mut context = Context::for_function(func);
+        take_in_recursion(&mut context, FuncId::from_u32(0)).expect("it is inlined or not");
+        let mut flags = settings::builder();
+        flags.enable("preserve_frame_pointers").expect("there is such a flag");
+        let flags = Flags::new(flags);
+        verify_function(&context.func, &flags).unwrap_or_else(|errors| panic!("{errors}{}", context.func));
+        [before, count(&context.func)]
+    }
+
+    fn fib(reference: &str, body: &str) -> String {
+        format!(
+            "function %fib(i64) -> i64 system_v {{
+                sig0 = (i64) -> i64 system_v
+                fn0 = {reference} sig0
+            block0(v0: i64):
+                v1 = iconst.i64 2
+                v2 = icmp slt v0, v1
+                brif v2, block2, block1
+            block1:
+                {body}
+                v6 = isub v0, v1
+                v7 = call fn0(v6)
+                return v7
+            block2:
+                return v0
+            }}"
+        )
+    }
+
+    #[test]
+    fn a_round_is_taken_in_and_no_more() {
+        assert_eq!(calls(&fib("u0:0", "")), [1, 1]);
+        assert_eq!(calls(&fib("u0:0", "v3 = call fn0(v0)")), [2, 4]);
+    }
+
+    #[test]
+    fn calls_of_others_stay() {
+        assert_eq!(calls(&fib("u0:1", "v3 = call fn0(v0)")), [2, 2]);
+    }
+
+    #[test]
+    fn what_is_long_or_calls_itself_often_or_looks_at_its_frame_stays() {
+        let long: String = (10..30).map(|value| format!("v{value} = iadd v0, v0\n")).collect();
+        let often: String = (10..13).map(|value| format!("v{value} = call fn0(v0)\n")).collect();
+        assert_eq!(calls(&fib("u0:0", &long)), [1, 1]);
+        assert_eq!(calls(&fib("u0:0", &format!("v3 = call fn0(v0)\n{long}"))), [2, 2]);
+        assert_eq!(calls(&fib("u0:0", &often)), [4, 4]);
+        assert_eq!(calls(&fib("u0:0", "v3 = call fn0(v0)\n v4 = get_return_address.i64")), [2, 2]);
+    }
+}
