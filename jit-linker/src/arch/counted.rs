@@ -178,7 +178,7 @@ mod tests {
             assert_eq!(entry[0], 0xd503_245f, "bti c");
             assert_eq!(entry[1] & 0x9f00_001f, 0x9000_0010, "adrp x16");
             let pages = u64::from((entry[1] >> 5 & 0x7_ffff) << 2 | entry[1] >> 29 & 3);
-            assert_eq!((place + 4 & !0xfff) + (pages << 12), of_entry & !0xfff);
+            assert_eq!(((place + 4) & !0xfff) + (pages << 12), of_entry & !0xfff);
             assert_eq!(entry[2], 0x9100_0210 | (of_entry as u32 & 0xfff) << 10, "add x16, x16, #");
             assert_eq!(entry[3..6], [0xb940_0211, 0x7100_0631, 0xb900_0211], "ldr, subs, str of w17");
             assert_eq!(entry[6], 0x5400_0000 | 3 << 5, "b.eq, three on");
