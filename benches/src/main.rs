@@ -33,7 +33,7 @@ use bars::Bar;
 use measure::Run;
 use report::Report;
 use workloads::Result;
-use workloads::child::{CHILD, CHILD_WITH_MEMORY};
+use workloads::child::is_child;
 use workloads::link;
 use workloads::quality::QUALITY;
 
@@ -44,7 +44,7 @@ const SMALL: usize = 100;
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [mode @ (CHILD | CHILD_WITH_MEMORY), ..] => {
+        [mode, ..] if is_child(mode) => {
             println!("{}", Run::from_arguments(&arguments[1..])?.report(mode)?);
             Ok(ExitCode::SUCCESS)
         }
@@ -95,15 +95,16 @@ type Section<'a> = (&'static str, &'a dyn Fn() -> Result<Vec<Bar>>);
 /// Measures everything, at sizes divided by `scale`, and writes the report.
 fn report(scale: usize, folder: &Path) -> Result<ExitCode> {
     let count = COUNT / scale;
-    let measured: [Section<'_>; 8] = [
+    let measured: [Section<'_>; 9] = [
         ("Instructions and memory", &|| bars::exact(count)),
         ("Units that need each other", &beside_llvm::graphs),
         ("Beside cranelift-jit, and cold start", &|| bars::timed(count)),
-        ("Compilation beside LLVM", &beside_llvm::compilation),
-        ("Eager compilation by size", &|| sizes::eager(scale)),
-        ("Lazy compilation and calls", &sizes::lazy),
-        ("Linking", &linking::measure),
-        ("A million symbols", &beside_llvm::symbols),
+        (report::COMPILATION, &beside_llvm::compilation),
+        (report::SIZES, &|| sizes::eager(scale)),
+        (report::LAZY, &sizes::lazy),
+        ("Memory of what is linked", &beside_llvm::held),
+        (report::LINKING, &linking::measure),
+        (report::SYMBOLS, &beside_llvm::symbols),
     ];
     let mut sections = Vec::new();
     for (title, measure) in measured {
