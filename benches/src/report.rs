@@ -2,12 +2,34 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
 use crate::bars::Bar;
 use crate::run_time::{GENERATORS, Row};
+
+/// What was measured for the report, a file a section, so that a section can be measured anew.
+pub(crate) struct Saved(PathBuf);
+
+impl Saved {
+    /// In a folder beside a program.
+    pub(crate) fn beside(program: PathBuf, scale: usize) -> Result<Self> {
+        let folder = program.with_file_name(format!("report-{scale}"));
+        fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+
+    pub(crate) fn write(&self, section: &str, lines: impl Iterator<Item = String>) -> Result<()> {
+        Ok(fs::write(self.0.join(section), lines.collect::<Vec<_>>().join("\n"))?)
+    }
+
+    pub(crate) fn read<T>(&self, section: &str, line: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+        let text = fs::read_to_string(self.0.join(section));
+        let text = text.map_err(|error| format!("{section} has to be measured first: {error}"))?;
+        text.lines().map(line).collect()
+    }
+}
 
 /// What is reported, in order.
 pub(crate) struct Report {

@@ -86,6 +86,20 @@ fn row(program: &'static str) -> Result<Row> {
 }
 
 impl Row {
+    /// All of it, on a line.
+    pub(crate) fn to_line(&self) -> String {
+        let times: Vec<_> = self.microseconds.iter().map(f64::to_string).collect();
+        format!("{}\t{}", self.program, times.join("\t"))
+    }
+
+    /// What [`to_line`](Self::to_line) wrote.
+    pub(crate) fn from_line(line: &str) -> Result<Self> {
+        let mut fields = line.split('\t');
+        let program = Program::named(fields.next().unwrap_or_default())?.name;
+        let microseconds = fields.map(str::parse).collect::<std::result::Result<Vec<_>, _>>()?;
+        Ok(Self { program, microseconds })
+    }
+
     pub(crate) fn of(&self, generator: &str) -> f64 {
         let column = GENERATORS.iter().position(|(_, name)| *name == generator);
         column.map_or(f64::NAN, |column| self.microseconds[column])

@@ -138,6 +138,19 @@ fn the_call_that_runs_the_counter_out_keeps_its_arguments() {
 }
 
 #[test]
+fn a_handle_keeps_its_body_and_what_counts_its_calls() {
+    let jit = tiered(Tiering::default().threshold(10));
+    redefine(&jit, &constant("f", 0)).unwrap();
+    let old = jit.lookup::<Nullary>("f").unwrap();
+    for round in 1..100 {
+        redefine(&jit, &constant("f", round)).unwrap();
+        assert_eq!(call(&jit, "f"), round);
+        // SAFETY: it only computes.
+        assert_eq!(unsafe { old.call() }, 0);
+    }
+}
+
+#[test]
 fn entries_that_count_are_used_again() {
     let jit = tiered(Tiering::default().threshold(2));
     let mut held = Vec::new();
