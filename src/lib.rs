@@ -8,7 +8,30 @@
 #[cfg(doctest)]
 mod guide;
 
-pub use jit_core::*;
+#[doc(inline)]
+pub use jit_core::{
+    AbsoluteSymbol, Alias, Cause, DefinitionGenerator, DuplicateDefinition, DylibDump, DylibLookup,
+    DynamicLibrarySymbols, Error, ErrorReporter, ExecutionScope, ExecutionSession, ExecutorProcessControl, FoundSymbol,
+    GeneratorError, InPlaceDispatcher, InProcess, JitDylib, LibraryHandle, Link, LinkPlugin, LookupError, LookupFuture,
+    LookupHandle, LookupKind, LookupSet, LookupState, Mangling, MaterializationResponsibility, MaterializationUnit,
+    NonOwningSymbolName, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer, OwnSymbol, Platform,
+    PlatformError, Priority, ProcessSymbols, Progress, ReExports, RemovalPolicy, ResourceKey, ResourceManager,
+    ResourceTracker, SearchOrder, SessionDump, SessionStatistics, SymbolDeclaration, SymbolDef, SymbolDependenceGroup,
+    SymbolDump, SymbolFailure, SymbolFilter, SymbolFlags, SymbolLookup, SymbolName, SymbolPlace, SymbolState,
+    SymbolStringPool, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition, Use,
+};
+#[cfg(target_os = "linux")]
+#[doc(inline)]
+pub use jit_core::{ArchiveScope, Program, ProgramOptions, WeakDefinitions};
+#[cfg(feature = "cranelift")]
+#[doc(inline)]
+pub use jit_core::{
+    BodyMaker, CallError, ClifLayer, ClifModule, ClifTransform, ClifTransformLayer, CompileAt, CompileStatistics,
+    Debugger, DumpDirectory, DumpSink, FnPointer, Form, FunctionTransform, HostClosure, InMemoryCache,
+    InlineSmallFunctions, Jit, JitBuilder, JitFn, JitStatistics, LazyBody, LazyObjects, ModuleLayer, ObjectCache,
+    OptLevel, ProcessAccess, Profiler, RedirectableFunction, Scalar, SourceLocation, SourceText, TransformError, Trap,
+    TrapKind, VariableKind, cranelift, exception,
+};
 
 /// The linker: link graphs, memory managers, the bytes of stubs.
 pub use jit_linker as linker;

@@ -106,7 +106,7 @@ fn e2e_18_e2e_19_debuggers_find_functions_of_elf_objects_where_they_are() {
 }
 
 #[test]
-fn macho_14_debuggers_find_functions_of_mach_o_objects_where_they_are() {
+fn macho_14_ort_14_debuggers_find_functions_of_mach_o_objects_where_they_are() {
     for options in [&["-gdwarf-4", "-O0"][..], &["-gdwarf-5", "-O0"], &["-gdwarf-4", "-Oz", "-fno-inline"]] {
         let directory = directory(&format!("debug-macho{}", options.concat()));
         let object = compile(&directory, &[&["clang-22", MACHO_TARGET], options].concat(), "functions.c", FUNCTIONS);

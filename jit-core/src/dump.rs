@@ -83,6 +83,23 @@ pub trait DumpSink: Send + Sync {
 ///
 /// Bytes of names that file names had better not have are written as `%` and two hexadecimal digits. What can't be
 /// written is told to `tracing`, as a warning.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jit_core::{DumpDirectory, Form, Jit};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let path = std::env::temp_dir().join(format!("dumps-{}", std::process::id()));
+/// let dumps = Arc::new(DumpDirectory::new(&path)?.forms(&[Form::Clif, Form::Assembly]));
+/// let jit = Jit::builder().dumps(dumps.clone()).build()?;
+/// jit.define_closure("double", |n: i64| 2 * n)?;
+/// jit.lookup_address("double")?;
+/// assert!(std::fs::read_to_string(dumps.file("double", Form::Clif))?.contains("call_indirect"));
+/// # std::fs::remove_dir_all(path)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DumpDirectory {
     path: PathBuf,

@@ -77,6 +77,7 @@ pub struct JitBuilder {
     verifier: Option<bool>,
     settings: Vec<(String, String)>,
     compile_threads: usize,
+    dispatcher: Option<Box<dyn TaskDispatcher>>,
     memory: Option<Arc<dyn MemoryManager>>,
     process: ProcessAccess,
     reporter: Option<ErrorReporter>,
@@ -121,6 +122,12 @@ impl JitBuilder {
     /// Compiles on a pool of threads; with 0, the default, on the thread that looks up.
     pub fn compile_threads(mut self, threads: usize) -> Self {
         self.compile_threads = threads;
+        self
+    }
+
+    /// Has a dispatcher decide where and when is compiled, in place of [`compile_threads`](Self::compile_threads).
+    pub fn dispatcher(mut self, dispatcher: Box<dyn TaskDispatcher>) -> Self {
+        self.dispatcher = Some(dispatcher);
         self
     }
 
@@ -194,15 +201,6 @@ impl JitBuilder {
         self
     }
 
-    /// What would be compiled for, at another level.
-    ///
-    /// # Errors
-    ///
-    /// When the target is not supported.
-    pub fn isa_at(&self, level: OptLevel) -> Result<OwnedTargetIsa, Error> {
-        self.isa(level)
-    }
-
     /// Asks a cache for every function before it is compiled.
     pub fn object_cache(mut self, cache: Arc<dyn ObjectCache>) -> Self {
         self.object_cache = Some(cache);
@@ -255,9 +253,10 @@ impl JitBuilder {
             None if self.services.debugger => Arc::new(PageManager::new()),
             None => default_memory()?,
         };
-        let dispatcher: Box<dyn TaskDispatcher> = match self.compile_threads {
-            0 => Box::new(InPlaceDispatcher::new()),
-            threads => Box::new(ThreadPoolDispatcher::new(threads)?),
+        let dispatcher: Box<dyn TaskDispatcher> = match (self.dispatcher, self.compile_threads) {
+            (Some(dispatcher), _) => dispatcher,
+            (None, 0) => Box::new(InPlaceDispatcher::new()),
+            (None, threads) => Box::new(ThreadPoolDispatcher::new(threads)?),
         };
         let executor = Box::new(InProcess::new(architecture, Arc::clone(&memory)));
         let session = ExecutionSession::new(executor, dispatcher, self.reporter);
@@ -286,7 +285,7 @@ impl JitBuilder {
         Ok(Jit { layer, objects, main, redirections, memory, session })
     }
 
-    fn isa(&self, level: OptLevel) -> Result<OwnedTargetIsa, Error> {
+    pub(crate) fn isa(&self, level: OptLevel) -> Result<OwnedTargetIsa, Error> {
         let unsupported = |error: &dyn fmt::Display| Error::Target(error.to_string());
         let mut builder = match &self.target {
             None => cranelift_native::builder().map_err(|error| unsupported(&error))?,

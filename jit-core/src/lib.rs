@@ -16,9 +16,10 @@
 
 mod error;
 mod object;
-pub mod platform;
+mod platform;
 #[cfg(target_os = "linux")]
 mod program;
+pub mod seam;
 mod session;
 mod sync;
 
@@ -53,12 +54,12 @@ pub use session::{
 #[cfg(feature = "cranelift")]
 pub use clif::{
     ClifLayer, ClifModule, ClifTransform, ClifTransformLayer, CompileAt, CompileStatistics, FunctionTransform,
-    InMemoryCache, InlineSmallFunctions, ModuleLayer, ObjectCache, TransformError, may_loop,
+    InMemoryCache, InlineSmallFunctions, ModuleLayer, ObjectCache, TransformError,
 };
 #[cfg(feature = "cranelift")]
 pub use dump::{DumpDirectory, DumpSink, Form};
 #[cfg(feature = "cranelift")]
-pub use first_call::{CallThrough, FirstCall, LazyBody, LazyFunctions};
+pub use first_call::LazyBody;
 #[cfg(feature = "cranelift")]
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]
@@ -74,7 +75,7 @@ pub use platform::perf::Profiler;
 #[cfg(feature = "cranelift")]
 pub use platform::trap::{CallError, SourceLocation, Trap, TrapKind};
 #[cfg(feature = "cranelift")]
-pub use redirect::{BodyMaker, FirstTier, FirstTierBody, LazyObjects, Promoter, RedirectableFunction};
+pub use redirect::{BodyMaker, LazyObjects, RedirectableFunction};
 
 /// Cranelift, in the version whose types this crate speaks.
 #[cfg(feature = "cranelift")]

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use jit_core::{CallThrough, Error, FirstCall, LazyBody, LazyFunctions, LookupError, SymbolName};
+use jit_core::seam::{CallThrough, FirstCall, LazyFunctions};
+use jit_core::{Error, LazyBody, LookupError, SymbolName};
 use jit_linker::memory::MemoryManager;
 
 use crate::ahead::Ahead;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use jit_core::{Error, FirstTier, Jit, JitBuilder, LazyBody, LookupError, OptLevel, SymbolName};
+use jit_core::seam::{self, FirstTier};
+use jit_core::{Error, Jit, JitBuilder, LazyBody, LookupError, OptLevel, SymbolName};
 
 use crate::ahead::Ahead;
 use crate::call_through::{FailureHandler, LazyCallThrough, Partition, abort_on_failure, one_function};
@@ -154,7 +155,7 @@ impl LazyJitBuilder {
         let first_call = Arc::new(LazyCallThrough::ahead(self.failure, self.partition, ahead));
         let mut jit = self.jit.first_call(first_call);
         let tiers = match self.tiering {
-            Some(tiering) => Some(Arc::new(Tiers::new(jit.isa_at(OptLevel::None)?, tiering)?)),
+            Some(tiering) => Some(Arc::new(Tiers::new(seam::isa_at(&jit, OptLevel::None)?, tiering)?)),
             None => None,
         };
         if let Some(tiers) = &tiers {

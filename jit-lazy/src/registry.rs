@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use jit_core::LazyFunctions;
+use jit_core::seam::LazyFunctions;
 
 use crate::call_through::Target;
 use crate::tier::counted;

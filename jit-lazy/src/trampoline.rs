@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use jit_core::platform::unwind::{self, Frames};
-use jit_core::{CallThrough, Error, LazyFunctions};
+use jit_core::Error;
+use jit_core::seam::{self, CallThrough, Frames, LazyFunctions};
 use jit_linker::arch::Architecture;
 use jit_linker::arch::stub::{self, TRAMPOLINE_SIZE, TRAMPOLINE_TAIL};
 use jit_linker::memory::{Allocation, FinalizedAllocation, MemoryManager, SegmentKind, SegmentRequest};
@@ -36,7 +36,7 @@ pub(crate) fn make(memory: &Arc<dyn MemoryManager>, target: Target) -> Result<Ca
     block.working(SegmentKind::Code)[..bytes.len()].copy_from_slice(&bytes);
     let mut code = block.finalize()?;
     let frames = Frames::of_trampolines(architecture, code.range(SegmentKind::Code), LazyFunctions::LEN);
-    code.attach(Box::new(unwind::register(frames)));
+    code.attach(Box::new(seam::register(frames)));
     let guard = Box::new(Block { _code: code, _indices: indices });
     Ok(CallThrough { first, stride: TRAMPOLINE_SIZE as u64, guard })
 }

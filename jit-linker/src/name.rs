@@ -281,6 +281,15 @@ fn hash(text: &str) -> u64 {
 const SHARDS: usize = 16;
 
 /// The set of names that a session uses, each stored once.
+///
+/// ```
+/// let names = jit_linker::SymbolStringPool::new();
+/// let name = names.intern("main");
+/// assert_eq!(name.as_str(), "main");
+/// // Names are compared as pointers.
+/// assert_eq!(name, names.intern("main"));
+/// assert_ne!(name, names.intern("start"));
+/// ```
 #[derive(Default)]
 pub struct SymbolStringPool {
     shards: [Mutex<HashTable<SymbolName>>; SHARDS],

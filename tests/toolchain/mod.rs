@@ -35,7 +35,7 @@ pub(crate) fn orcane(directory: &Path, arguments: &[&str]) -> Output {
 }
 
 /// Where programs of the target need an emulator, Cargo's own setting names it.
-fn runner() -> Vec<String> {
+pub(crate) fn runner() -> Vec<String> {
     let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default();
     let runner = if cfg!(target_arch = "aarch64") { runner } else { String::new() };
     runner.split_whitespace().map(str::to_owned).collect()

@@ -123,6 +123,14 @@ impl LinkedFunction {
 /// The text that a module's source locations ([`SourceLoc`]) are offsets into, in bytes.
 ///
 /// [`SourceLoc`]: cranelift_codegen::ir::SourceLoc
+///
+/// ```
+/// use jit_core::SourceText;
+///
+/// let text = SourceText::new("program.k", "a = 1\nb = 2\n");
+/// // `ClifModule::source` takes it. Where it says what an offset stands for:
+/// assert_eq!(text.position(6), (2, 1));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceText {
     path: PathBuf,

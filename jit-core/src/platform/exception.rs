@@ -9,6 +9,86 @@
 //! The functions are the host's; a frontend makes them known by
 //! [`Jit::define_function`](crate::Jit::define_function). An exception that no compiled function
 //! catches must not reach a host function that catches panics: Rust ends the process then.
+//!
+//! ```
+//! use jit_core::Jit;
+//! use jit_core::cranelift::codegen::ir::{
+//!     AbiParam, BlockArg, BlockCall, ExceptionTableData, ExceptionTableItem, ExceptionTag, InstBuilder, types,
+//! };
+//! use jit_core::cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
+//! use jit_core::cranelift::module::{Linkage, Module};
+//! use jit_core::exception::{self, Exception};
+//!
+//! const TAG: u32 = 1;
+//!
+//! extern "C-unwind" fn positive(number: i64) -> i64 {
+//!     if number < 0 {
+//!         exception::throw(TAG, number.unsigned_abs());
+//!     }
+//!     number
+//! }
+//!
+//! unsafe extern "C" fn caught(exception: *mut Exception) -> u64 {
+//!     // SAFETY: a handler calls this, once, with what it has received.
+//!     unsafe {
+//!         let payload = exception::payload(exception);
+//!         exception::delete(exception);
+//!         payload
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let jit = Jit::new()?;
+//! jit.define_function("positive", positive as extern "C-unwind" fn(i64) -> i64)?;
+//! jit.define_function("caught", caught as unsafe extern "C" fn(*mut Exception) -> u64)?;
+//!
+//! // `attempt(n) { try { positive(n) } catch (exception) { caught(exception) } }`
+//! let mut module = jit.module("attempt");
+//! let mut context = module.make_context();
+//! context.func.signature.params.push(AbiParam::new(types::I64));
+//! context.func.signature.returns.push(AbiParam::new(types::I64));
+//! let signature = context.func.signature.clone();
+//! let id = module.declare_function("attempt", Linkage::Export, &signature)?;
+//! let positive = module.declare_function("positive", Linkage::Import, &signature)?;
+//! let caught = module.declare_function("caught", Linkage::Import, &signature)?;
+//! let mut frontend = FunctionBuilderContext::new();
+//! let mut builder = FunctionBuilder::new(&mut context.func, &mut frontend);
+//! let [entry, after, landing] = [(); 3].map(|()| builder.create_block());
+//! builder.append_block_params_for_function_params(entry);
+//! let result = builder.append_block_param(after, types::I64);
+//! // The exception, and whether it is caught: always, if the handler is for a tag.
+//! let exception = builder.append_block_param(landing, types::I64);
+//! builder.append_block_param(landing, types::I64);
+//!
+//! builder.switch_to_block(entry);
+//! let number = builder.block_params(entry)[0];
+//! let positive = module.declare_func_in_func(positive, builder.func);
+//! let signature = builder.func.dfg.ext_funcs[positive].signature;
+//! let pool = &mut builder.func.dfg.value_lists;
+//! let returned = BlockCall::new(after, [BlockArg::TryCallRet(0)], pool);
+//! let handled = BlockCall::new(landing, [BlockArg::TryCallExn(0), BlockArg::TryCallExn(1)], pool);
+//! let handlers = [ExceptionTableItem::Tag(ExceptionTag::from_u32(TAG), handled)];
+//! let table = builder.func.dfg.exception_tables.push(ExceptionTableData::new(signature, returned, handlers));
+//! builder.ins().try_call(positive, &[number], table);
+//!
+//! builder.switch_to_block(after);
+//! builder.ins().return_(&[result]);
+//! builder.switch_to_block(landing);
+//! let caught = module.declare_func_in_func(caught, builder.func);
+//! let call = builder.ins().call(caught, &[exception]);
+//! let payload = builder.inst_results(call)[0];
+//! builder.ins().return_(&[payload]);
+//! builder.seal_all_blocks();
+//! builder.finalize(module.target_config());
+//! module.define_function(id, &mut context)?;
+//! jit.add_module(module)?;
+//!
+//! let attempt = jit.lookup::<unsafe extern "C-unwind" fn(i64) -> i64>("attempt")?;
+//! // SAFETY: the function calls the two above, as they are.
+//! assert_eq!(unsafe { (attempt.call(3), attempt.call(-7)) }, (3, 7));
+//! # Ok(())
+//! # }
+//! ```
 
 use std::ffi::c_void;
 

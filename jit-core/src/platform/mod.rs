@@ -20,7 +20,7 @@ pub(crate) mod tls;
 pub(crate) mod tlsdesc;
 #[cfg(feature = "cranelift")]
 pub(crate) mod trap;
-pub mod unwind;
+pub(crate) mod unwind;
 
 #[cfg(feature = "cranelift")]
 use crate::dump::DumpSink;

@@ -17,6 +17,21 @@ use super::unwind::Cie;
 use crate::sync::{Arc, Mutex, lock};
 
 /// What is written for `perf`.
+///
+/// ```
+/// use jit_core::{Jit, Profiler};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let folder = std::env::temp_dir();
+/// let jit = Jit::builder().profiler(Profiler::JitDump(folder.clone())).build()?;
+/// jit.define_closure("double", |n: i64| 2 * n)?;
+/// jit.lookup_address("double")?;
+/// let file = folder.join(format!("jit-{}.dump", std::process::id()));
+/// assert_eq!(std::fs::read(&file)?[..4], 0x4a69_5444u32.to_ne_bytes());
+/// # std::fs::remove_file(file)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profiler {

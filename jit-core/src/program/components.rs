@@ -35,20 +35,46 @@ use crate::sync::{Arc, Mutex, lock};
 /// initialized before the first lookup in its dylib answers, and the dylibs in its link order
 /// before it. When the program is dropped, or the process exits, what was initialized is finalized.
 ///
-/// ```no_run
+/// ```
 /// use jit_core::{Jit, Program};
 /// use jit_linker::graph::ObjectBytes;
 ///
+/// # use jit_core::cranelift::codegen::ir::{AbiParam, InstBuilder, types};
+/// # use jit_core::cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
+/// # use jit_core::cranelift::module::{Linkage, Module, default_libcall_names};
+/// # /// `int plugin_main(int n) { return n + n; }`, as a compiler would have written it.
+/// # fn plugin(jit: &Jit) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+/// #     let builder = cranelift_object::ObjectBuilder::new(jit.isa().clone(), "plugin", default_libcall_names())?;
+/// #     let mut module = cranelift_object::ObjectModule::new(builder);
+/// #     let mut context = module.make_context();
+/// #     context.func.signature.params.push(AbiParam::new(types::I32));
+/// #     context.func.signature.returns.push(AbiParam::new(types::I32));
+/// #     let id = module.declare_function("plugin_main", Linkage::Export, &context.func.signature)?;
+/// #     let mut frontend = FunctionBuilderContext::new();
+/// #     let mut builder = FunctionBuilder::new(&mut context.func, &mut frontend);
+/// #     let block = builder.create_block();
+/// #     builder.append_block_params_for_function_params(block);
+/// #     builder.switch_to_block(block);
+/// #     builder.seal_block(block);
+/// #     let argument = builder.block_params(block)[0];
+/// #     let sum = builder.ins().iadd(argument, argument);
+/// #     builder.ins().return_(&[sum]);
+/// #     builder.finalize(module.target_config());
+/// #     module.define_function(id, &mut context)?;
+/// #     Ok(module.finish().emit()?)
+/// # }
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let jit = Jit::new()?;
+/// # let bytes = plugin(&jit)?;
+/// // The content of `plugin.o`: `std::fs::read("plugin.o")?`.
+/// let object = ObjectBytes::from(bytes);
 /// let program = Program::new(jit.session().clone());
-/// program.add_object(jit.main(), "plugin.o", ObjectBytes::from(std::fs::read("plugin.o")?))?;
+/// program.add_object(jit.main(), "plugin.o", object)?;
 /// // Linked and initialized now, with what it needs.
 /// program.lookup(jit.main(), "plugin_main")?;
 /// let main = jit.lookup::<unsafe extern "C" fn(i32) -> i32>("plugin_main")?;
 /// // SAFETY: the plugin is trusted, and its function of this type: an object does not say.
-/// let status = unsafe { main.call(0) };
-/// # _ = status;
+/// assert_eq!(unsafe { main.call(21) }, 42);
 /// # Ok(())
 /// # }
 /// ```

@@ -135,6 +135,28 @@ impl MaterializationResponsibility {
 }
 
 /// Re-exports what is looked up and another dylib has.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jit_core::{AbsoluteSymbol, DylibLookup, Jit, ReExports, SymbolDef, SymbolFlags};
+///
+/// let jit = Jit::new()?;
+/// let inner = jit.session().create_dylib("inner")?;
+/// let names = ["api_version", "internal"].map(|name| jit.session().intern(name));
+/// inner.define_absolute(names.map(|name| AbsoluteSymbol {
+///     name,
+///     definition: SymbolDef::at(0x1000),
+///     flags: SymbolFlags::EXPORTED,
+///     signature: None,
+/// }).into())?;
+/// // `main` shows what begins with `api_`.
+/// let filter = Arc::new(|name: &str| name.starts_with("api_"));
+/// jit.main().add_generator(Arc::new(ReExports::new(&inner, DylibLookup::Exported, Some(filter))))?;
+/// assert_eq!(jit.lookup_address("api_version")?, 0x1000);
+/// assert!(jit.lookup_address("internal").is_err());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub struct ReExports {
     source: JitDylib,
     visibility: DylibLookup,

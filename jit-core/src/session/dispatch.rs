@@ -134,6 +134,47 @@ impl Drop for Task {
 }
 
 /// Decides where and when tasks run.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use std::time::Instant;
+///
+/// use jit_core::{Jit, Task, TaskDispatcher, ThreadPoolDispatcher};
+///
+/// /// A pool that counts what it is given.
+/// struct Counting {
+///     pool: ThreadPoolDispatcher,
+///     tasks: Arc<AtomicUsize>,
+/// }
+///
+/// impl TaskDispatcher for Counting {
+///     fn dispatch(&self, tasks: Vec<Task>) {
+///         self.tasks.fetch_add(tasks.len(), Ordering::Relaxed);
+///         self.pool.dispatch(tasks);
+///     }
+///
+///     fn wait(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
+///         self.pool.wait(done, deadline);
+///     }
+///
+///     fn wake(&self) {
+///         self.pool.wake();
+///     }
+///
+///     fn concurrency(&self) -> usize {
+///         self.pool.concurrency()
+///     }
+/// }
+///
+/// let tasks = Arc::new(AtomicUsize::new(0));
+/// let dispatcher = Counting { pool: ThreadPoolDispatcher::new(2)?, tasks: Arc::clone(&tasks) };
+/// let jit = Jit::builder().dispatcher(Box::new(dispatcher)).build()?;
+/// jit.define_closure("double", |n: i64| 2 * n)?;
+/// jit.lookup_address("double")?;
+/// assert!(tasks.load(Ordering::Relaxed) > 0);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub trait TaskDispatcher: Send + Sync {
     /// Takes tasks on. They may run before this returns, but never inside one another, except
     /// that a task that [`wait`](Self::wait)s may see others run meanwhile.
@@ -337,6 +378,26 @@ impl TaskDispatcher for InPlaceDispatcher {
 
 /// Runs tasks on a number of threads. One that has to wait is replaced by a spare one meanwhile.
 /// What somebody waits for comes first.
+///
+/// ```
+/// use std::sync::mpsc::channel;
+///
+/// use jit_core::{Jit, SymbolState, ThreadPoolDispatcher};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // As `compile_threads(4)` does.
+/// let jit = Jit::builder().dispatcher(Box::new(ThreadPoolDispatcher::new(4)?)).build()?;
+/// jit.define_closure("double", |n: i64| 2 * n)?;
+/// let (sender, answers) = channel();
+/// let names = vec![jit.session().intern("double")];
+/// // Compiled on a thread of the pool, which calls the closure.
+/// jit.session().lookup_async(&jit.search_order(), names, SymbolState::Ready, move |found| {
+///     _ = sender.send(found.map(|symbols| symbols[0].definition.address));
+/// });
+/// assert_eq!(answers.recv()??, jit.lookup_address("double")?);
+/// # Ok(())
+/// # }
+/// ```
 pub struct ThreadPoolDispatcher {
     shared: Arc<Shared>,
     size: usize,

@@ -7,6 +7,16 @@ use super::symbol::SymbolState;
 use super::{ExecutionSession, edges};
 
 /// A session's dylibs and symbols at one moment. It prints as text, a line a symbol.
+///
+/// ```
+/// let jit = jit_core::Jit::new()?;
+/// jit.define_closure("one", || 1i64)?;
+/// let dump = jit.session().dump();
+/// println!("{dump}");
+/// let main = dump.dylibs.iter().find(|dylib| dylib.name == "main");
+/// assert!(main.is_some_and(|main| main.symbols.iter().any(|symbol| symbol.name == "one")));
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct SessionDump {

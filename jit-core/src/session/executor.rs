@@ -15,6 +15,47 @@ use crate::sync::{Arc, Mutex, lock};
 pub struct LibraryHandle(pub u64);
 
 /// The only way to touch the process that runs the code: its memory and its symbols.
+///
+/// ```
+/// use std::ffi::CStr;
+/// use std::sync::Arc;
+///
+/// use jit_core::{ExecutionSession, ExecutorProcessControl, InPlaceDispatcher, InProcess, ProcessSymbols};
+/// use jit_linker::arch::Architecture;
+/// use jit_linker::memory::{MemoryManager, PageManager};
+///
+/// /// This process, with a function of its own instead of the C library's.
+/// struct WithOwnExit(InProcess);
+///
+/// extern "C" fn exit(status: i32) {
+///     println!("the program is done, with {status}");
+/// }
+///
+/// impl ExecutorProcessControl for WithOwnExit {
+///     fn architecture(&self) -> Architecture {
+///         self.0.architecture()
+///     }
+///
+///     fn memory(&self) -> &Arc<dyn MemoryManager> {
+///         self.0.memory()
+///     }
+///
+///     fn find_symbol(&self, name: &CStr) -> Option<u64> {
+///         if name == c"exit" { Some(exit as *const () as u64) } else { self.0.find_symbol(name) }
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let architecture = Architecture::host().ok_or("no code is made for this machine")?;
+/// let executor = WithOwnExit(InProcess::new(architecture, Arc::new(PageManager::new())));
+/// let session = ExecutionSession::new(Box::new(executor), Box::new(InPlaceDispatcher::new()), None);
+/// let process = session.create_dylib("process")?;
+/// process.add_generator(Arc::new(ProcessSymbols::new(None)))?;
+/// let found = session.lookup(&process.link_order(), vec![session.intern("exit")])?;
+/// assert_eq!(found[0].definition.address, exit as *const () as u64);
+/// # Ok(())
+/// # }
+/// ```
 pub trait ExecutorProcessControl: Send + Sync {
     /// What it runs.
     fn architecture(&self) -> Architecture;

@@ -157,6 +157,20 @@ impl Names {
 }
 
 /// Defines the symbols of this process: what the dynamic loader would find.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jit_core::{Jit, ProcessAccess, ProcessSymbols};
+///
+/// // A dylib that sees two functions of the C library, and nothing else of the process.
+/// let jit = Jit::builder().process_symbols(ProcessAccess::None).build()?;
+/// let some = ProcessSymbols::new(Some(Arc::new(|name| matches!(name, "abs" | "labs"))));
+/// jit.main().add_generator(Arc::new(some))?;
+/// assert!(jit.lookup_address("labs").is_ok());
+/// assert!(jit.lookup_address("system").is_err());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub struct ProcessSymbols(Names);
 
 impl ProcessSymbols {
@@ -187,6 +201,19 @@ impl DefinitionGenerator for ProcessSymbols {
 
 /// Defines the symbols of one dynamic library, which it loads and never unloads: nobody knows who
 /// still refers to it.
+///
+/// ```
+/// use std::path::Path;
+/// use std::sync::Arc;
+///
+/// use jit_core::{DynamicLibrarySymbols, Jit, ProcessAccess};
+///
+/// let jit = Jit::builder().process_symbols(ProcessAccess::None).build()?;
+/// let library = DynamicLibrarySymbols::load(jit.session().executor(), Path::new("libc.so.6"), None)?;
+/// jit.main().add_generator(Arc::new(library))?;
+/// assert!(jit.lookup_address("labs").is_ok());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub struct DynamicLibrarySymbols {
     library: LibraryHandle,
     names: Names,

@@ -49,6 +49,24 @@ pub enum SymbolLookup {
 }
 
 /// The dylibs that a lookup searches, in turn. The first that has a name answers for it.
+///
+/// ```
+/// use jit_core::{AbsoluteSymbol, DylibLookup, Jit, SearchOrder, SymbolDef, SymbolFlags};
+///
+/// let jit = Jit::new()?;
+/// let session = jit.session();
+/// let [first, second] = [session.create_dylib("first")?, session.create_dylib("second")?];
+/// for (dylib, address, flags) in [(&first, 0x1000, SymbolFlags::HIDDEN), (&second, 0x2000, SymbolFlags::EXPORTED)] {
+///     let (name, definition) = (session.intern("limit"), SymbolDef::at(address));
+///     dylib.define_absolute(vec![AbsoluteSymbol { name, definition, flags, signature: None }])?;
+/// }
+/// let limit = |order: SearchOrder| session.lookup(&order, vec![session.intern("limit")]).map(|found| found[0].definition.address);
+/// let [all, exported] = [DylibLookup::All, DylibLookup::Exported];
+/// assert_eq!(limit(SearchOrder::new().then(&first, all).then(&second, exported))?, 0x1000);
+/// // The first has it for itself.
+/// assert_eq!(limit(SearchOrder::new().then(&first, exported).then(&second, exported))?, 0x2000);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct SearchOrder(pub(crate) Vec<(Id<Dylib>, DylibLookup)>);
 
@@ -70,6 +88,19 @@ impl SearchOrder {
 /// The names that a lookup asks for, each required or weakly referenced.
 ///
 /// A `Vec` of names is a set in which all are required.
+///
+/// ```
+/// use jit_core::{Jit, LookupSet, SymbolLookup};
+///
+/// let jit = Jit::new()?;
+/// let names = LookupSet::new()
+///     .with(jit.session().intern("abs"), SymbolLookup::Required)
+///     .with(jit.session().intern("no such function"), SymbolLookup::WeaklyReferenced);
+/// let found = jit.session().lookup(&jit.search_order(), names)?;
+/// assert_eq!(found.len(), 1);
+/// assert_eq!(found[0].name.as_str(), "abs");
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct LookupSet {
     names: Vec<SymbolName>,

@@ -20,6 +20,38 @@ pub struct ResourceKey(Id<Tracker>);
 ///
 /// Managers are told of each event in the order in which the session went through them, newest
 /// manager first, with no lock held. An event may be told a second time.
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::{Arc, Mutex};
+///
+/// use jit_core::{Jit, JitDylib, ResourceKey, ResourceManager};
+///
+/// /// Notes of a frontend's on the code of each tracker.
+/// #[derive(Default)]
+/// struct Notes(Mutex<HashMap<ResourceKey, Vec<&'static str>>>);
+///
+/// impl ResourceManager for Notes {
+///     fn remove(&self, _: &JitDylib, key: ResourceKey) {
+///         self.0.lock().unwrap().remove(&key);
+///     }
+///
+///     fn transfer(&self, _: &JitDylib, to: ResourceKey, from: ResourceKey) {
+///         let mut notes = self.0.lock().unwrap();
+///         let moved = notes.remove(&from).unwrap_or_default();
+///         notes.entry(to).or_default().extend(moved);
+///     }
+/// }
+///
+/// let jit = Jit::new()?;
+/// let notes = Arc::new(Notes::default());
+/// jit.session().register_resource_manager(notes.clone());
+/// let tracker = jit.define_closure("one", || 1i64)?;
+/// notes.0.lock().unwrap().insert(tracker.key(), vec!["from the prelude"]);
+/// tracker.remove()?;
+/// assert!(notes.0.lock().unwrap().is_empty());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub trait ResourceManager: Send + Sync {
     /// The tracker was removed: drop what is filed under `key`.
     fn remove(&self, dylib: &JitDylib, key: ResourceKey);

@@ -10,6 +10,31 @@ pub type PlatformError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Adapts a session to a kind of process: it sees every dylib and every definition. No lock is
 /// held while it is called.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jit_core::{Jit, Platform, PlatformError, ResourceTracker, UnitDefinition};
+///
+/// /// Keeps names for the language's own runtime.
+/// struct Reserved;
+///
+/// impl Platform for Reserved {
+///     fn adding(&self, _: &ResourceTracker, units: &[UnitDefinition]) -> Result<(), PlatformError> {
+///         let mut names = units.iter().flat_map(|unit| &unit.symbols).map(|symbol| &symbol.name);
+///         match names.find(|name| name.starts_with("__")) {
+///             Some(name) => Err(format!("{name} is reserved").into()),
+///             None => Ok(()),
+///         }
+///     }
+/// }
+///
+/// let jit = Jit::new()?;
+/// jit.session().set_platform(Some(Arc::new(Reserved)));
+/// assert!(jit.define_closure("one", || 1i64).is_ok());
+/// assert!(jit.define_closure("__one", || 1i64).is_err());
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 pub trait Platform: Send + Sync {
     /// A dylib was created.
     ///

@@ -6,7 +6,7 @@ use jit_core::cranelift::codegen::flowgraph::ControlFlowGraph;
 use jit_core::cranelift::codegen::ir::{self, AbiParam, Block, InstBuilder, MemFlagsData, Signature, types};
 use jit_core::cranelift::codegen::isa::CallConv;
 use jit_core::cranelift::codegen::loop_analysis::LoopAnalysis;
-use jit_core::may_loop;
+use jit_core::seam::may_loop;
 
 /// What code does to count: takes one from a 32-bit counter, and when that gives zero, calls a host function with the
 /// counter's address.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jit_core::Error;
-use jit_core::platform::unwind::{self, Frames};
+use jit_core::seam::{self, Frames};
 use jit_linker::arch::Architecture;
 use jit_linker::arch::counted::{ENTRY_TAIL, EntryWords, encode_entries, entry_size};
 use jit_linker::memory::{Allocation, FinalizedAllocation, MemoryManager, SegmentKind, SegmentRequest};
@@ -84,7 +84,7 @@ fn make_block(architecture: Architecture, memory: &Arc<dyn MemoryManager>) -> Re
     block.working(SegmentKind::Code)[..bytes.len()].copy_from_slice(&bytes);
     let mut block = block.finalize()?;
     let frames = Frames::of_counted_entries(architecture, block.range(SegmentKind::Code), LEN as u32);
-    block.attach(Box::new(unwind::register(frames)));
+    block.attach(Box::new(seam::register(frames)));
     Ok(block)
 }
 

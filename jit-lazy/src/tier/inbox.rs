@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
-use jit_core::{FirstTierBody, SymbolName};
+use jit_core::SymbolName;
+use jit_core::seam::FirstTierBody;
 
 use super::entry::{self, Entry};
 

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use jit_core::cranelift::codegen::ir;
 use jit_core::cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
-use jit_core::{ClifTransform, Error, FirstTier, FirstTierBody, InlineSmallFunctions, Promoter, SymbolName};
+use jit_core::seam::{FirstTier, FirstTierBody, Promoter};
+use jit_core::{ClifTransform, Error, InlineSmallFunctions, SymbolName};
 use jit_linker::memory::MemoryManager;
 
 use entry::Entries;
@@ -31,6 +32,15 @@ pub type CountingTransform = Arc<dyn Fn(&mut ir::Function, Counting) -> Result<(
 
 /// When functions go from the first tier to the second: see
 /// [`LazyJitBuilder::tiers`](crate::LazyJitBuilder::tiers).
+///
+/// ```
+/// use jit_lazy::{LazyJit, Tiering};
+///
+/// let jit = LazyJit::builder().tiers(Tiering::default().threshold(100)).build()?;
+/// // What is added by `redefine` is compiled without optimization first, and again after 100 calls and rounds of loops.
+/// assert_eq!(jit.tier_statistics().promoted, 0);
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct Tiering {

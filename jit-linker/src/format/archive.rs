@@ -30,6 +30,26 @@ pub struct Member {
 }
 
 /// An archive, with an index of the symbols that its members define.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use jit_linker::format::archive::Archive;
+/// use jit_linker::graph::ObjectBytes;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // What `ar` writes, with one member, that is no object.
+/// let mut bytes = b"!<arch>\n".to_vec();
+/// bytes.extend(format!("{:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", "notes/", 0, 0, 0, 644, 6).into_bytes());
+/// bytes.extend(b"hello\n");
+/// let archive = Archive::parse(Path::new("libnotes.a"), ObjectBytes::from(bytes))?;
+/// assert!(archive.member_with("main").is_none());
+/// for member in archive.members() {
+///     println!("{}", archive.member(member)?.name);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Archive {
     name: String,

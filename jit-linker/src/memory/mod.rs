@@ -143,8 +143,9 @@ pub unsafe trait MemoryManager: Send + Sync + fmt::Debug {
     /// When the system or the manager's range has no room left, or an alignment can't be had.
     fn allocate(&self, request: &Request) -> Result<RawAllocation, MemoryError>;
 
-    /// Makes what was written visible to instruction fetch on every thread, and gives each
-    /// segment its final protection.
+    /// Makes what was written visible to instruction fetch on every thread (by
+    /// [`cache::publish`](crate::arch::cache::publish)), and gives each segment its final
+    /// protection.
     ///
     /// # Errors
     ///

@@ -16,6 +16,16 @@ use crate::dump::{DumpSink, Form};
 use crate::sync::{Arc, Mutex, lock};
 
 /// Whether debuggers are told of compiled code.
+///
+/// ```
+/// use jit_core::{Debugger, Jit};
+///
+/// let jit = Jit::builder().debugger(Debugger::On).build()?;
+/// jit.define_closure("double", |n: i64| 2 * n)?;
+/// // GDB shows it in backtraces from now on.
+/// jit.lookup_address("double")?;
+/// # Ok::<(), jit_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Debugger {

@@ -18,7 +18,7 @@ const INDIRECT: u8 = 0x80;
 /// Why a section can't be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(".eh_frame, entry at {offset:#x}: {reason}")]
-pub struct EhFrameError {
+pub(crate) struct EhFrameError {
     /// The entry's offset in the section.
     pub offset: usize,
     /// What is wrong with it.
@@ -43,7 +43,7 @@ impl Frames {
     ///
     /// When an entry is not whole, refers to something that is not an entry, describes code
     /// elsewhere, or uses what no compiler does on these systems.
-    pub fn of_section(section: &[u8], address: u64, code: &Range<u64>) -> Result<Self, EhFrameError> {
+    pub(crate) fn of_section(section: &[u8], address: u64, code: &Range<u64>) -> Result<Self, EhFrameError> {
         let mut frames = Self::default();
         let mut commons = FxHashMap::default();
         let mut offset = 0;

@@ -19,7 +19,7 @@ use jit_linker::link::Allocated;
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use smallvec::SmallVec;
 
-pub use eh_frame::EhFrameError;
+pub(crate) use eh_frame::EhFrameError;
 use runtime::{Table, Tables, Unwinder};
 
 /// DWARF's pointer encoding of an absolute address.
