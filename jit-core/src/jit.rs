@@ -448,6 +448,11 @@ impl Jit {
     /// compiled first if the old one was, or at its first call if functions are
     /// [lazy](JitBuilder::first_call). The old body goes when no thread is inside it.
     ///
+    /// A call enters the old body of its function or the new one, and the new one when this has returned. While the
+    /// functions of a module are redirected, one after the other, a thread may see the new body of one and then the old
+    /// body of another: what has to change together is best one function, or an exported one with helpers that only
+    /// its module knows.
+    ///
     /// The tracker removes the functions that are defined for the first time: what still calls them
     /// then ends up where calls of functions do that can't be compiled.
     ///
