@@ -172,8 +172,8 @@ impl JitBuilder {
         self
     }
 
-    /// Whether debuggers are told of compiled code: its functions, and their lines where modules
-    /// have a [source](ClifModule::source). Each batch of functions has pages of its own then,
+    /// Whether debuggers are told of code: its functions, and their lines where modules have a
+    /// [source](ClifModule::source) or objects say where they come from. Each batch of functions has pages of its own then,
     /// unless another memory manager is set: only in private memory can breakpoints be set.
     pub fn debugger(mut self, debugger: Debugger) -> Self {
         self.services.debugger = debugger.is_wanted();
@@ -268,7 +268,7 @@ impl JitBuilder {
             ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
             ProcessAccess::None => {}
         }
-        let objects = ObjectLinkingLayer::new();
+        let objects = ObjectLinkingLayer::telling(self.services.for_objects());
         if let Some(sink) = &self.services.dumps {
             objects.add_plugin(Arc::new(GraphDumps(Arc::clone(sink))));
         }
