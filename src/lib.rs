@@ -12,13 +12,13 @@ mod guide;
 pub use jit_core::{
     AbsoluteSymbol, Alias, Cause, DefinitionGenerator, DuplicateDefinition, DylibDump, DylibLookup,
     DynamicLibrarySymbols, Error, ErrorReporter, ExecutionScope, ExecutionSession, ExecutorProcessControl, FoundSymbol,
-    GeneratorError, InPlaceDispatcher, InProcess, JitDylib, LibraryHandle, Link, LinkPlugin, LookupError, LookupFuture,
-    LookupHandle, LookupKind, LookupSet, LookupState, Mangling, MaterializationResponsibility, MaterializationUnit,
-    NonOwningSymbolName, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer, OwnSymbol, Platform,
-    PlatformError, Priority, ProcessSymbols, Progress, ReExports, RemovalPolicy, ResourceKey, ResourceManager,
-    ResourceTracker, SearchOrder, SessionDump, SessionStatistics, SymbolDeclaration, SymbolDef, SymbolDependenceGroup,
-    SymbolDump, SymbolFailure, SymbolFilter, SymbolFlags, SymbolLookup, SymbolName, SymbolPlace, SymbolState,
-    SymbolStringPool, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition, Use,
+    GeneratorError, InPlaceDispatcher, InProcess, JitDylib, LibraryHandle, Link, LinkPlugin, LookupDump, LookupError,
+    LookupFuture, LookupHandle, LookupKind, LookupSet, LookupState, Mangling, MaterializationResponsibility,
+    MaterializationUnit, NonOwningSymbolName, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer,
+    OwnSymbol, Platform, PlatformError, Priority, ProcessSymbols, Progress, ReExports, RemovalPolicy, ResourceKey,
+    ResourceManager, ResourceTracker, SearchOrder, SessionDump, SessionStatistics, SymbolDeclaration, SymbolDef,
+    SymbolDependenceGroup, SymbolDump, SymbolFailure, SymbolFilter, SymbolFlags, SymbolLookup, SymbolName, SymbolPlace,
+    SymbolState, SymbolStringPool, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition, UnitDump, Use,
 };
 #[cfg(target_os = "linux")]
 #[doc(inline)]

@@ -35,7 +35,7 @@ pub(crate) struct LinkOptions {
     /// Where to write, as JSON, the addresses of sections, symbols, stubs and GOT entries
     #[arg(long)]
     map: Option<PathBuf>,
-    /// A folder to write the linked bytes of each section to
+    /// A folder to write the linked bytes of each section and segment to: stubs and the GOT are in no section
     #[arg(long)]
     dump: Option<PathBuf>,
     /// The objects, and archives, of which what is needed is linked
@@ -187,6 +187,9 @@ pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
             let bytes = &fixed.content(kind)[start..start + (range.end - range.start) as usize];
             let name: String = name.chars().map(|char| if char == '/' { '_' } else { char }).collect();
             std::fs::write(folder.join(format!("{index}.{number}{name}")), bytes)?;
+        }
+        for kind in SegmentKind::ALL {
+            std::fs::write(folder.join(format!("{index}.{kind:?}")), fixed.content(kind))?;
         }
     }
     if let Some(path) = &options.map {

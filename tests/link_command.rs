@@ -64,6 +64,8 @@ fn objects_are_linked_at_an_address_with_a_map_of_what_is_where() {
         file.file_name().to_string_lossy().starts_with("0.") && file.file_name().to_string_lossy().ends_with(".text")
     });
     let code = std::fs::read(code.expect("the section is written").path()).expect("it can be read");
+    let segment = std::fs::read(folder.join("dump/0.Code")).expect("the segment is written");
+    assert!(segment.starts_with(&code));
     let branches: Vec<_> = code
         .chunks_exact(4)
         .map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")))

@@ -62,6 +62,29 @@ impl Bar {
         number(self.measured)
     }
 
+    /// All of it, on a line.
+    pub(crate) fn to_line(&self) -> String {
+        let (kind, limit) = match self.limit {
+            Limit::AtMost(limit) => ("<=", limit),
+            Limit::AtLeast(limit) => (">=", limit),
+            Limit::Reported => ("", 0.0),
+        };
+        format!("{}\t{}\t{kind}\t{limit}", self.what, self.measured)
+    }
+
+    /// What [`to_line`](Self::to_line) wrote.
+    pub(crate) fn from_line(line: &str) -> Result<Self> {
+        let [what, measured, kind, limit] = line.split('\t').collect::<Vec<_>>()[..] else {
+            return Err(format!("no bar: {line}").into());
+        };
+        let limit = match kind {
+            "<=" => Limit::AtMost(limit.parse()?),
+            ">=" => Limit::AtLeast(limit.parse()?),
+            _ => Limit::Reported,
+        };
+        Ok(Self { what: what.to_owned(), measured: measured.parse()?, limit })
+    }
+
     /// What was promised, and a word if that is not reached.
     pub(crate) fn promise(&self) -> (String, &'static str) {
         let promise = match self.limit {

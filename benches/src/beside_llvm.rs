@@ -10,7 +10,7 @@ use workloads::table::{self, Figures};
 use crate::Result;
 use crate::bars::Bar;
 use crate::measure::{Run, interleaved, median};
-use crate::subject::Subject;
+use crate::subject::{Subject, code_bytes};
 use workloads::session::{Shape, Table};
 
 /// LLVM takes a millisecond a function.
@@ -51,8 +51,10 @@ pub(crate) fn compilation() -> Result<Vec<Bar>> {
         bars.push(Bar::at_least(promised, format!("compile: {name} / Orcane, {what}"), llvm / ours));
     }
 
-    let two = median_of(Subject::Orcane(2), OptLevel::None)?;
-    bars.push(Bar::at_least(1.0, "compile: Orcane, none: one thread / two", none / two));
+    for (level, name, one) in [(OptLevel::None, "none", none), (OptLevel::Speed, "speed", speed)] {
+        let two = median_of(Subject::Orcane(2), level)?;
+        bars.push(Bar::at_least(1.3, format!("compile: Orcane, {name}: one thread / two"), one / two));
+    }
 
     let nothing = run(Subject::Nothing, OptLevel::None).peak_memory()? as f64;
     let ours = run(Subject::Orcane(0), OptLevel::None).peak_memory()? as f64 - nothing;
@@ -61,6 +63,28 @@ pub(crate) fn compilation() -> Result<Vec<Bar>> {
     let llvm = run(Subject::Llvm(llvm), OptLevel::None).peak_memory()? as f64 - llvm_nothing;
     bars.push(Bar::at_most(0.5, "compile: peak memory, Orcane, none / llvm-o0", ours / llvm));
     Ok(bars)
+}
+
+/// Bytes that are held for a function that was compiled and linked, with its unwind records, beside its code.
+pub(crate) fn held() -> Result<Vec<Bar>> {
+    const FEW: usize = 1_000;
+    const MANY: usize = 5_000;
+    let each = |subject| -> Result<f64> {
+        let held = |count| Run { subject, level: OptLevel::None, count }.held_memory();
+        Ok((held(MANY)? as f64 - held(FEW)? as f64) / (MANY - FEW) as f64)
+    };
+    let code = code_bytes(OptLevel::None, FEW)? as f64 / FEW as f64;
+    let llvm = |module_a_function| Subject::Llvm(LlvmSubject { level: LlvmLevel::O0, module_a_function, threads: 0 });
+    Ok(vec![
+        Bar::reported("bytes of code of a function, Orcane, none", code),
+        Bar::at_most(512.0, "bytes held for a function beside its code", each(Subject::OrcaneUnwinding)? - code),
+        Bar::reported("bytes held for a function, one module, LLVM O0", each(llvm(false))?),
+        Bar::reported(
+            "bytes held for a function beside its code, a module a function",
+            each(Subject::OrcaneModuleAFunction)? - code,
+        ),
+        Bar::reported("bytes held for a function, a module a function, LLVM O0", each(llvm(true))?),
+    ])
 }
 
 /// The first argument of a process that measures a table of symbols.

@@ -12,6 +12,15 @@ pub const CHILD: &str = "child";
 /// As [`CHILD`], but prints peak memory, whose sampling would disturb the time.
 pub const CHILD_WITH_MEMORY: &str = "child-with-memory";
 
+/// As [`CHILD`], but prints the memory that is held when it is done: the subject keeps what it made.
+pub const CHILD_WITH_HELD_MEMORY: &str = "child-with-held-memory";
+
+/// Whether a process was started to run a subject.
+#[must_use]
+pub fn is_child(mode: &str) -> bool {
+    [CHILD, CHILD_WITH_MEMORY, CHILD_WITH_HELD_MEMORY].contains(&mode)
+}
+
 /// How long a subject took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
@@ -33,6 +42,11 @@ pub fn report(mode: &str, subject: impl FnOnce() -> Result<Times>) -> Result<Str
         return Ok(peak?.to_string());
     }
     let Times { total, callable } = subject()?;
+    if mode == CHILD_WITH_HELD_MEMORY {
+        // SAFETY: it takes no pointers.
+        unsafe { libc::malloc_trim(0) };
+        return Ok(memory()?.to_string());
+    }
     Ok(format!("{} {}", total.as_nanos(), callable.as_nanos()))
 }
 

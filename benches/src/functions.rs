@@ -1,6 +1,8 @@
 //! The functions that every subject compiles: a chain in which each has a loop, a branch with two outcomes that meet,
 //! and a call of the one before.
 
+use std::ops::Range;
+
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{AbiParam, FuncRef, InstBuilder, Value, types};
@@ -29,21 +31,37 @@ pub fn name(index: usize) -> String {
 pub fn generate<M: Module>(
     module: &mut M,
     count: usize,
+    define: impl FnMut(&mut M, FuncId, &mut Context) -> Result<()>,
+) -> Result<()> {
+    generate_some(module, 0..count, define)
+}
+
+/// As [`generate`], those of some numbers. The one before the first is imported.
+///
+/// # Errors
+///
+/// The module's, and those of `define`.
+pub fn generate_some<M: Module>(
+    module: &mut M,
+    numbers: Range<usize>,
     mut define: impl FnMut(&mut M, FuncId, &mut Context) -> Result<()>,
 ) -> Result<()> {
     let mut signature = module.make_signature();
     signature.params.push(AbiParam::new(types::I64));
     signature.returns.push(AbiParam::new(types::I64));
-    let mut ids = Vec::with_capacity(count);
-    for index in 0..count {
+    let imported = numbers.start.checked_sub(1);
+    let mut previous =
+        imported.map(|index| module.declare_function(&name(index), Linkage::Import, &signature)).transpose()?;
+    let mut ids = Vec::with_capacity(numbers.len());
+    for index in numbers.clone() {
         ids.push(module.declare_function(&name(index), Linkage::Export, &signature)?);
     }
 
     let mut context = module.make_context();
     let mut frontend = FunctionBuilderContext::new();
-    for (index, &id) in ids.iter().enumerate() {
+    for (index, id) in numbers.zip(ids) {
         context.func.signature = signature.clone();
-        let previous = index.checked_sub(1).map(|before| module.declare_func_in_func(ids[before], &mut context.func));
+        let previous = previous.replace(id).map(|before| module.declare_func_in_func(before, &mut context.func));
         let mut builder = FunctionBuilder::new(&mut context.func, &mut frontend);
         build(&mut builder, index as i64, previous);
         builder.finalize(module.target_config());

@@ -34,12 +34,8 @@ pub(crate) fn compare() -> Result<ExitCode> {
     for (name, now) in &found {
         let before = *known.get(*name).ok_or_else(|| format!("{name} is not checked in: {UPDATE}"))?;
         let change = *now as f64 / before as f64 - 1.0;
-        let verdict = match change {
-            _ if change > TOLERANCE => "  REGRESSED",
-            _ if change < -TOLERANCE => "  improved: check the new figures in",
-            _ => "",
-        };
-        verdicts.push(change <= TOLERANCE);
+        let (is_kept, verdict) = verdict(change);
+        verdicts.push(is_kept);
         println!("{name:<16} {before:>16} {now:>16} {:>+7.2} %{verdict}", change * 100.0);
     }
     if verdicts.into_iter().all(|kept| kept) {
@@ -54,6 +50,15 @@ pub(crate) fn compare() -> Result<ExitCode> {
         TOLERANCE * 100.0
     );
     Ok(ExitCode::FAILURE)
+}
+
+/// Whether a change is within the tolerance, and what is said of it.
+fn verdict(change: f64) -> (bool, &'static str) {
+    match change {
+        _ if change > TOLERANCE => (false, "  REGRESSED"),
+        _ if change < -TOLERANCE => (true, "  improved: check the new figures in"),
+        _ => (true, ""),
+    }
 }
 
 /// Counts, and makes that what is compared with.
@@ -116,4 +121,17 @@ pub(crate) fn run(name: &str, part: &str) -> Result<ExitCode> {
         std::mem::forget(work);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn six_percent_more_is_too_much_and_less_is_told() {
+        assert_eq!([0.06, 0.04, 0.0, -0.04, -0.06].map(|change| verdict(change).0), [false, true, true, true, true]);
+        assert!(verdict(-0.06).1.contains("improved") && verdict(0.04).1.is_empty());
+        assert!(parse("# comment\nname 12\n").is_ok_and(|known| known["name"] == 12));
+        assert!(parse("name twelve").is_err() && parse("nothing").is_err());
+    }
 }

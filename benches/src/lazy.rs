@@ -147,17 +147,19 @@ fn beside_llvm() -> Result<Vec<Figure>> {
         Figure::at_most(1.0 / 5.0, "program, lazy / eager", lazy / eager),
     ]);
 
-    let mut figures: [Vec<f64>; 8] = Default::default();
+    let mut figures: [Vec<f64>; 9] = Default::default();
     let (ours, theirs) = (FUNCTIONS.to_string(), LLVM_FUNCTIONS.to_string());
     for _ in 0..ROUNDS {
         let [created, called] = ask("lazy", &["create-and-call", &ours])?[..] else { return Err("no figures".into()) };
-        let (slot, pointer) = steady_state()?;
+        let Steady { slot, pointer, direct } = steady_state()?;
         let llvm = ask("llvm-peer", &["calls", &theirs])?;
-        for (figures, figure) in figures.iter_mut().zip([created, called, slot, pointer].into_iter().chain(llvm)) {
+        let ours = [created, called, slot, pointer, direct];
+        for (figures, figure) in figures.iter_mut().zip(ours.into_iter().chain(llvm)) {
             figures.push(figure);
         }
     }
-    let [created, called, slot, pointer, llvm_created, llvm_called, llvm_stub, llvm_direct] = figures.map(median);
+    let [created, called, slot, pointer, direct, llvm_created, llvm_called, llvm_stub, llvm_direct] =
+        figures.map(median);
     measured.extend([
         Figure::new("creating a lazy function, ns", created),
         Figure::new("creating a lazy function, LLVM, ns", llvm_created),
@@ -166,10 +168,12 @@ fn beside_llvm() -> Result<Vec<Figure>> {
         Figure::new("call through a slot, ns", slot),
         Figure::new("call through a stub, LLVM, ns", llvm_stub),
         Figure::new("call through a pointer, ns", pointer),
+        Figure::new("direct call, ns", direct),
         Figure::new("direct call, LLVM, ns", llvm_direct),
         Figure::at_most(0.25, "creating / LLVM's", created / llvm_created),
         Figure::at_most(0.5, "first call / LLVM's", called / llvm_called),
         Figure::at_most(1.05, "call through a slot / through a pointer", slot / pointer),
+        Figure::at_most(1.05, "direct call / LLVM's", direct / llvm_direct),
     ]);
     Ok(measured)
 }
@@ -211,10 +215,13 @@ fn tiers() -> Result<Vec<Figure>> {
     ])
 }
 
-/// Builds a program, and says how long it takes from there to its result, and that.
+/// How long a program takes from nothing to its result, and that. Its CLIF is there before, as LLVM's peer has its IR:
+/// the clock stands still while it is built.
 fn program(lazy: bool, count: usize) -> Result<(Duration, i64)> {
+    let start = Instant::now();
     let builder = Jit::builder().opt_level(OptLevel::None).verifier(false);
     let jit: Jit = if lazy { LazyJitBuilder::new(builder).build()?.into() } else { builder.build()? };
+    let set_up = start.elapsed();
     let mut module = jit.module("program");
     if lazy {
         module = module.redirectable();
@@ -249,7 +256,7 @@ fn program(lazy: bool, count: usize) -> Result<(Duration, i64)> {
     let function: Unary = unsafe { std::mem::transmute(jit.lookup_address("main_function")? as usize) };
     // SAFETY: the function only computes.
     let result = unsafe { function(7) };
-    Ok((start.elapsed(), result))
+    Ok((set_up + start.elapsed(), result))
 }
 
 fn unary(module: &ClifModule) -> Signature {
@@ -362,8 +369,7 @@ fn define(
     Ok(())
 }
 
-/// A loop that calls `callee` as often as its argument says: through its slot, or through a pointer
-/// to its body.
+/// A loop that calls `callee` as often as its argument says: by its name, or through a pointer to its body.
 fn define_loop(module: &mut ClifModule, name: &str, callee: Option<u64>) -> Result<()> {
     let signature = {
         let mut signature = module.make_signature();
@@ -394,27 +400,49 @@ fn define_loop(module: &mut ClifModule, name: &str, callee: Option<u64>) -> Resu
     })
 }
 
-/// Nanoseconds of a call through a slot, and of one through a pointer.
-fn steady_state() -> Result<(f64, f64)> {
+/// Nanoseconds of a call.
+struct Steady {
+    /// Of a function that can be redirected.
+    slot: f64,
+    pointer: f64,
+    /// Of one whose body is final.
+    direct: f64,
+}
+
+fn steady_state() -> Result<Steady> {
+    let define_callee = |module: &mut ClifModule| {
+        define(module, "callee", |_, builder, value| {
+            builder.ins().return_(&[value]);
+        })
+    };
     let jit = LazyJit::new()?;
     let mut callee = jit.module("callee").redirectable();
-    define(&mut callee, "callee", |_, builder, value| {
-        builder.ins().return_(&[value]);
-    })?;
+    define_callee(&mut callee)?;
     jit.redefine(callee)?;
     let body = jit.lookup::<Unary>("callee")?;
     let mut loops = jit.module("loops");
     define_loop(&mut loops, "through_slot", None)?;
     define_loop(&mut loops, "through_pointer", Some(body.address()))?;
     jit.add_module(loops)?;
-    let time = |name| -> Result<f64> {
+
+    let plain = LazyJit::new()?;
+    let mut both = plain.module("both");
+    define_callee(&mut both)?;
+    define_loop(&mut both, "directly", None)?;
+    plain.add_module(both)?;
+
+    let time = |jit: &Jit, name| -> Result<f64> {
         let function = jit.lookup::<Unary>(name)?;
         let start = Instant::now();
         // SAFETY: the function only computes.
         black_box(unsafe { function.call(CALLS) });
         Ok(per(start.elapsed(), CALLS as f64))
     };
-    Ok((time("through_slot")?, time("through_pointer")?))
+    Ok(Steady {
+        slot: time(&jit, "through_slot")?,
+        pointer: time(&jit, "through_pointer")?,
+        direct: time(&plain, "directly")?,
+    })
 }
 
 /// How long it takes from a lazy function of CLIF to its result.

@@ -81,13 +81,17 @@ pub(crate) fn measure() -> Result<Vec<Bar>> {
     for (object, name, throughput, repeat) in [
         (&objects.plain, "SQLite", 2.0, 30),
         (&objects.sections, "SQLite, a section a function", 2.0, 20),
+        (&objects.lua, "Lua", 1.0, 100),
         (&objects.large, "50 MB of sections", 5.0, 3),
     ] {
         let [ours, llvm] = ["benches", "llvm-peer"].map(|program| Linker { program, repeat });
         let times = interleaved(ROUNDS, [&|| ours.time(object), &|| llvm.time(object)])?;
         let ratio = median(times.iter().map(|[ours, llvm]| llvm / ours));
         bars.push(Bar::at_least(throughput, format!("link {name}: JITLink's time / Orcane's"), ratio));
-        bars.push(Bar::reported(format!("link {name}: us"), median(times.iter().map(|[ours, _]| ours / 1e3))));
+        for (linker, index) in [("Orcane", 0), ("JITLink", 1)] {
+            let time = median(times.iter().map(|times| times[index] / 1e3));
+            bars.push(Bar::reported(format!("link {name}, {linker}: us"), time));
+        }
         let instructions = ours.instructions(object)?;
         let what = format!("link {name}: million instructions");
         bars.push(match name {
@@ -113,6 +117,7 @@ struct Objects {
     small: PathBuf,
     plain: PathBuf,
     sections: PathBuf,
+    lua: PathBuf,
     large: PathBuf,
     elf: PathBuf,
     macho: PathBuf,
@@ -124,7 +129,7 @@ impl Objects {
         let folder = root.join("target/tmp/bench-objects");
         std::fs::create_dir_all(&folder)?;
         let path = |name: &str| folder.join(name).display().to_string();
-        let source = sqlite(&root)?.display().to_string();
+        let source = source_of(&root, "libsqlite3-sys", "sqlite3/sqlite3.c")?.display().to_string();
         let clang = |options: &[&str], source: &str, object: &str| {
             run(&[&["clang-22", "-O2", "-fPIC", "-w", "-c", source, "-o", &path(object)], options].concat())
         };
@@ -132,6 +137,19 @@ impl Objects {
         clang(&[], &path("small.c"), "small.o")?;
         clang(&[], &source, "plain.o")?;
         clang(&["-ffunction-sections"], &source, "sections.o")?;
+        let mut parts = Vec::new();
+        for file in std::fs::read_dir(source_of(&root, "lua-src", "lua-5.4.9")?)? {
+            let file = file?.path();
+            let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            // The two others are commands.
+            if file.extension().is_some_and(|extension| extension == "c") && !["lua", "luac"].contains(&name) {
+                let object = format!("lua-{name}.o");
+                clang(&[], &file.display().to_string(), &object)?;
+                parts.push(path(&object));
+            }
+        }
+        let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+        run(&[&["ld", "-r", "-o", &path("lua.o")], &parts[..]].concat())?;
         let mut copies = Vec::new();
         for copy in 0..COPIES {
             let (prefix, object) = (format!("--prefix-symbols=copy{copy}_"), path(&format!("copy{copy}.o")));
@@ -149,19 +167,20 @@ impl Objects {
             let files = ["-DSQLITE_WITHOUT_ZONEMALLOC", "-w", "-c", &source, "-o", &path(object)];
             run(&[&command[..], &options, &files].concat())?;
         }
-        let [small, plain, sections, large, elf, macho] =
-            ["small.o", "plain.o", "sections.o", "large.o", "elf.o", "macho.o"].map(|name| folder.join(name));
-        Ok(Self { small, plain, sections, large, elf, macho })
+        let [small, plain, sections, lua, large, elf, macho] =
+            ["small.o", "plain.o", "sections.o", "lua.o", "large.o", "elf.o", "macho.o"].map(|name| folder.join(name));
+        Ok(Self { small, plain, sections, lua, large, elf, macho })
     }
 }
 
-/// SQLite's source, which a crate has.
-fn sqlite(root: &Path) -> Result<PathBuf> {
+/// A source that a crate has, which the tests use.
+fn source_of(root: &Path, package: &str, path: &str) -> Result<PathBuf> {
     let manifest = root.join("tests/programs/Cargo.toml").display().to_string();
     let (metadata, _) = run(&[env!("CARGO"), "metadata", "--format-version", "1", "--manifest-path", &manifest])?;
     let mut paths = metadata.split("\"manifest_path\":\"").skip(1).filter_map(|rest| rest.split('"').next());
-    let manifest = paths.find(|path| path.contains("/libsqlite3-sys-")).ok_or("libsqlite3-sys is not there")?;
-    Ok(Path::new(manifest).with_file_name("sqlite3").join("sqlite3.c"))
+    let manifest = paths.find(|path| path.contains(&format!("/{package}-")));
+    let manifest = manifest.ok_or_else(|| format!("{package} is not there"))?;
+    Ok(Path::new(manifest).with_file_name(path))
 }
 
 /// Zig, which has macOS's headers: the tests use it too.

@@ -3,7 +3,8 @@
 //! ```sh
 //! scripts/bench            # everything; takes some minutes
 //! scripts/bench exact      # instructions and memory, which don't depend on what else the machine does
-//! scripts/bench report     # everything, written to benches/REPORT.md
+//! scripts/bench report     # everything, written to benches/REPORT.md; takes half an hour of a quiet machine
+//! scripts/bench report link lazy   # only these sections anew, the others as they were measured last
 //! scripts/bench report --small FOLDER   # the same at small sizes, to see that it works
 //! scripts/bench run-time   # what the compiled code takes, beside cranelift-jit and LLVM 22
 //! scripts/bench link       # linking, beside LLVM 22's JITLink
@@ -31,9 +32,9 @@ use std::time::Instant;
 
 use bars::Bar;
 use measure::Run;
-use report::Report;
+use report::{Report, Saved};
 use workloads::Result;
-use workloads::child::{CHILD, CHILD_WITH_MEMORY};
+use workloads::child::is_child;
 use workloads::link;
 use workloads::quality::QUALITY;
 
@@ -44,7 +45,7 @@ const SMALL: usize = 100;
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [mode @ (CHILD | CHILD_WITH_MEMORY), ..] => {
+        [mode, ..] if is_child(mode) => {
             println!("{}", Run::from_arguments(&arguments[1..])?.report(mode)?);
             Ok(ExitCode::SUCCESS)
         }
@@ -76,8 +77,8 @@ fn main() -> Result<ExitCode> {
             beside_llvm()?;
             Ok(ExitCode::SUCCESS)
         }
-        ["report"] => report(1, Path::new(env!("CARGO_MANIFEST_DIR"))),
-        ["report", "--small", folder] => report(SMALL, Path::new(folder)),
+        ["report", "--small", folder] => report(SMALL, Path::new(folder), &[]),
+        ["report", ref sections @ ..] => report(1, Path::new(env!("CARGO_MANIFEST_DIR")), sections),
         [gate::WORKLOAD, name, part] => gate::run(name, part),
         ["instructions"] => gate::compare(),
         ["instructions", "--update"] => gate::update(),
@@ -89,31 +90,48 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-/// A part of the report, and how it is measured.
-type Section<'a> = (&'static str, &'a dyn Fn() -> Result<Vec<Bar>>);
+/// A part of the report: its name on the command line, its title, and how it is measured.
+type Section<'a> = (&'static str, &'static str, &'a dyn Fn() -> Result<Vec<Bar>>);
 
-/// Measures everything, at sizes divided by `scale`, and writes the report.
-fn report(scale: usize, folder: &Path) -> Result<ExitCode> {
+/// Measures the sections of these names, or all, at sizes divided by `scale`, and writes the report: with what was
+/// measured before, where a section is not measured now.
+fn report(scale: usize, folder: &Path, names: &[&str]) -> Result<ExitCode> {
+    const RUN_TIME: &str = "run-time";
     let count = COUNT / scale;
-    let measured: [Section<'_>; 8] = [
-        ("Instructions and memory", &|| bars::exact(count)),
-        ("Units that need each other", &beside_llvm::graphs),
-        ("Beside cranelift-jit, and cold start", &|| bars::timed(count)),
-        ("Compilation beside LLVM", &beside_llvm::compilation),
-        ("Eager compilation by size", &|| sizes::eager(scale)),
-        ("Lazy compilation and calls", &sizes::lazy),
-        ("Linking", &linking::measure),
-        ("A million symbols", &beside_llvm::symbols),
+    let measured: [Section<'_>; 9] = [
+        ("exact", "Instructions and memory", &|| bars::exact(count)),
+        ("graphs", "Units that need each other", &beside_llvm::graphs),
+        ("cranelift-jit", "Beside cranelift-jit, and cold start", &|| bars::timed(count)),
+        ("compilation", report::COMPILATION, &beside_llvm::compilation),
+        ("sizes", report::SIZES, &|| sizes::eager(scale)),
+        ("lazy", report::LAZY, &sizes::lazy),
+        ("held", "Memory of what is linked", &beside_llvm::held),
+        ("link", report::LINKING, &linking::measure),
+        ("symbols", report::SYMBOLS, &beside_llvm::symbols),
     ];
-    let mut sections = Vec::new();
-    for (title, measure) in measured {
-        let start = Instant::now();
-        let bars = measure()?;
-        eprintln!("{title}: measured in {} s", start.elapsed().as_secs());
-        print(&bars);
-        sections.push((title, bars));
+    let known = |name: &&str| *name == RUN_TIME || measured.iter().any(|(known, ..)| known == name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        return Err(format!("the report has no section {unknown}").into());
     }
-    let run_times = run_time::measure()?;
+    let asked = |name| names.is_empty() || names.contains(&name);
+    let saved = Saved::beside(std::env::current_exe()?, scale)?;
+    let mut sections = Vec::new();
+    for (name, title, measure) in measured {
+        if asked(name) {
+            let start = Instant::now();
+            let bars = measure()?;
+            eprintln!("{title}: measured in {} s", start.elapsed().as_secs());
+            print(&bars);
+            saved.write(name, bars.iter().map(Bar::to_line))?;
+        }
+        sections.push((title, saved.read(name, Bar::from_line)?));
+    }
+    if asked(RUN_TIME) {
+        let rows = run_time::measure()?;
+        print(&run_time::bars(&rows));
+        saved.write(RUN_TIME, rows.iter().map(run_time::Row::to_line))?;
+    }
+    let run_times = saved.read(RUN_TIME, run_time::Row::from_line)?;
     sections.push(("Run time of compiled code", run_time::bars(&run_times)));
     Report { sections, run_times }.write(folder)?;
     Ok(ExitCode::SUCCESS)

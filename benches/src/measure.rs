@@ -9,7 +9,7 @@ use orcane::OptLevel;
 
 use crate::Result;
 use crate::subject::Subject;
-use workloads::child::{CHILD, CHILD_WITH_MEMORY, Times, report};
+use workloads::child::{CHILD, CHILD_WITH_HELD_MEMORY, CHILD_WITH_MEMORY, Times, report};
 
 /// One subject at one size, to be run in a process of its own.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +64,12 @@ impl Run {
     /// that is mapped twice counts once.
     pub(crate) fn peak_memory(self) -> Result<u64> {
         let [bytes] = numbers(&String::from_utf8(self.start(&[], CHILD_WITH_MEMORY)?.stdout)?)?;
+        Ok(bytes)
+    }
+
+    /// The memory that the process holds when it is done, in bytes as above.
+    pub(crate) fn held_memory(self) -> Result<u64> {
+        let [bytes] = numbers(&String::from_utf8(self.start(&[], CHILD_WITH_HELD_MEMORY)?.stdout)?)?;
         Ok(bytes)
     }
 

@@ -2,12 +2,34 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
 use crate::bars::Bar;
 use crate::run_time::{GENERATORS, Row};
+
+/// What was measured for the report, a file a section, so that a section can be measured anew.
+pub(crate) struct Saved(PathBuf);
+
+impl Saved {
+    /// In a folder beside a program.
+    pub(crate) fn beside(program: PathBuf, scale: usize) -> Result<Self> {
+        let folder = program.with_file_name(format!("report-{scale}"));
+        fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+
+    pub(crate) fn write(&self, section: &str, lines: impl Iterator<Item = String>) -> Result<()> {
+        Ok(fs::write(self.0.join(section), lines.collect::<Vec<_>>().join("\n"))?)
+    }
+
+    pub(crate) fn read<T>(&self, section: &str, line: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
+        let text = fs::read_to_string(self.0.join(section));
+        let text = text.map_err(|error| format!("{section} has to be measured first: {error}"))?;
+        text.lines().map(line).collect()
+    }
+}
 
 /// What is reported, in order.
 pub(crate) struct Report {
@@ -22,7 +44,7 @@ least of several), and depend on what else the machine did; instructions and mem
 `libLLVM-22.so`, a release build, linked as a shared library: its calls into itself go through no PLT, so that code
 generation is as fast as with a static library, and loading it is not part of any figure. Its IR is built with its
 `IRBuilder`, ours with Cranelift's `FunctionBuilder`; the programs whose run time is compared are translated from the same
-CLIF, block by block.
+CLIF, block by block. `llvm-o2-scalar` is O2 without its vectorisers: what Cranelift has none of.
 ";
 
 /// Times of LLVM O2's from which on a program is listed.
@@ -32,9 +54,9 @@ const SLOWER: f64 = 1.5;
 const WHY: [(&str, &str); 2] = [
     (
         "fib",
-        "Cranelift saves the frame pointer and two registers at every entry, and `n < 2` comes after that. LLVM tests \
-         first, and saves only where it calls: half of all calls return at once. O2 makes a loop of the second call as \
-         well.",
+        "Cranelift saves the frame pointer and the registers that a function needs at every entry, and `n < 2` comes after \
+         that: with one round of the recursion taken in, for two calls of three no longer. LLVM tests first, and saves \
+         only where it calls; its O2 makes a loop of the second call as well.",
     ),
     (
         "spectral-norm",
@@ -42,6 +64,23 @@ const WHY: [(&str, &str); 2] = [
          (`InlineSmallFunctions`) the inner loop calls nobody.",
     ),
 ];
+
+/// The plots beside that of run times: file, title, section, and how the names of its figures begin and end.
+const PLOTS: [(&str, &str, &str, &str, &str); 6] = [
+    ("compile.svg", "Microseconds to compile a function", COMPILATION, "us a function: ", ""),
+    ("sizes.svg", "Microseconds to build and compile a function", SIZES, "", ": us a function"),
+    ("memory.svg", "Peak memory, MB", SIZES, "", ": peak MB above an empty process"),
+    ("calls.svg", "Lazy functions, nanoseconds", LAZY, "", ", ns"),
+    ("lookup.svg", "A million symbols, nanoseconds", SYMBOLS, "a million symbols, ", ", ns"),
+    ("link.svg", "Microseconds to link", LINKING, "link ", ": us"),
+];
+
+/// Titles of sections of which there are plots.
+pub(crate) const COMPILATION: &str = "Compilation beside LLVM";
+pub(crate) const SIZES: &str = "Eager compilation by size";
+pub(crate) const LAZY: &str = "Lazy compilation and calls";
+pub(crate) const LINKING: &str = "Linking";
+pub(crate) const SYMBOLS: &str = "A million symbols";
 
 impl Report {
     /// Writes the report, and the plots beside it.
@@ -63,24 +102,36 @@ impl Report {
             let times: Vec<_> = row.microseconds.iter().map(|time| format!("{time:.0}")).collect();
             writeln!(text, "| {} | {} |", row.program, times.join(" | "))?;
         }
-        text.push_str(&self.slower());
-        text.push_str("\n![Run time beside LLVM's default code generation](run-time.svg)\n\n");
-        text.push_str("![Microseconds to compile a function](compile.svg)\n");
-        fs::write(folder.join("REPORT.md"), text)?;
+        text.push_str(&self.slower()?);
+        text.push_str("\n![Run time beside LLVM's default code generation](run-time.svg)\n");
         fs::write(folder.join("run-time.svg"), self.run_time_plot())?;
-        fs::write(folder.join("compile.svg"), self.compile_plot())?;
+        for (file, title, section, begins, ends) in PLOTS {
+            writeln!(text, "\n![{title}]({file})")?;
+            fs::write(folder.join(file), plot(title, &self.figures(section, begins, ends)))?;
+        }
+        fs::write(folder.join("REPORT.md"), text)?;
         Ok(())
     }
 
+    /// The figures of a section whose names begin and end so, by what stands between.
+    fn figures(&self, section: &str, begins: &str, ends: &str) -> Vec<(String, f64)> {
+        let bars = self.sections.iter().filter(|(title, _)| *title == section).flat_map(|(_, bars)| bars);
+        let named = bars
+            .filter_map(|bar| Some((bar.what().strip_prefix(begins)?.strip_suffix(ends)?.to_owned(), bar.measured())));
+        named.collect()
+    }
+
     /// The programs that take half as long again as LLVM's best, or more, and why.
-    fn slower(&self) -> String {
+    fn slower(&self) -> Result<String> {
         let mut text = format!("\nAt `speed`, beyond {SLOWER} of LLVM O2:\n\n");
         let ratios = self.run_times.iter().map(|row| (row.program, row.of("orcane-speed") / row.of("llvm-o2")));
         for (program, ratio) in ratios.filter(|(_, ratio)| *ratio > SLOWER) {
-            let why = WHY.iter().find(|(of, _)| *of == program).map_or("Not explained.", |(_, why)| why);
+            let why = WHY.iter().find(|(of, _)| *of == program);
+            let (_, why) =
+                why.ok_or_else(|| format!("why {program} takes {ratio:.2} of LLVM O2's time is to be said"))?;
             text += &format!("- {program}, {ratio:.2}. {why}\n");
         }
-        text
+        Ok(text)
     }
 
     fn run_time_plot(&self) -> String {
@@ -90,13 +141,6 @@ impl Report {
                 .map(|(label, generator)| (format!("{}: {label}", row.program), ratio(generator)))
         });
         plot("Run time / that of LLVM's default code generation", &ratios.collect::<Vec<_>>())
-    }
-
-    fn compile_plot(&self) -> String {
-        const PREFIX: &str = "us a function: ";
-        let bars = self.sections.iter().flat_map(|(_, bars)| bars);
-        let times = bars.filter_map(|bar| Some((bar.what().strip_prefix(PREFIX)?.to_owned(), bar.measured())));
-        plot("Microseconds to compile a function", &times.collect::<Vec<_>>())
     }
 }
 

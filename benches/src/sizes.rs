@@ -14,32 +14,62 @@ const SIZES: [usize; 3] = [1_000, 5_000, 50_000];
 /// Functions that are compiled for one figure at least, in rounds.
 const FUNCTIONS: usize = 15_000;
 
-const fn llvm(level: LlvmLevel) -> Subject {
-    Subject::Llvm(LlvmSubject { level, module_a_function: false, threads: 0 })
+const fn llvm(level: LlvmLevel, threads: u32) -> Subject {
+    // It compiles modules at a time, not functions.
+    Subject::Llvm(LlvmSubject { level, module_a_function: threads > 0, threads })
 }
 
-const SUBJECTS: [(&str, Subject, OptLevel); 8] = [
+const SUBJECTS: [(&str, Subject, OptLevel); 9] = [
     ("Orcane, none", Subject::Orcane(0), OptLevel::None),
     ("Orcane, none, two threads", Subject::Orcane(2), OptLevel::None),
     ("Orcane, speed", Subject::Orcane(0), OptLevel::Speed),
     ("Orcane, speed, two threads", Subject::Orcane(2), OptLevel::Speed),
     ("cranelift-jit, none", Subject::CraneliftJit, OptLevel::None),
     ("cranelift-jit, speed", Subject::CraneliftJit, OptLevel::Speed),
-    ("LLVM O0", llvm(LlvmLevel::O0), OptLevel::None),
-    ("LLVM O2", llvm(LlvmLevel::O2), OptLevel::None),
+    ("LLVM O0", llvm(LlvmLevel::O0, 0), OptLevel::None),
+    ("LLVM O0, two threads", llvm(LlvmLevel::O0, 2), OptLevel::None),
+    ("LLVM O2", llvm(LlvmLevel::O2, 0), OptLevel::None),
 ];
 
-/// Microseconds a function from nothing to addresses, and peak memory; sizes are divided by `scale`.
+/// Whose time and memory are divided by whose, and what is promised of the memory.
+const RATIOS: [(&str, &str, Option<f64>); 5] = [
+    ("Orcane, none", "LLVM O0", Some(0.5)),
+    ("Orcane, none, two threads", "LLVM O0, two threads", None),
+    ("Orcane, none", "cranelift-jit, none", None),
+    ("Orcane, speed", "cranelift-jit, speed", None),
+    ("Orcane, speed", "LLVM O2", Some(0.5)),
+];
+
+/// Microseconds a function from nothing to addresses, the building of its IR included, and peak memory; sizes are divided
+/// by `scale`.
 pub(crate) fn eager(scale: usize) -> Result<Vec<Bar>> {
     let mut bars = Vec::new();
+    let nothing =
+        |subject| -> Result<f64> { Ok(Run { subject, level: OptLevel::None, count: 0 }.peak_memory()? as f64 / 1e6) };
+    let (nothing, llvm_nothing) = (nothing(Subject::Nothing)?, nothing(Subject::LlvmNothing)?);
     for size in SIZES.map(|size| size / scale) {
+        let mut figures = Vec::new();
         for (who, subject, level) in SUBJECTS {
             let run = Run { subject, level, count: size };
             let times = (0..FUNCTIONS.div_ceil(size * scale).min(5))
                 .map(|_| Ok(run.times()?.total.as_secs_f64() * 1e6 / size as f64));
             let time = median(times.collect::<Result<Vec<_>>>()?);
+            let process = if matches!(subject, Subject::Llvm(_)) { llvm_nothing } else { nothing };
+            let memory = run.peak_memory()? as f64 / 1e6 - process;
             bars.push(Bar::reported(format!("{size} functions, {who}: us a function"), time));
-            bars.push(Bar::reported(format!("{size} functions, {who}: peak MB"), run.peak_memory()? as f64 / 1e6));
+            bars.push(Bar::reported(format!("{size} functions, {who}: peak MB above an empty process"), memory));
+            figures.push((who, time, memory));
+        }
+        let of = |who| figures.iter().find(|(name, ..)| *name == who).ok_or("no such subject");
+        for (ours, theirs, promised) in RATIOS {
+            let ((_, time, memory), (_, their_time, their_memory)) = (of(ours)?, of(theirs)?);
+            let what = format!("{size} functions, {ours} / {theirs}");
+            bars.push(Bar::reported(format!("{what}: time"), time / their_time));
+            let (what, ratio) = (format!("{what}: peak memory"), memory / their_memory);
+            bars.push(match promised {
+                Some(promised) => Bar::at_most(promised, what, ratio),
+                None => Bar::reported(what, ratio),
+            });
         }
     }
     Ok(bars)

@@ -12,7 +12,7 @@ use orcane::{ClifModule, CompileAt, Jit, JitBuilder, OptLevel};
 
 use crate::Result;
 use workloads::child::Times;
-use workloads::functions::{expected, generate, name};
+use workloads::functions::{expected, generate, generate_some, name};
 use workloads::llvm::LlvmSubject;
 use workloads::session::Shape;
 
@@ -36,6 +36,8 @@ pub(crate) enum Subject {
     OrcaneAtDefinition,
     /// The same, with unwind tables, which cranelift-jit does not register.
     OrcaneUnwinding,
+    /// As users have it, with unwind tables, each function in a module of its own.
+    OrcaneModuleAFunction,
     /// One function after another, each in a module of its own: added, looked up, called and removed.
     Cycle,
     /// Builds the same modules and calls `Context::compile`: what is not the cycle's.
@@ -50,7 +52,7 @@ pub(crate) enum Subject {
     LlvmNothing,
 }
 
-const NAMES: [(&str, Subject); 15] = [
+const NAMES: [(&str, Subject); 16] = [
     ("nothing", Subject::Nothing),
     ("build", Subject::Build),
     ("compile", Subject::Compile),
@@ -59,6 +61,7 @@ const NAMES: [(&str, Subject); 15] = [
     ("orcane-2-threads", Subject::Orcane(2)),
     ("orcane-at-definition", Subject::OrcaneAtDefinition),
     ("orcane-unwinding", Subject::OrcaneUnwinding),
+    ("orcane-module-a-function", Subject::OrcaneModuleAFunction),
     ("cycle", Subject::Cycle),
     ("cycle-compile", Subject::CycleCompile),
     ("empty-jit", Subject::EmptyJit),
@@ -100,6 +103,7 @@ impl Subject {
             Self::Orcane(threads) => orcane(same_work(level).compile_threads(threads), count, CompileAt::Lookup),
             Self::OrcaneAtDefinition => orcane(same_work(level), count, CompileAt::Definition),
             Self::OrcaneUnwinding => orcane(same_work(level).unwinding(true), count, CompileAt::Definition),
+            Self::OrcaneModuleAFunction => orcane_module_a_function(level, count),
             Self::Cycle => cycle(level, count),
             Self::CycleCompile => cycle_compile(level, count),
             Self::EmptyJit => empty_jit(),
@@ -180,7 +184,41 @@ fn orcane(builder: JitBuilder, count: usize, at: CompileAt) -> Result<Times> {
     let last = jit.lookup_address(&name(count - 1))?;
     let times = Times { total: start.elapsed(), callable: built.elapsed() };
     check(last, count)?;
+    // Its destruction is not what is measured.
+    std::mem::forget(jit);
     Ok(times)
+}
+
+fn orcane_module_a_function(level: OptLevel, count: usize) -> Result<Times> {
+    let start = Instant::now();
+    let jit = Jit::builder().opt_level(level).verifier(false).build()?;
+    let mut modules = Vec::with_capacity(count);
+    for index in 0..count {
+        let mut module = jit.module("one");
+        generate_some(&mut module, index..index + 1, |module, id, context| Ok(module.define_function(id, context)?))?;
+        modules.push(module);
+    }
+    let built = Instant::now();
+    for module in modules {
+        jit.add_module(module)?;
+    }
+    let last = jit.lookup_address(&name(count - 1))?;
+    let times = Times { total: start.elapsed(), callable: built.elapsed() };
+    check(last, count)?;
+    std::mem::forget(jit);
+    Ok(times)
+}
+
+/// Bytes of the functions' code.
+pub(crate) fn code_bytes(level: OptLevel, count: usize) -> Result<usize> {
+    let isa = isa(level, true)?;
+    let mut bytes = 0;
+    generate(&mut jit_module(level)?, count, |_, _, context| {
+        let code = context.compile(&*isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
+        bytes += code.code_buffer().len();
+        Ok(())
+    })?;
+    Ok(bytes)
 }
 
 fn cycle(level: OptLevel, count: usize) -> Result<Times> {

@@ -168,13 +168,18 @@ pub(crate) struct GraphDumps(pub(crate) Arc<dyn DumpSink>);
 
 impl LinkPlugin for GraphDumps {
     fn loaded(&self, _: &Link, graph: &LinkGraph) {
-        for (id, symbol) in graph.symbols() {
-            if matches!(symbol.definition, Definition::Block { .. })
-                && let Some(name) = &symbol.name
-                && self.0.wants(name, Form::Graph)
-            {
-                self.0.dump(name, Form::Graph, graph.excerpt(id).to_string().as_bytes());
-            }
+        show_graph(&*self.0, graph);
+    }
+}
+
+/// Shows a sink what a graph has of each symbol that it defines.
+pub(crate) fn show_graph(sink: &dyn DumpSink, graph: &LinkGraph) {
+    for (id, symbol) in graph.symbols() {
+        if matches!(symbol.definition, Definition::Block { .. })
+            && let Some(name) = &symbol.name
+            && sink.wants(name, Form::Graph)
+        {
+            sink.dump(name, Form::Graph, graph.excerpt(id).to_string().as_bytes());
         }
     }
 }

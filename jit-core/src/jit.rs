@@ -172,8 +172,8 @@ impl JitBuilder {
         self
     }
 
-    /// Whether debuggers are told of compiled code: its functions, and their lines where modules
-    /// have a [source](ClifModule::source). Each batch of functions has pages of its own then,
+    /// Whether debuggers are told of code: its functions, and their lines where modules have a
+    /// [source](ClifModule::source) or objects say where they come from. Each batch of functions has pages of its own then,
     /// unless another memory manager is set: only in private memory can breakpoints be set.
     pub fn debugger(mut self, debugger: Debugger) -> Self {
         self.services.debugger = debugger.is_wanted();
@@ -268,7 +268,7 @@ impl JitBuilder {
             ProcessAccess::Filtered(filter) => process.add_generator(Arc::new(ProcessSymbols::new(Some(filter))))?,
             ProcessAccess::None => {}
         }
-        let objects = ObjectLinkingLayer::new();
+        let objects = ObjectLinkingLayer::telling(self.services.for_objects());
         if let Some(sink) = &self.services.dumps {
             objects.add_plugin(Arc::new(GraphDumps(Arc::clone(sink))));
         }
@@ -447,6 +447,11 @@ impl Jit {
     /// an earlier such module defined gets a new body, for all its callers at once: the new one is
     /// compiled first if the old one was, or at its first call if functions are
     /// [lazy](JitBuilder::first_call). The old body goes when no thread is inside it.
+    ///
+    /// A call enters the old body of its function or the new one, and the new one when this has returned. While the
+    /// functions of a module are redirected, one after the other, a thread may see the new body of one and then the old
+    /// body of another: what has to change together is best one function, or an exported one with helpers that only
+    /// its module knows.
     ///
     /// The tracker removes the functions that are defined for the first time: what still calls them
     /// then ends up where calls of functions do that can't be compiled.

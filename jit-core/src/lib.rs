@@ -44,11 +44,12 @@ pub use program::{ArchiveScope, Program, ProgramOptions, WeakDefinitions};
 pub use session::{
     AbsoluteSymbol, Alias, DefinitionGenerator, DylibDump, DylibLookup, DynamicLibrarySymbols, ErrorReporter,
     ExecutionScope, ExecutionSession, ExecutorProcessControl, FoundSymbol, GeneratorError, InPlaceDispatcher,
-    InProcess, JitDylib, LibraryHandle, LookupFuture, LookupHandle, LookupKind, LookupSet, LookupState, Mangling,
-    MaterializationResponsibility, MaterializationUnit, OwnSymbol, Platform, PlatformError, Priority, ProcessSymbols,
-    Progress, ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionDump,
-    SessionStatistics, SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolDump, SymbolFilter, SymbolFlags,
-    SymbolLookup, SymbolPlace, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
+    InProcess, JitDylib, LibraryHandle, LookupDump, LookupFuture, LookupHandle, LookupKind, LookupSet, LookupState,
+    Mangling, MaterializationResponsibility, MaterializationUnit, OwnSymbol, Platform, PlatformError, Priority,
+    ProcessSymbols, Progress, ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder,
+    SessionDump, SessionStatistics, SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolDump, SymbolFilter,
+    SymbolFlags, SymbolLookup, SymbolPlace, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
+    UnitDump,
 };
 
 #[cfg(feature = "cranelift")]

@@ -208,10 +208,16 @@ fn at_speed_a_function_takes_in_a_round_of_itself_unless_it_can_be_redefined() {
         }";
     let edges = |level, compile_at, redirectable: bool| {
         let jit = Jit::builder().opt_level(level).build().unwrap();
-        let module = ClifModule::new("test", Arc::clone(jit.isa()), compile_at);
-        let mut module = if redirectable { module.redirectable() } else { module };
+        let sees = Arc::new(Sees::default());
+        jit.object_layer().add_plugin(sees.clone());
+        let mut module = ClifModule::new("test", Arc::clone(jit.isa()), compile_at);
+        if redirectable {
+            module = module.redirectable();
+        }
         define(&mut module, text);
-        edges(&jit, module)
+        if redirectable { jit.redefine(module) } else { jit.add_module(module) }.unwrap();
+        assert_eq!(call(&jit, "entry", 20), 41);
+        sees.edges.load(Ordering::Relaxed)
     };
     for compile_at in [CompileAt::Definition, CompileAt::Lookup] {
         assert_eq!(edges(OptLevel::None, compile_at, false), 2);

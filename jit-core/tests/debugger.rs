@@ -6,12 +6,16 @@ mod common;
 #[path = "common/debugger_list.rs"]
 mod debugger_list;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use common::add;
 use cranelift_codegen::ir::{AbiParam, InstBuilder, SourceLoc, types};
 use cranelift_module::{Linkage, Module};
 use debugger_list::{files, turn};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Unwinder};
-use jit_core::{Debugger, Jit, OptLevel, SourceText};
+use jit_core::{Debugger, Jit, Link, LinkPlugin, OptLevel, SourceText};
+use jit_linker::LinkGraph;
 use object::{Object, ObjectSection, ObjectSymbol};
 
 fn jit() -> Jit {
@@ -52,6 +56,45 @@ fn e2e_18_a_debugger_finds_functions_until_they_are_removed() {
     }
     seen.sort();
     assert_eq!(seen, [("one".to_owned(), addresses[0]), ("two".to_owned(), addresses[1])]);
+    tracker.remove().unwrap();
+    assert!(files().is_empty());
+}
+
+/// Counts links, of which a batch is one.
+#[derive(Default)]
+struct Links(AtomicUsize);
+
+impl LinkPlugin for Links {
+    fn loaded(&self, _: &Link, _: &LinkGraph) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_batch_is_one_file() {
+    const FUNCTIONS: usize = 100;
+    let _turn = turn();
+    let jit = jit();
+    let links = Arc::new(Links::default());
+    jit.object_layer().add_plugin(Arc::clone(&links) as Arc<dyn LinkPlugin>);
+    let mut module = jit.module("chain");
+    common::chain(&mut module, FUNCTIONS);
+    let tracker = jit.add_module(module).unwrap();
+    // With the last one, all that it leads to is compiled.
+    jit.lookup_address(&format!("f{}", FUNCTIONS - 1)).unwrap();
+    let found = files();
+    assert_eq!(found.len(), links.0.load(Ordering::Relaxed));
+    assert!((1..10).contains(&found.len()), "{} batches", found.len());
+    let mut names = Vec::new();
+    for file in &found {
+        let file = object::File::parse(&**file).unwrap();
+        let code = file.symbols().filter(|symbol| symbol.kind() == object::SymbolKind::Text);
+        names.extend(code.map(|symbol| symbol.name().unwrap().to_owned()));
+    }
+    names.sort();
+    let mut expected: Vec<_> = (0..FUNCTIONS).map(|index| format!("f{index}")).collect();
+    expected.sort();
+    assert_eq!(names, expected);
     tracker.remove().unwrap();
     assert!(files().is_empty());
 }

@@ -1,6 +1,8 @@
 //! A session shows what it holds and what it does.
 
 mod common;
+#[path = "common/dot.rs"]
+mod dot;
 
 use std::sync::Arc;
 
@@ -74,12 +76,16 @@ fn the_symbol_of_an_address_is_told() {
 fn the_graph_is_one_that_dot_reads() {
     let jit = common::jit();
     add(&jit, TWO);
+    jit.define_closure("\"a\\b\"\n{}", || 1i64).unwrap();
     jit.lookup_address("two").unwrap();
-    let graph = jit.session().dump().graphviz();
-    assert!(graph.starts_with("digraph session {\n") && graph.ends_with("}\n"), "{graph}");
-    assert_eq!(graph.matches('{').count(), graph.matches('}').count());
-    assert!(graph.contains("\"main/two\" -> \"main/one\";"), "{graph}");
-    assert!(graph.contains("\"main/broken\" [label=\"broken\\nnever searched\", fillcolor=white];"), "{graph}");
+    let graph = dot::read(&jit.session().dump().graphviz());
+    assert_eq!(graph.clusters, ["main", "process"]);
+    let needs = graph.between("main/two", "main/one");
+    assert!(matches!(*needs, [attributes] if attributes.is_empty()), "{needs:?}");
+    let broken = &graph.nodes["main/broken"];
+    assert_eq!((&*broken["label"], &*broken["fillcolor"]), ("broken\nnever searched", "white"));
+    assert_eq!(graph.nodes["main/two"]["fillcolor"], "palegreen");
+    assert!(graph.nodes.contains_key("main/\"a\\b\"\n{}"), "{graph:?}");
 }
 
 #[test]

@@ -3,10 +3,14 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/jitdump.rs"]
+mod jitdump;
+
+use std::path::Path;
+use std::process::Command;
 
 use cranelift_codegen::ir::{AbiParam, InstBuilder, SourceLoc, types};
 use cranelift_module::{Linkage, Module};
-use gimli::{BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, UnwindSection};
 use jit_core::{Jit, JitBuilder, Profiler, SourceText};
 
 /// Compiles `f`, whose lines are known, and gives where it is.
@@ -38,91 +42,91 @@ fn the_map_has_a_line_for_each_function() {
     assert!((1..100).contains(&u64::from_str_radix(line[1], 16).unwrap()));
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> &'a [u8] {
-        let (head, rest) = self.0.split_at(count);
-        self.0 = rest;
-        head
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take(4).try_into().unwrap())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.take(8).try_into().unwrap())
-    }
-
-    fn name(&mut self) -> &'a str {
-        let end = self.0.iter().position(|byte| *byte == 0).unwrap();
-        std::str::from_utf8(&self.take(end + 1)[..end]).unwrap()
-    }
-}
-
 #[test]
 fn the_dump_has_code_lines_and_unwind_information() {
     let folder = tempfile::tempdir().unwrap();
     let (_jit, address) = compile(Jit::builder().profiler(Profiler::JitDump(folder.path().to_owned())));
     let path = folder.path().join(format!("jit-{}.dump", std::process::id()));
-    let bytes = std::fs::read(path).unwrap();
-    let mut file = Reader(&bytes);
-    assert_eq!((file.u32(), file.u32(), file.u32()), (0x4a69_5444, 1, 40));
-    assert_eq!(file.u32(), if cfg!(target_arch = "x86_64") { 62 } else { 183 });
-    file.u32();
-    assert_eq!(file.u32(), std::process::id());
-    let began = file.u64();
-    assert_eq!(file.u64(), 0);
-
-    let mut records = Vec::new();
-    while !file.0.is_empty() {
-        let (id, size, time) = (file.u32(), file.u32(), file.u64());
-        assert!(time >= began);
-        records.push((id, Reader(file.take(size as usize - 16))));
-    }
-    assert_eq!(records.iter().map(|record| record.0).collect::<Vec<_>>(), [2, 4, 0]);
-    let [lines, unwind, load] = records.try_into().map(|records: [_; 3]| records.map(|(_, body)| body)).ok().unwrap();
-
-    let mut load = load;
-    assert_eq!(load.u32(), std::process::id());
-    load.u32();
-    assert_eq!((load.u64(), load.u64()), (address, address));
-    let (size, index) = (load.u64(), load.u64());
-    assert_eq!((index, load.name()), (0, "f"));
-    assert_eq!(load.0.len() as u64, size);
+    let dump = jitdump::read(&std::fs::read(&path).unwrap());
+    assert_eq!((dump.process, dump.functions.len()), (std::process::id(), 1));
+    let function = dump.function("f");
+    assert_eq!(function.address, address);
     // SAFETY: the code of the function, which is in memory as long as the JIT.
-    let code = unsafe { std::slice::from_raw_parts(address as *const u8, size as usize) };
-    assert_eq!(load.0, code);
-
-    let mut lines = lines;
-    assert_eq!(lines.u64(), address);
-    assert!((1..5).contains(&lines.u64()));
-    assert!((address..address + size).contains(&lines.u64()));
-    assert_eq!((lines.u32(), lines.u32(), lines.name()), (2, 0, "/src/prog.k"));
-
-    let mut unwind = unwind;
-    let (total, header_size, mapped) = (unwind.u64() as usize, unwind.u64() as usize, unwind.u64());
-    assert_eq!((unwind.0.len(), mapped), (total, 0));
-    let (frame, header) = unwind.0.split_at(total - header_size);
-    // As `perf inject` lays them out.
-    let frame_address = address + size.next_multiple_of(8);
-    let header_address = frame_address + frame.len() as u64;
-    let bases = BaseAddresses::default().set_eh_frame(frame_address).set_eh_frame_hdr(header_address);
-    let parsed = EhFrameHdr::new(header, LittleEndian).parse(&bases, 8).unwrap();
-    let eh_frame = EhFrame::from(EndianSlice::new(frame, LittleEndian));
-    let table = parsed.table().unwrap();
-    let fde = table.fde_for_address(&eh_frame, &bases, address + 1, EhFrame::cie_from_offset).unwrap();
-    assert_eq!((fde.initial_address(), fde.len()), (address, size));
-    let mut entries = eh_frame.entries(&bases);
-    assert!(matches!(entries.next().unwrap(), Some(CieOrFde::Cie(_))));
-    assert!(matches!(entries.next().unwrap(), Some(CieOrFde::Fde(_))));
-    assert!(entries.next().unwrap().is_none());
-    let mut context = gimli::UnwindContext::new();
+    let code = unsafe { std::slice::from_raw_parts(address as *const u8, function.code.len()) };
+    assert_eq!(function.code, code);
+    let lines = function.lines_of("/src/prog.k");
+    assert!(!lines.is_empty() && lines.iter().all(|line| *line == 2), "{lines:?}");
     // At the return they are restored again.
-    let saves = (address..address + size).any(|place| {
-        let row = fde.unwind_info_for_address(&eh_frame, &bases, &mut context, place).unwrap();
-        row.registers().count() > 0
-    });
-    assert!(saves);
+    assert!(function.most_restored() > 0);
+
+    // By this `perf record` knows of the file.
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let path = path.display().to_string();
+    let mapping = maps.lines().find(|line| line.ends_with(&path)).unwrap_or_else(|| panic!("{path} is not in\n{maps}"));
+    assert_eq!(mapping.split_whitespace().nth(1), Some("r-xp"), "{mapping}");
+    assert_eq!(mapping.split_whitespace().nth(2), Some("00000000"), "{mapping}");
+}
+
+/// What a JIT writes for profilers that was built without a word about them, in a process with this environment: its
+/// output and whether it could be built.
+fn by_environment(folder: &Path, value: &str) -> (String, bool) {
+    let mut words = vec![std::env::current_exe().unwrap().display().to_string()];
+    if cfg!(target_arch = "aarch64")
+        && let Ok(runner) = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER")
+    {
+        words.splice(0..0, runner.split_whitespace().map(str::to_owned));
+    }
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(["--exact", "a_jit_in_an_environment", "--nocapture", "--test-threads", "1"]);
+    command.env("ORCANE_PROFILER", value).env("JITDUMPDIR", folder).env(CHILD, "1");
+    let output = command.output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (text, output.status.success())
+}
+
+/// Says to the test below that it is a child.
+const CHILD: &str = "ORCANE_TEST_OF_PROFILERS";
+
+/// In the processes that the next test starts: compiles with a JIT whose settings are the default ones. Alone, it
+/// checks that nothing is written then.
+#[test]
+fn a_jit_in_an_environment() {
+    if std::env::var_os(CHILD).is_some() {
+        let (_jit, address) = compile(Jit::builder());
+        println!("process {} address {address:x} end", std::process::id());
+    } else {
+        let folder = tempfile::tempdir().unwrap();
+        let (output, success) = by_environment(folder.path(), "");
+        assert!(success, "{output}");
+        let process = output.split("process ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        assert!(!Path::new(&format!("/tmp/perf-{process}.map")).exists());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn the_environment_says_what_is_written_of_compiled_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let word = |output: &str, before: &str| {
+        let rest = output.split(before).nth(1).unwrap_or_else(|| panic!("no '{before}' in {output}"));
+        rest.split(' ').next().unwrap().to_owned()
+    };
+
+    let (output, success) = by_environment(folder.path(), "perf-map");
+    assert!(success, "{output}");
+    let path = format!("/tmp/perf-{}.map", word(&output, "process "));
+    let map = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let line = map.lines().find(|line| line.ends_with(" f")).unwrap_or_else(|| panic!("{map}"));
+    assert!(line.starts_with(&format!("{} ", word(&output, "address "))), "{line}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+    let (output, success) = by_environment(folder.path(), "jitdump");
+    assert!(success, "{output}");
+    let path = folder.path().join(format!("jit-{}.dump", word(&output, "process ")));
+    let dump = jitdump::read(&std::fs::read(path).unwrap());
+    assert_eq!(format!("{:x}", dump.function("f").address), word(&output, "address "));
+
+    let (output, success) = by_environment(folder.path(), "gprof");
+    assert!(!success && output.contains("ORCANE_PROFILER is 'gprof', not 'perf-map' or 'jitdump'"), "{output}");
 }

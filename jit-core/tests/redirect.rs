@@ -106,6 +106,62 @@ fn a_new_body_that_fails_leaves_the_old_one() {
 }
 
 #[test]
+fn a_batch_one_of_which_fails_changes_nothing() {
+    let jit = jit();
+    redefine(&jit, &format!("{}{}", constant("first", 1), constant("caller", 2))).unwrap();
+    assert_eq!((call(&jit, "first"), call(&jit, "caller")), (1, 2));
+    let size = || (jit.memory_statistics().allocations, jit.session().statistics().symbols);
+    let before = size();
+    // `caller` can't be linked: there is no `callee`.
+    let [first, new] = [("first", 3), ("new", 4)].map(|(name, value)| constant(name, value));
+    for text in [[&first, CALLER, &new], [&new, CALLER, &first]] {
+        let error = redefine(&jit, &text.concat()).unwrap_err().to_string();
+        assert!(error.ends_with("depends on 'callee' in dylib 'main': not found"), "{error}");
+        assert_eq!((call(&jit, "first"), call(&jit, "caller")), (1, 2));
+        assert!(jit.lookup_address("new").is_err());
+        assert_eq!(size(), before);
+    }
+}
+
+#[test]
+fn a_batch_redirects_functions_in_use_each_of_them_at_once() {
+    use std::sync::atomic::{AtomicI64, Ordering};
+    const COUNT: i64 = 8;
+    const LAST: i64 = 40;
+    let jit = jit();
+    let batch = |version: i64| -> String {
+        (0..COUNT).map(|index| constant(&format!("f{index}"), version * COUNT + index)).collect()
+    };
+    redefine(&jit, &batch(0)).unwrap();
+    let caller =
+        |index: i64| CALLER.replace("callee", &format!("f{index}")).replace("caller", &format!("caller{index}"));
+    add(&jit, &(0..COUNT).map(caller).collect::<String>());
+    let callers: Vec<_> = (0..COUNT).map(|index| jit.lookup::<Nullary>(&format!("caller{index}")).unwrap()).collect();
+    let redefined = AtomicI64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut seen = [0; COUNT as usize];
+                while seen.iter().any(|seen| *seen < LAST) {
+                    for ((index, caller), seen) in (0..).zip(&callers).zip(&mut seen) {
+                        let least = redefined.load(Ordering::Acquire).max(*seen);
+                        // SAFETY: the functions only compute.
+                        let value = unsafe { caller.call() } - 100;
+                        assert_eq!(value % COUNT, index, "another function's body");
+                        *seen = value / COUNT;
+                        assert!((least..=LAST).contains(seen), "{seen} after {least}");
+                    }
+                }
+            });
+        }
+        for version in 1..=LAST {
+            redefine(&jit, &batch(version)).unwrap();
+            redefined.store(version, Ordering::Release);
+        }
+    });
+}
+
+#[test]
 fn a_function_that_failed_can_be_defined_again() {
     let jit = jit();
     redefine(&jit, CALLER).unwrap();

@@ -49,6 +49,11 @@ const TRAPS: &str = "
         v1 = load.i64 v0
         return v1
     }
+    function %load_surely(i64) -> i64 system_v {
+    block0(v0: i64):
+        v1 = load.i64 notrap v0
+        return v1
+    }
     function %recurse(i64) -> i64 system_v {
         fn0 = %recurse(i64) -> i64 system_v
     block0(v0: i64):
@@ -103,11 +108,46 @@ fn a_trap_is_an_error_with_its_reason_and_function_and_the_session_goes_on() {
 fn an_access_that_the_frontend_did_not_expect_is_a_memory_fault() {
     let jit = jit(OptLevel::Speed);
     add(&jit, TRAPS);
-    let load = jit.lookup::<Function>("load").unwrap();
-    let trap = trap_of(&load, 0x100);
     // Loads may trap by default, as accesses of a heap.
-    assert!(matches!(trap.kind, TrapKind::HeapOutOfBounds | TrapKind::MemoryFault { address: 0x100 }), "{trap:?}");
-    assert_eq!(trap.function.as_deref(), Some("load"));
+    for (name, kind) in [("load", TrapKind::HeapOutOfBounds), ("load_surely", TrapKind::MemoryFault { address: 0x100 })]
+    {
+        let load = jit.lookup::<Function>(name).unwrap();
+        let trap = trap_of(&load, 0x100);
+        assert_eq!((trap.kind, trap.function.as_deref()), (kind, Some(name)));
+    }
+}
+
+#[test]
+fn redirectable_functions_trap_in_every_body() {
+    let jit = jit(OptLevel::Speed);
+    let redefine = |text: &str| {
+        let mut module = jit.module("bodies").redirectable();
+        common::define(&mut module, text);
+        jit.redefine(module).unwrap();
+    };
+    redefine(TRAPS);
+    add(
+        &jit,
+        "function %caller(i64) -> i64 system_v {
+            fn0 = %unreachable(i64) -> i64 system_v
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            return v1
+        }",
+    );
+    let caller = jit.lookup::<Function>("caller").unwrap();
+    let expect = |function: &JitFn<Function>, kind, place: &str| {
+        let trap = trap_of(function, 0);
+        // A body has a name of its own.
+        let function = trap.function.unwrap_or_default();
+        assert_eq!((trap.kind, function.split('$').next()), (kind, Some(place)), "in '{function}'");
+    };
+    expect(&caller, TrapKind::User(1), "unreachable");
+    // Each call of its own goes by its stub.
+    expect(&jit.lookup("recurse").unwrap(), TrapKind::StackOverflow, "recurse");
+    redefine("function %unreachable(i64) -> i64 system_v { block0(v0: i64): trap user2 }");
+    expect(&caller, TrapKind::User(2), "unreachable");
+    expect(&jit.lookup("unreachable").unwrap(), TrapKind::User(2), "unreachable");
 }
 
 #[test]

@@ -8,7 +8,11 @@ use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 
 use common::{add, chain};
-use jit_core::{ClifModule, CompileAt, Jit, OptLevel};
+use jit_core::{AbsoluteSymbol, ClifModule, CompileAt, Jit, ObjectLayer, OptLevel, SymbolDef, SymbolFlags};
+use jit_linker::LinkGraph;
+use jit_linker::arch::{aarch64, x86_64};
+use jit_linker::graph::{Edge, EdgeKind, SymbolKind};
+use jit_linker::memory::SegmentKind;
 
 type Callback = extern "C-unwind" fn(i64) -> i64;
 
@@ -199,13 +203,86 @@ fn without_unwinding_there_are_no_tables() {
 
 /// Whether the process's unwinder knows how to unwind a function.
 fn is_known(address: u64) -> bool {
+    known_start(address) == Some(address)
+}
+
+/// Where the code begins that an address is in, as far as the process's unwinder knows.
+fn known_start(address: u64) -> Option<u64> {
     unsafe extern "C" {
         fn _Unwind_FindEnclosingFunction(pc: *mut std::ffi::c_void) -> *mut std::ffi::c_void;
     }
     let inside = std::ptr::with_exposed_provenance_mut(address as usize + 1);
     // SAFETY: it only looks tables up.
     let start = unsafe { _Unwind_FindEnclosingFunction(inside) };
-    start.addr() as u64 == address
+    (!start.is_null()).then_some(start.addr() as u64)
+}
+
+#[test]
+fn the_stub_of_a_redirectable_function_is_known() {
+    let jit = common::jit();
+    let without = Jit::builder().unwinding(false).build().unwrap();
+    for (jit, expected) in [(&jit, true), (&without, false)] {
+        let mut module = jit.module("bodies").redirectable();
+        for index in 0..3 {
+            let text = format!("function %r{index}() -> i64 system_v {{\nblock0:\n v0 = iconst.i64 1\n return v0\n}}");
+            common::define(&mut module, &text);
+        }
+        jit.redefine(module).unwrap();
+        for index in 0..3 {
+            let name = format!("r{index}");
+            let stub = jit.lookup_address(&name).unwrap();
+            let body = jit.lookup::<extern "C-unwind" fn() -> i64>(&name).unwrap();
+            assert_ne!(body.address(), stub);
+            // All stubs of a table are one function.
+            assert_eq!(known_start(stub).is_some_and(|start| start <= stub), expected);
+            assert!(!is_known(stub) || known_start(stub + STUB - 1) == Some(stub), "{name}");
+        }
+    }
+}
+
+/// Bytes of a stub.
+const STUB: u64 = jit_linker::arch::stub::STUB_SIZE as u64;
+
+/// Where the branch leads that a function consists of.
+fn branch_target(function: u64) -> u64 {
+    let start = std::ptr::with_exposed_provenance::<u32>(function as usize);
+    if cfg!(target_arch = "x86_64") {
+        // SAFETY: a byte and four of a distance are there.
+        let distance = unsafe { start.byte_add(1).cast::<i32>().read_unaligned() };
+        (function + 5).wrapping_add_signed(distance.into())
+    } else {
+        // SAFETY: an instruction is there.
+        let instruction = unsafe { start.read() };
+        function.wrapping_add_signed(i64::from((instruction << 6).cast_signed() >> 6) * 4)
+    }
+}
+
+#[test]
+fn the_stub_of_a_link_is_known_until_it_is_removed() {
+    let jit = common::jit();
+    // Nothing is ever there, and no branch gets there.
+    let far = SymbolDef::at(0x7000);
+    let name = jit.session().intern("far");
+    let symbol = AbsoluteSymbol { name: name.clone(), definition: far, flags: SymbolFlags::FUNCTION, signature: None };
+    jit.main().define_absolute(vec![symbol]).unwrap();
+    let mut graph = LinkGraph::new("jump", jit.session().executor().architecture());
+    let target = graph.external(name, 0);
+    let (code, offset, kind, addend) = if cfg!(target_arch = "x86_64") {
+        (vec![0xe9, 0, 0, 0, 0], 1, EdgeKind::X86_64(x86_64::EdgeKind::Branch32), -4)
+    } else {
+        (0x1400_0000u32.to_le_bytes().to_vec(), 0, EdgeKind::Aarch64(aarch64::EdgeKind::Branch26), 0)
+    };
+    let block = graph.add_block(SegmentKind::Code, &code, 16).unwrap();
+    graph.add_edge(Edge { block, offset, kind, target, addend }).unwrap();
+    let jump = graph.define(Some(jit.session().intern("jump")), block, 0, 0);
+    graph.set_kind(jump, SymbolKind::Function);
+    let tracker = jit.main().create_tracker().unwrap();
+    jit.object_layer().add_graph(&tracker, graph).unwrap();
+    let stub = branch_target(jit.lookup_address("jump").unwrap());
+    assert_ne!(stub, 0x7000);
+    assert!(is_known(stub), "{:x?}", known_start(stub));
+    tracker.remove().unwrap();
+    assert_eq!(known_start(stub), None);
 }
 
 #[test]

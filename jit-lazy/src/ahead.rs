@@ -123,9 +123,11 @@ impl Shared {
                 queue = self.lock();
                 continue;
             }
+            let span = tracing::debug_span!("ahead", function = body.function().as_str(), distance).entered();
             let callees = if distance < Ahead::DISTANCE { body.callees() } else { Vec::new() };
             // Why it fails is told to whoever calls it.
             _ = body.resolve();
+            drop(span);
             drop(body);
             queue = self.lock();
             queue.add(callees, distance + 1);

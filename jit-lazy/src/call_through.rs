@@ -113,6 +113,7 @@ impl Target {
             return Some(address);
         }
         signal::refuse_in_handler(body.function());
+        let _span = tracing::debug_span!("first call", function = body.function().as_str()).entered();
         let resolved = stack::with_enough(|| self.policy.resolve(&body));
         let resolved = resolved.unwrap_or_else(|error| Err(body.failure(Error::Thread(Arc::new(error)).into())));
         Some(resolved.unwrap_or_else(|error| {

@@ -3,9 +3,11 @@
 mod common;
 
 use std::backtrace::Backtrace;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{at, builder, call, caller, constant, redefine, this_program};
+use jit_core::LazyBody;
 
 extern "C" fn substitute() -> i64 {
     -1
@@ -50,6 +52,25 @@ fn lazy_07_a_panic_in_the_handler_passes_through_the_first_call_to_its_caller() 
         let panic = std::panic::catch_unwind(|| unsafe { function() }).unwrap_err();
         assert_eq!(panic.downcast_ref::<String>().map(String::as_str), Some("no broken"));
     }
+}
+
+#[test]
+fn lazy_07_so_does_a_panic_of_who_says_what_is_compiled_together() {
+    let panics = AtomicBool::new(true);
+    let partition = move |body: &LazyBody| {
+        assert!(!panics.swap(false, Ordering::Relaxed), "not {}", body.function());
+        Vec::new()
+    };
+    let jit = builder().partition(partition).build().unwrap();
+    redefine(&jit, &constant("f", 5)).unwrap();
+    let address = jit.lookup_address("f").unwrap() as usize;
+    // SAFETY: a function of this type, but for the panic, is there.
+    let function = unsafe { std::mem::transmute::<usize, unsafe extern "C-unwind" fn() -> i64>(address) };
+    // SAFETY: the function has no arguments, and panics.
+    let panic = std::panic::catch_unwind(|| unsafe { function() }).unwrap_err();
+    assert_eq!(panic.downcast_ref::<String>().map(String::as_str), Some("not f"));
+    // Nothing is left behind: the next call compiles it.
+    assert_eq!(call(&jit, "f"), 5);
 }
 
 #[test]

@@ -4,7 +4,9 @@ mod common;
 
 use std::sync::{Arc, Barrier};
 
-use common::{Nullary, at, builder, call, caller, constant, jit, redefine};
+use common::{Nullary, at, builder, call, caller, clif, constant, jit, redefine};
+use cranelift_codegen::ir::{AbiParam, InstBuilder, MemFlagsData, types};
+use cranelift_module::{DataDescription, Linkage, Module};
 use jit_core::Jit;
 use jit_lazy::LazyJitBuilder;
 use jit_linker::memory::{MemoryManager, PageManager};
@@ -57,6 +59,35 @@ fn e2e_15_a_callee_in_a_branch_that_is_not_taken_is_not_compiled() {
     // SAFETY: as above.
     assert_eq!(unsafe { choose.call(0) }, 2);
     assert_eq!(jit.statistics().functions, 3);
+}
+
+#[test]
+fn data_comes_with_the_first_function_that_needs_it() {
+    let jit = jit();
+    let mut module = jit.module("bodies").redirectable();
+    let table = module.declare_data("table", Linkage::Local, false, false).unwrap();
+    let mut data = DataDescription::new();
+    data.define(vec![7; 4096].into_boxed_slice());
+    module.define_data(table, &data).unwrap();
+    let mut signature = module.make_signature();
+    signature.returns.push(AbiParam::new(types::I64));
+    for name in ["reads", "reads_too"] {
+        let id = module.declare_function(name, Linkage::Export, &signature).unwrap();
+        clif::build(&mut module, id, |module, builder| {
+            let table = module.declare_data_in_func(table, builder.func);
+            let address = builder.ins().symbol_value(types::I64, table);
+            let value = builder.ins().load(types::I64, MemFlagsData::trusted(), address, 4088);
+            builder.ins().return_(&[value]);
+        });
+    }
+    clif::define(&mut module, &constant("without", 1));
+    jit.redefine(module).unwrap();
+    assert_eq!(call(&jit, "without"), 1);
+    assert_eq!(jit.statistics().data_bytes, 0);
+    for name in ["reads", "reads_too"] {
+        assert_eq!(call(&jit, name), 0x0707_0707_0707_0707);
+        assert_eq!(jit.statistics().data_bytes, 4096, "{name}");
+    }
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use common::{Nullary, at, builder, call, caller, constant, jit, redefine};
-use jit_core::{AbsoluteSymbol, DylibLookup, SymbolDef, SymbolFlags};
+use common::{Nullary, add, at, builder, call, caller, constant, jit, redefine};
+use jit_core::{Alias, DylibLookup, Error, ReExports, SymbolFlags, SymbolName};
 
 #[test]
 fn a_body_that_was_not_called_is_replaced_without_being_compiled() {
@@ -86,6 +87,66 @@ fn lazy_06_calls_during_redefinitions_see_bodies_in_order() {
     });
 }
 
+/// Functions of one module, whose values tell which each is and how new.
+fn batch(count: i64, version: i64) -> String {
+    (0..count).map(|index| constant(&format!("f{index}"), version * count + index)).collect()
+}
+
+#[test]
+fn lazy_06_a_batch_redirects_functions_in_use_each_of_them_at_once() {
+    const COUNT: i64 = 8;
+    const LAST: i64 = 60;
+    let jit = jit();
+    redefine(&jit, &batch(COUNT, 0)).unwrap();
+    let callers: String = (0..COUNT).map(|index| caller(&format!("caller{index}"), &format!("f{index}"))).collect();
+    redefine(&jit, &callers).unwrap();
+    let callers: Vec<_> = (0..COUNT).map(|index| jit.lookup::<Nullary>(&format!("caller{index}")).unwrap()).collect();
+    let redefined = AtomicI64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut seen = [0; COUNT as usize];
+                while seen.iter().any(|seen| *seen < LAST) {
+                    for ((index, caller), seen) in (0..).zip(&callers).zip(&mut seen) {
+                        let least = redefined.load(Ordering::Acquire).max(*seen);
+                        // SAFETY: the functions only compute.
+                        let value = unsafe { caller.call() } - 100;
+                        assert_eq!(value % COUNT, index, "another function's body");
+                        *seen = value / COUNT;
+                        assert!((least..=LAST).contains(seen), "{seen} after {least}");
+                    }
+                }
+            });
+        }
+        for version in 1..=LAST {
+            redefine(&jit, &batch(COUNT, version)).unwrap();
+            redefined.store(version, Ordering::Release);
+        }
+    });
+}
+
+#[test]
+fn a_batch_one_of_which_is_refused_changes_nothing() {
+    let jit = jit();
+    redefine(&jit, &batch(3, 0)).unwrap();
+    add(&jit, &constant("plain", 7));
+    (0..2).for_each(|index| assert_eq!(call(&jit, &format!("f{index}")), index));
+    let size = || (jit.memory_statistics().allocations, jit.session().statistics().symbols);
+    let before = size();
+    let other_type = "function %f1(i64) -> i64 system_v { block0(v0: i64): return v0 }";
+    for refused in [other_type.to_owned(), constant("plain", 8)] {
+        for text in [[constant("f0", 5), refused.clone()], [refused, constant("f0", 5)]] {
+            let text = format!("{}{}{}", constant("new", 5), text.concat(), constant("f2", 5));
+            let error = redefine(&jit, &text).map(|_| ()).unwrap_err();
+            assert!(matches!(error, Error::Signature { .. } | Error::DuplicateDefinitions(_)), "{error}");
+            (0..2).for_each(|index| assert_eq!(call(&jit, &format!("f{index}")), index));
+            assert!(jit.lookup_address("new").is_err());
+            assert_eq!(size(), before, "{error}");
+        }
+    }
+    assert_eq!((call(&jit, "f2"), call(&jit, "plain")), (2, 7));
+}
+
 #[test]
 fn lazy_02_the_address_is_the_same_always_and_from_everywhere() {
     let jit = builder().build().unwrap();
@@ -101,24 +162,28 @@ fn lazy_02_the_address_is_the_same_always_and_from_everywhere() {
         }";
     redefine(&jit, taken).unwrap();
     let address = jit.lookup_address("f").unwrap();
-    // Under another name, in a dylib that does not search the one that defines it.
-    let alias = jit.session().create_dylib("alias").unwrap();
-    let definition = SymbolDef { address, slot: None };
-    let name = jit.session().intern("g");
-    let symbol = AbsoluteSymbol { name: name.clone(), definition, flags: SymbolFlags::FUNCTION, signature: None };
-    alias.define_absolute(vec![symbol]).unwrap();
+    // Re-exported: under another name, by a generator under its own, and from the one from the other.
+    let [f, g, h] = ["f", "g", "h"].map(|name| jit.session().intern(name));
+    let named = |name: &SymbolName, aliasee: &SymbolName| {
+        vec![Alias { name: name.clone(), aliasee: aliasee.clone(), flags: SymbolFlags::FUNCTION }]
+    };
+    let [alias, generated, far] = ["alias", "generated", "far"].map(|name| jit.session().create_dylib(name).unwrap());
+    alias.re_export(jit.main(), DylibLookup::Exported, named(&g, &f)).unwrap();
+    generated.add_generator(Arc::new(ReExports::new(jit.main(), DylibLookup::Exported, None))).unwrap();
+    far.re_export(&generated, DylibLookup::Exported, named(&h, &f)).unwrap();
+    let places = [(&other, &f), (&alias, &g), (&generated, &f), (&far, &h)];
     let check = |value| {
         assert_eq!(jit.lookup_address("f").unwrap(), address);
-        let found = jit.session().lookup(&other.link_order(), vec![jit.session().intern("f")]).unwrap();
-        assert_eq!(found[0].definition.address, address);
-        let found = jit.session().lookup(&alias.link_order(), vec![name.clone()]).unwrap();
-        assert_eq!(found[0].definition.address, address);
         assert_eq!(call(&jit, "taken") as u64, address);
-        if let Some(value) = value {
-            // SAFETY: the function only computes.
-            assert_eq!(unsafe { at(found[0].definition.address)() }, value);
-            // SAFETY: as above.
-            assert_eq!(unsafe { jit.lookup_in::<Nullary>(&other, "f").unwrap().call() }, value);
+        for (dylib, name) in places {
+            let found = jit.session().lookup(&dylib.link_order(), vec![name.clone()]).unwrap();
+            assert_eq!(found[0].definition.address, address, "{name}");
+            if let Some(value) = value {
+                // SAFETY: the function only computes.
+                assert_eq!(unsafe { at(found[0].definition.address)() }, value, "{name}");
+                // SAFETY: as above.
+                assert_eq!(unsafe { jit.lookup_in::<Nullary>(dylib, name).unwrap().call() }, value, "{name}");
+            }
         }
     };
     check(None);

@@ -89,6 +89,33 @@ fn a_function_that_is_called_often_is_promoted_and_gives_the_same() {
 }
 
 #[test]
+fn the_first_tier_is_compiled_without_optimization_and_the_second_with() {
+    const STEPS: usize = 100;
+    // Of each step, nothing is left at `speed`.
+    let steps: String = (1..=STEPS).map(|step| format!("v{step} = imul v{}, v1000\n", step - 1)).collect();
+    let text = format!(
+        "function %f(i64) -> i64 system_v {{
+        block0(v0: i64):
+            v1000 = iconst.i64 1
+            {steps}
+            return v{STEPS}
+        }}"
+    );
+    let jit = tiered(Tiering::default().threshold(5));
+    redefine(&jit, &text).unwrap();
+    let f = unary(&jit, "f");
+    // SAFETY: the function only computes.
+    assert_eq!(unsafe { f(7) }, 7);
+    let first = jit.statistics().code_bytes;
+    // SAFETY: as above.
+    (0..5).for_each(|_| assert_eq!(unsafe { f(7) }, 7));
+    promoted(&jit, 1);
+    let second = jit.statistics().code_bytes - first;
+    // A multiplication has three bytes at least.
+    assert!(first > 3 * STEPS as u64 && second < STEPS as u64, "{first} bytes, then {second}");
+}
+
+#[test]
 fn a_loop_that_runs_long_counts() {
     let jit = tiered(Tiering::default().threshold(1000));
     redefine(&jit, LOOP).unwrap();
@@ -135,6 +162,19 @@ fn the_call_that_runs_the_counter_out_keeps_its_arguments() {
         assert_eq!(given, 0x7fff);
     }
     promoted(&jit, 1);
+}
+
+#[test]
+fn a_handle_keeps_its_body_and_what_counts_its_calls() {
+    let jit = tiered(Tiering::default().threshold(10));
+    redefine(&jit, &constant("f", 0)).unwrap();
+    let old = jit.lookup::<Nullary>("f").unwrap();
+    for round in 1..100 {
+        redefine(&jit, &constant("f", round)).unwrap();
+        assert_eq!(call(&jit, "f"), round);
+        // SAFETY: it only computes.
+        assert_eq!(unsafe { old.call() }, 0);
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod generate;
 mod image;
 #[path = "../random_clif/operations.rs"]
 mod operations;
+mod thread_local;
 #[allow(dead_code, reason = "each test uses a part")]
 #[path = "../toolchain/mod.rs"]
 mod toolchain;
@@ -25,7 +26,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use image::Image;
+use image::{Image, Linked};
 use object::{Object, ObjectSection};
 use proptest::collection::vec;
 use proptest::prelude::any;
@@ -59,11 +60,17 @@ type Kinds = HashMap<u32, usize>;
 
 /// Links files at one base, and compares what their fixups lead to.
 fn same_targets(directory: &Path, files: &[&str]) -> Kinds {
+    same_targets_as(Some(Linked::Program), directory, files)
+}
+
+/// As [`same_targets`]; what lld can't link is only decoded in our image.
+fn same_targets_as(linked: Option<Linked>, directory: &Path, files: &[&str]) -> Kinds {
     let bytes: Vec<_> = files.iter().map(|file| std::fs::read(directory.join(file)).unwrap()).collect();
     let objects: Vec<_> = bytes.iter().map(|bytes| object::File::parse(&**bytes).unwrap()).collect();
     let ours = Image::ours(directory, files, &objects);
-    let lld = Image::lld(directory, files, &objects);
-    decode::compare(&objects, [&ours, &lld])
+    let lld = linked.map(|linked| Image::lld(directory, files, &objects, linked));
+    let images: Vec<_> = [&ours].into_iter().chain(&lld).collect();
+    decode::compare(&objects, &images)
         .unwrap_or_else(|error| panic!("{} in {}: {error}", files.join(" "), directory.display()))
 }
 
@@ -255,14 +262,14 @@ fn a_fixup_that_leads_elsewhere_is_seen() {
     let bytes = std::fs::read(directory.join(&file)).unwrap();
     let objects = [object::File::parse(&*bytes).unwrap()];
     let mut ours = Image::ours(&directory, &[&file], &objects);
-    let lld = Image::lld(&directory, &[&file], &objects);
-    decode::compare(&objects, [&ours, &lld]).unwrap();
+    let lld = Image::lld(&directory, &[&file], &objects, Linked::Program);
+    decode::compare(&objects, &[&ours, &lld]).unwrap();
     let (section, (offset, _)) = objects[0]
         .sections()
         .filter(image::is_loaded)
         .find_map(|section| Some((section.index(), section.relocations().next()?)))
         .unwrap();
     ours.sections.get_mut(&(0, section)).unwrap().1[offset as usize] ^= 4;
-    let error = decode::compare(&objects, [&ours, &lld]).unwrap_err();
+    let error = decode::compare(&objects, &[&ours, &lld]).unwrap_err();
     assert!(error.contains("orcane link leads to"), "{error}");
 }

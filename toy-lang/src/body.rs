@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cranelift_codegen::Context;
 use cranelift_frontend::FunctionBuilderContext;
@@ -20,8 +20,33 @@ use crate::lower::{LowerError, Symbols, lower, signature};
 pub(crate) struct Workshop {
     /// Compiles them.
     pub(crate) layer: ClifLayer,
-    /// Nanoseconds that it took to build their CLIF.
-    pub(crate) lowering: Arc<AtomicU64>,
+    /// What came of it.
+    pub(crate) lowering: Arc<Lowering>,
+}
+
+/// Counts the functions of which CLIF was built.
+#[derive(Default)]
+pub(crate) struct Lowering {
+    functions: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
+/// Functions of which CLIF was built, and how long it took.
+pub(crate) struct Lowered {
+    pub(crate) functions: u64,
+    pub(crate) time: Duration,
+}
+
+impl Lowering {
+    fn add(&self, took: Duration) {
+        self.functions.fetch_add(1, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn total(&self) -> Lowered {
+        let time = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed));
+        Lowered { functions: self.functions.load(Ordering::Relaxed), time }
+    }
 }
 
 impl Workshop {
@@ -54,7 +79,7 @@ impl AstBody {
         let mut scratch = FunctionBuilderContext::new();
         lower(&mut module, &Symbols::default(), &mut scratch, &mut context, &prototype.parameters, body)?;
         module.define_function(id, &mut context)?;
-        self.workshop.lowering.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.workshop.lowering.add(start.elapsed());
         Ok(module)
     }
 }

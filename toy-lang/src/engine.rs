@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cranelift_codegen::Context;
@@ -66,6 +65,8 @@ pub struct EngineOptions {
 /// What has been done so far, and how long it took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Statistics {
+    /// Functions of which there has been CLIF, top-level expressions included.
+    pub lowered: u64,
     /// Functions compiled, top-level expressions included.
     pub functions: u64,
     /// Bytes of their code.
@@ -88,6 +89,7 @@ pub struct Statistics {
 
 impl fmt::Display for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "functions lowered   {:>12}", self.lowered)?;
         writeln!(f, "functions compiled  {:>12}", self.functions)?;
         writeln!(f, "bytes of code       {:>12}", self.code_bytes)?;
         writeln!(f, "bytes of data       {:>12}", self.data_bytes)?;
@@ -120,6 +122,7 @@ pub struct Engine {
     throws: bool,
     /// How many modules there have been: what makes their names and those of expressions unique.
     modules: usize,
+    lowered: u64,
     lower: Duration,
     run: Duration,
 }
@@ -184,6 +187,7 @@ impl Engine {
             debug: options.debug,
             throws: false,
             modules: 0,
+            lowered: 0,
             lower: Duration::ZERO,
             run: Duration::ZERO,
             jit,
@@ -273,11 +277,13 @@ impl Engine {
     /// What has been compiled and run; the times of parsing and checking are zero.
     pub fn statistics(&self) -> Statistics {
         let compiled = self.jit.statistics();
+        let made = self.workshop.lowering.total();
         Statistics {
+            lowered: self.lowered + made.functions,
             functions: compiled.functions,
             code_bytes: compiled.code_bytes,
             data_bytes: compiled.data_bytes,
-            lower: self.lower + Duration::from_nanos(self.workshop.lowering.load(Ordering::Relaxed)),
+            lower: self.lower + made.time,
             compile: compiled.compile_time,
             link: compiled.link_time,
             run: self.run,
@@ -313,6 +319,7 @@ impl Engine {
         }
         lower(module, &self.symbols, &mut self.scratch, &mut self.context, parameters, body)?;
         module.define_function(id, &mut self.context)?;
+        self.lowered += 1;
         self.lower += start.elapsed();
         Ok(())
     }

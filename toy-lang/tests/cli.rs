@@ -109,6 +109,21 @@ fn laziness_compiles_only_what_is_called() {
 }
 
 #[test]
+fn lazily_no_clif_is_built_of_what_is_not_called() {
+    // `never` calls what is called, and `h` calls what is not.
+    let program = "def f(x) x; def g(x) x; def never(x) f(x); def h(x) if x then f(x) else g(x); h(1)";
+    // Tiers begin with CLIF: it is compiled twice.
+    for (option, lowered, compiled) in [("--eager", 5, 5), ("--lazy", 3, 3), ("--tiered", 5, 3)] {
+        let ran = kaleidoscope(&["--stats", option, "-e", program], "");
+        assert_eq!(ran.out, "1\n");
+        for (what, count) in [("lowered", lowered), ("compiled", compiled)] {
+            let line = format!("{:<20}{count:>12}\n", format!("functions {what}"));
+            assert!(ran.err.contains(&line), "{option}: {}", ran.err);
+        }
+    }
+}
+
+#[test]
 fn wrong_options_are_refused() {
     for arguments in [
         &["--emit", "wasm"][..],

@@ -8,18 +8,18 @@ mod quality;
 mod table;
 
 use workloads::Result;
-use workloads::child::{CHILD, CHILD_WITH_MEMORY, report};
+use workloads::child::{is_child, report};
 use workloads::link;
 use workloads::quality::QUALITY;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [mode @ (CHILD | CHILD_WITH_MEMORY), "llvm-nothing", _, _] => {
+        [mode, "llvm-nothing", _, _] if is_child(mode) => {
             println!("{}", report(mode, || Ok(chain::nothing()))?);
         }
         // The level is in the subject's name.
-        [mode @ (CHILD | CHILD_WITH_MEMORY), subject, _, count] => {
+        [mode, subject, _, count] if is_child(mode) => {
             let (subject, count) = (subject.parse::<workloads::llvm::LlvmSubject>()?, count.parse()?);
             println!("{}", report(mode, || chain::run(subject, count))?);
         }
@@ -34,7 +34,7 @@ fn main() -> Result<()> {
             let mut table = table::Llvm::new()?;
             println!("{}", workloads::table::measure(&mut table, count.parse()?)?);
         }
-        _ => return Err("expected child SUBJECT LEVEL COUNT, table COUNT, lazy COUNT, or link FILE SYMBOL".into()),
+        _ => return Err("expected arguments as src/llvm/main.rs says".into()),
     }
     Ok(())
 }

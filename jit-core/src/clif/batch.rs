@@ -673,20 +673,16 @@ impl Linking {
             .into_iter()
             .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
             .collect();
-        for own in &mut self.own {
-            let held: Box<dyn Send> = match std::mem::replace(&mut own.extra, Extra::None) {
-                Extra::None => continue,
+        // What code uses lives as long as that: a handle may keep it longer than its symbol is there.
+        let mut used: Vec<Box<dyn Send + Sync>> = Vec::new();
+        for own in self.own.iter_mut().filter(|own| own.responsibility.is_some()) {
+            match std::mem::replace(&mut own.extra, Extra::None) {
+                Extra::None => {}
                 Extra::Variable(variable, image) => {
                     variable.set_image(allocated.address(image));
-                    variable
+                    used.push(variable);
                 }
-                Extra::FirstTier(body) => body,
-            };
-            let held = own.responsibility.as_ref().map_or(Ok(()), |owner| owner.hold(held));
-            if let Err(error) = held
-                && let Some(responsibility) = own.responsibility.take()
-            {
-                responsibility.fail(error.into());
+                Extra::FirstTier(body) => used.push(Box::new(body)),
             }
         }
         let frames = self.placed_frames(&allocated);
@@ -703,9 +699,7 @@ impl Linking {
             Some(Err(cause)) => return self.fail_all_with(&cause),
         }
         self.register(&mut code, frames, functions);
-        if let Some(slots) = slots {
-            code.attach(slots);
-        }
+        used.into_iter().chain(slots).for_each(|used| code.attach(used));
         let code = Arc::new(code);
         let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();
         // What failed with a dependence has told whoever waited for it.

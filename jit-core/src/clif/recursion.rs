@@ -72,7 +72,7 @@ impl Inline for OneRound<'_> {
 
 #[cfg(test)]
 mod tests {
-    use cranelift_codegen::settings::{self, Configurable as _, Flags};
+    use cranelift_codegen::settings::{self, Flags};
     use cranelift_codegen::verify_function;
 
     use super::*;
@@ -87,11 +87,12 @@ mod tests {
         let before = count(&func);
         let mut context = Context::for_function(func);
         take_in_recursion(&mut context, FuncId::from_u32(0)).expect("it is inlined or not");
-        let mut flags = settings::builder();
-        flags.enable("preserve_frame_pointers").expect("there is such a flag");
-        let flags = Flags::new(flags);
-        verify_function(&context.func, &flags).unwrap_or_else(|errors| panic!("{errors}{}", context.func));
-        [before, count(&context.func)]
+        let after = count(&context.func);
+        if after != before {
+            let flags = Flags::new(settings::builder());
+            verify_function(&context.func, &flags).unwrap_or_else(|errors| panic!("{errors}{}", context.func));
+        }
+        [before, after]
     }
 
     fn fib(reference: &str, body: &str) -> String {

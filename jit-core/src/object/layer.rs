@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::linking;
 use super::plugin::{GraphTransform, Hooks, LinkPlugin};
 use crate::error::Error;
+use crate::platform::Services;
 use crate::session::{
     ExecutionSession, MaterializationResponsibility, MaterializationUnit, ResourceTracker, SymbolDeclaration,
     SymbolFlags, UnitDefinition,
@@ -142,13 +143,21 @@ impl ObjectOptions {
 pub struct ObjectLinkingLayer {
     hooks: Hooks,
     options: ObjectOptions,
+    services: Services,
 }
 
 impl ObjectLinkingLayer {
-    /// A layer without plugins.
+    /// A layer without plugins, of whose code no debugger or profiler is told: a
+    /// [`Jit`](crate::Jit::object_layer)'s tells those that the JIT was built for.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A layer without plugins that tells of its code.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn telling(services: Services) -> Self {
+        Self { services, ..Self::default() }
     }
 
     /// The same layer with other options.
@@ -171,11 +180,12 @@ impl ObjectLinkingLayer {
 
 impl ObjectLayer for ObjectLinkingLayer {
     fn emit(&self, responsibility: MaterializationResponsibility, graph: LinkGraph) {
-        linking::begin(responsibility, graph, &self.hooks, self.options);
+        linking::begin(responsibility, graph, &self.hooks, self.options, &self.services);
     }
 
     fn read(&self, session: &ExecutionSession, name: &str, object: ObjectBytes) -> Result<LinkGraph, Error> {
-        let options = ParseOptions::default().all_sections(self.options.all_sections);
+        let all_sections = self.options.all_sections || self.services.want_notes();
+        let options = ParseOptions::default().all_sections(all_sections);
         let graph = format::parse_with(name, object, session.names(), options)?;
         check_architecture(session, &graph)?;
         Ok(graph)

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use super::layer::{ObjectOptions, check_architecture, definitions};
 use super::plugin::{Hooks, Watched};
 use crate::error::{Cause, SymbolFailure};
-use crate::platform::unwind::ObjectFrames;
+use crate::platform::{ObjectCode, Services};
 use crate::session::{FoundSymbol, MaterializationResponsibility, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId};
 use crate::sync::Arc;
 
@@ -19,13 +19,14 @@ pub(crate) fn begin(
     graph: LinkGraph,
     hooks: &Hooks,
     options: ObjectOptions,
+    services: &Services,
 ) {
     if let Err(error) = check_architecture(responsibility.session(), &graph) {
         return responsibility.fail(error.into());
     }
     let mut watched = hooks.begin(|| responsibility.dylib().ok(), &graph);
     let passes = watched.as_mut().map(Watched::take_passes).unwrap_or_default();
-    let mut linking = Linking { responsibility, watched, own: Vec::new() };
+    let mut linking = Linking { responsibility, watched, services: services.clone(), own: Vec::new() };
     match linking.allocate(graph, passes, options) {
         Ok(allocated) => linking.look_up(allocated),
         Err(cause) => linking.fail(&cause),
@@ -36,6 +37,7 @@ pub(crate) fn begin(
 struct Linking {
     responsibility: MaterializationResponsibility,
     watched: Option<Watched>,
+    services: Services,
     /// The graph's symbols and the session's, of what the unit defines.
     own: Vec<(GraphSymbol, SymbolId)>,
 }
@@ -184,12 +186,12 @@ impl Linking {
             .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
             .collect();
         let resolvers = allocated.resolvers();
-        let frames = ObjectFrames::of(&allocated);
+        let told = ObjectCode::of(&self.services, self.responsibility.session(), &allocated);
         let mut code = match allocated.fix_up().and_then(link::Fixed::finalize) {
             Ok(code) => code,
             Err(error) => return self.fail(&link_failure(error)),
         };
-        if let Err(error) = frames.register(&mut code) {
+        if let Err(error) = told.register(&self.services, &mut code) {
             let message = format!("{}: {error}", self.responsibility.unit_name());
             return self.fail(&Arc::new(Cause::Other(message.into())));
         }

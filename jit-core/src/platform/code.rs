@@ -35,6 +35,17 @@ pub(crate) struct Note {
     pub(crate) has_address: bool,
 }
 
+impl Note {
+    /// # Safety
+    ///
+    /// Its memory stays as long as the contents are used. Nobody writes to it.
+    pub(crate) unsafe fn contents(&self) -> &[u8] {
+        let start = std::ptr::with_exposed_provenance(self.range.start as usize);
+        // SAFETY: it is in memory, as the caller says.
+        unsafe { std::slice::from_raw_parts(start, (self.range.end - self.range.start) as usize) }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct LinkedFunction {
     pub(crate) name: SymbolName,

@@ -8,8 +8,10 @@ pub(crate) mod debug;
 #[cfg(feature = "cranelift")]
 pub mod exception;
 pub(crate) mod initializers;
+#[cfg(not(feature = "cranelift"))]
+mod nobody;
 #[cfg(feature = "cranelift")]
-pub(crate) mod object_code;
+mod object_code;
 #[cfg(feature = "cranelift")]
 pub(crate) mod perf;
 #[cfg(target_os = "linux")]
@@ -23,7 +25,14 @@ pub(crate) mod trap;
 pub(crate) mod unwind;
 
 #[cfg(feature = "cranelift")]
-use crate::dump::DumpSink;
+use jit_linker::LinkGraph;
+#[cfg(not(feature = "cranelift"))]
+pub(crate) use nobody::{ObjectCode, Services};
+#[cfg(feature = "cranelift")]
+pub(crate) use object_code::ObjectCode;
+
+#[cfg(feature = "cranelift")]
+use crate::dump::{self, DumpSink};
 #[cfg(feature = "cranelift")]
 use crate::sync::Arc;
 
@@ -59,6 +68,23 @@ impl std::fmt::Debug for Services {
 
 #[cfg(feature = "cranelift")]
 impl Services {
+    /// Whether anyone reads what compilers write into objects for debuggers.
+    pub(crate) fn want_notes(&self) -> bool {
+        self.debugger || self.profiler.as_ref().is_some_and(|profiler| profiler.wants_lines())
+    }
+
+    /// Shows a graph whose addresses are settled.
+    pub(crate) fn show(&self, graph: &LinkGraph) {
+        if let Some(sink) = &self.dumps {
+            dump::show_graph(&**sink, graph);
+        }
+    }
+
+    /// Those that can be told of objects: their code need not keep frame pointers, so their traps can't be caught.
+    pub(crate) fn for_objects(&self) -> Self {
+        Self { traps: false, ..self.clone() }
+    }
+
     /// Whether anyone wants to know how frames are unwound.
     pub(crate) fn want_frames(&self) -> bool {
         self.unwinding || self.debugger || self.profiler.is_some()

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use jit_linker::arch::Architecture;
 
 use super::code::{LinkedCode, LinkedFunction};
-use super::unwind::Cie;
+use super::debug::lines::{self, Line};
 use crate::sync::{Arc, Mutex, lock};
 
 /// What is written for `perf`.
@@ -117,10 +117,20 @@ impl Output {
         Ok(output)
     }
 
+    /// Whether it is to know where in the source code comes from.
+    pub(crate) fn wants_lines(&self) -> bool {
+        self.format == Format::Dump
+    }
+
     /// Writes what `perf` is to know of code, which is in place.
     pub(crate) fn tell(&self, code: &LinkedCode) {
         let mut writing = lock(&self.writing);
         let mut bytes = Vec::new();
+        let lines = match self.format {
+            Format::Map => Vec::new(),
+            // SAFETY: the notes are where the code is, which whoever calls this holds.
+            Format::Dump => unsafe { lines::of_notes(&code.notes) },
+        };
         for function in &code.functions {
             match self.format {
                 Format::Map => {
@@ -128,7 +138,7 @@ impl Output {
                     bytes.extend_from_slice(format!("{start:x} {size:x} {}\n", one_line(name)).as_bytes());
                 }
                 Format::Dump => {
-                    add_lines(&mut bytes, code, function);
+                    add_lines(&mut bytes, code, function, &lines);
                     add_unwind(&mut bytes, code, function);
                     add_code(&mut bytes, function, writing.next);
                     writing.next += 1;
@@ -210,20 +220,34 @@ fn add_code(to: &mut Vec<u8>, function: &LinkedFunction, index: u64) {
     record(to, CODE_LOAD, &body);
 }
 
-fn add_lines(to: &mut Vec<u8>, code: &LinkedCode, function: &LinkedFunction) {
-    let Some(source) = code.source.as_ref().filter(|_| !function.details.lines.is_empty()) else { return };
-    let mut body = Vec::new();
-    body.extend_from_slice(&function.start.to_le_bytes());
-    body.extend_from_slice(&(function.details.lines.len() as u64).to_le_bytes());
-    for (start, _, bits) in &function.details.lines {
-        body.extend_from_slice(&(function.start + u64::from(*start)).to_le_bytes());
-        let (line, _) = source.position(*bits);
+/// Adds where a function comes from: from its module's source, or of an object, among its `lines`.
+fn add_lines(to: &mut Vec<u8>, code: &LinkedCode, function: &LinkedFunction, lines: &[Line]) {
+    let mut body = function.start.to_le_bytes().to_vec();
+    let count = body.len();
+    body.extend_from_slice(&0u64.to_le_bytes());
+    let mut entries = 0u64;
+    let mut add = |address: u64, line: u32, file: &str| {
+        body.extend_from_slice(&address.to_le_bytes());
         body.extend_from_slice(&line.to_le_bytes());
         body.extend_from_slice(&0u32.to_le_bytes());
-        body.extend_from_slice(one_line(&source.path().to_string_lossy()).as_bytes());
+        body.extend_from_slice(one_line(file).as_bytes());
         body.push(0);
+        entries += 1;
+    };
+    if let Some(source) = &code.source {
+        for (start, _, bits) in &function.details.lines {
+            let (line, _) = source.position(*bits);
+            add(function.start + u64::from(*start), line, &source.path().to_string_lossy());
+        }
     }
-    record(to, DEBUG_INFO, &body);
+    let place = |address| lines.partition_point(|line| line.address < address);
+    for line in &lines[place(function.start)..place(function.start + u64::from(function.size))] {
+        add(line.address, line.line, &line.file);
+    }
+    if entries > 0 {
+        body[count..count + 8].copy_from_slice(&entries.to_le_bytes());
+        record(to, DEBUG_INFO, &body);
+    }
 }
 
 /// `.eh_frame` and after it `.eh_frame_hdr`, as they will lie behind the code in the file that
@@ -232,9 +256,8 @@ fn add_unwind(to: &mut Vec<u8>, code: &LinkedCode, function: &LinkedFunction) {
     const RELATIVE_4: u8 = 0x1b;
     const UNSIGNED_4: u8 = 0x03;
     const DATA_RELATIVE_4: u8 = 0x3b;
-    let Some(instructions) = code.frames.as_ref().and_then(|frames| frames.instructions_at(function.start)) else {
-        return;
-    };
+    let entry = code.frames.as_ref().and_then(|frames| frames.entry_at(function.start, RELATIVE_4));
+    let Some((common, instructions)) = entry else { return };
     let distance = function.size.next_multiple_of(8) as i32;
     let mut frame = Vec::new();
     let entry = |to: &mut Vec<u8>, body: &[u8]| {
@@ -243,9 +266,7 @@ fn add_unwind(to: &mut Vec<u8>, code: &LinkedCode, function: &LinkedFunction) {
         to.extend_from_slice(body);
         to.resize(to.len().next_multiple_of(4), 0);
     };
-    let mut common = vec![0; 4];
-    common.extend_from_slice(&Cie::of_calls_with(code.architecture, RELATIVE_4));
-    entry(&mut frame, &common);
+    entry(&mut frame, &[&[0; 4], &*common].concat());
     let at = frame.len() as i32;
     let mut body = Vec::new();
     body.extend_from_slice(&(at + 4).to_le_bytes());

@@ -15,12 +15,15 @@ use super::archive::{ArchiveMembers, ArchiveScope};
 use super::linking::COMPONENT_HANDLE;
 use super::unit::ObjectUnit;
 use super::weak::{self, WeakDefinitions};
+#[cfg(feature = "cranelift")]
+use crate::dump::DumpSink;
 use crate::error::Error;
 use crate::object::check_architecture;
+use crate::platform::Services;
 use crate::platform::initializers::{self, Initializers};
 use crate::platform::thread_local::{self, ThreadLocalError};
 #[cfg(feature = "cranelift")]
-use crate::platform::{Services, debug::Debugger, perf::Profiler};
+use crate::platform::{debug::Debugger, perf::Profiler};
 #[cfg(feature = "cranelift")]
 use crate::redirect::LazyObjects;
 use crate::session::{
@@ -91,7 +94,6 @@ pub struct ProgramOptions {
     /// Makes the objects' functions lazy, if they are to be.
     #[cfg(feature = "cranelift")]
     lazy: Option<LazyObjects>,
-    #[cfg(feature = "cranelift")]
     pub(super) services: Services,
 }
 
@@ -129,12 +131,16 @@ impl ProgramOptions {
         Ok(self)
     }
 
+    /// Shows what becomes of the objects' symbols: link graphs and linked code.
+    #[cfg(feature = "cranelift")]
+    pub fn dumps(mut self, sink: Arc<dyn DumpSink>) -> Self {
+        self.services.dumps = Some(sink);
+        self
+    }
+
     /// What of an object is needed.
     fn parsing(&self) -> ParseOptions {
-        #[cfg(feature = "cranelift")]
-        return ParseOptions::default().all_sections(self.services.debugger);
-        #[cfg(not(feature = "cranelift"))]
-        ParseOptions::default()
+        ParseOptions::default().all_sections(self.services.want_notes())
     }
 }
 

@@ -11,11 +11,9 @@ use rustc_hash::FxHashMap;
 use super::components::Groups;
 use super::unit::ObjectUnit;
 use crate::error::{Cause, SymbolFailure};
+use crate::platform::ObjectCode;
 use crate::platform::initializers::Functions;
-#[cfg(feature = "cranelift")]
-use crate::platform::object_code::ObjectCode;
 use crate::platform::thread_local::ThreadLocalStorage;
-use crate::platform::unwind::ObjectFrames;
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
 use crate::sync::Arc;
 
@@ -83,6 +81,7 @@ impl Linking {
             };
             definitions.push((own.id, SymbolDef::at(address)));
         }
+        self.registered.groups.program().options.services.show(allocated.graph());
         self.session.resolve(&definitions)?;
         if let Some(handle) = self.defined.get(&self.session.intern(COMPONENT_HANDLE)) {
             let handle = allocated.address(*handle);
@@ -224,19 +223,14 @@ impl Linking {
             sections.into_iter().map(|id| (graph.section(id).role, allocated.section_range(id))).collect()
         };
         let (initializers, finalizers) = (lists(graph.initializers()), lists(graph.finalizers()));
-        let frames = ObjectFrames::of(&allocated);
         let resolvers = allocated.resolvers();
-        #[cfg(feature = "cranelift")]
         let services = &self.registered.groups.program().options.services;
-        #[cfg(feature = "cranelift")]
         let told = ObjectCode::of(services, &self.session, &allocated);
 
         let mut code = allocated.fix_up().and_then(Fixed::finalize)?;
         self.registered.code = code.range(SegmentKind::Code);
         let malformed = |error| Cause::Other(format!("{}: {error}", self.responsibility.unit_name()).into());
-        frames.register(&mut code).map_err(malformed)?;
-        #[cfg(feature = "cranelift")]
-        told.register(services, &mut code);
+        told.register(services, &mut code).map_err(malformed)?;
         for resolver in resolvers {
             // SAFETY: the memory is final; the object says that the function can be called to
             // choose another before anything else of it runs.

@@ -43,7 +43,7 @@ pub trait FirstTier: Send + Sync {
 }
 
 /// A function that is to be compiled at the first tier.
-pub trait FirstTierBody: Send {
+pub trait FirstTierBody: Send + Sync {
     /// Where calls of it are to go, when its code is at an address: there, if nothing has to be done at each call. Is
     /// told once, before the first call.
     fn entry(&self, code: u64) -> u64 {

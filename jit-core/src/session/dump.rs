@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use super::symbol::SymbolState;
+use super::query::{Owner, Query};
+use super::state::State;
+use super::symbol::{SymbolId, SymbolState};
 use super::{ExecutionSession, edges};
 
 /// A session's dylibs and symbols at one moment. It prints as text, a line a symbol.
@@ -22,6 +24,8 @@ use super::{ExecutionSession, edges};
 pub struct SessionDump {
     /// In the order of their creation.
     pub dylibs: Vec<DylibDump>,
+    /// Lookups that have found their symbols and wait for them.
+    pub lookups: Vec<LookupDump>,
 }
 
 /// A dylib of a [`SessionDump`].
@@ -52,6 +56,49 @@ pub struct SymbolDump {
     pub failure: Option<String>,
     /// What it needs: dylib, name, and whether that is ready.
     pub needs: Vec<(String, String, bool)>,
+}
+
+/// A lookup of a [`SessionDump`] that has no answer yet.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LookupDump {
+    /// The unit that can't go on before; none if it is not a unit that asks.
+    pub unit: Option<UnitDump>,
+    /// What is waited for: dylib and name.
+    pub waits_for: Vec<(String, String)>,
+    /// How far that has to come.
+    pub required: SymbolState,
+}
+
+/// A unit of a [`LookupDump`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct UnitDump {
+    /// What it is called.
+    pub name: String,
+    /// What it defines: dylib and name.
+    pub defines: Vec<(String, String)>,
+    /// Whether the thread that materializes it is held up. Otherwise the rest of its work is done when the answer is
+    /// there.
+    pub holds_thread: bool,
+}
+
+impl State {
+    fn qualified(&self, symbol: SymbolId) -> Option<(String, String)> {
+        Some((self.dylib_name(symbol), self.symbols.get(symbol)?.name().to_string()))
+    }
+
+    fn dump_lookup(&self, query: &Query) -> LookupDump {
+        let request = &query.control.request;
+        let unit = request.owner.and_then(|owner| {
+            let unit = self.units.get(owner.unit())?;
+            let defines = unit.symbols.iter().filter_map(|symbol| self.qualified(*symbol)).collect();
+            let holds_thread = matches!(owner, Owner::Thread(_));
+            Some(UnitDump { name: unit.name.to_string(), defines, holds_thread })
+        });
+        let waits_for = query.outstanding().filter_map(|(_, symbol)| self.qualified(symbol)).collect();
+        LookupDump { unit, waits_for, required: request.required }
+    }
 }
 
 impl ExecutionSession {
@@ -90,10 +137,11 @@ impl ExecutionSession {
                 dylib.symbols.push(dump);
             }
         }
+        let lookups = state.queries.iter().map(|(_, query)| state.dump_lookup(query)).collect();
         drop(state);
         let mut dylibs: Vec<_> = dylibs.into_values().collect();
         dylibs.iter_mut().for_each(|dylib| dylib.symbols.sort_by(|a, b| a.name.cmp(&b.name)));
-        SessionDump { dylibs }
+        SessionDump { dylibs, lookups }
     }
 }
 
@@ -117,13 +165,31 @@ impl fmt::Display for SessionDump {
                 writeln!(f)?;
             }
         }
+        for lookup in &self.lookups {
+            writeln!(f, "{lookup}")?;
+        }
         Ok(())
+    }
+}
+
+impl fmt::Display for LookupDump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.unit {
+            None => write!(f, "a lookup")?,
+            Some(UnitDump { name, holds_thread: false, .. }) => write!(f, "{name}")?,
+            Some(UnitDump { name, holds_thread: true, .. }) => write!(f, "{name}, which holds a thread,")?,
+        }
+        write!(f, " waits until ")?;
+        for (position, (dylib, name)) in self.waits_for.iter().enumerate() {
+            write!(f, "{}{dylib}/{name}", if position == 0 { "" } else { ", " })?;
+        }
+        write!(f, " {} {}", if self.waits_for.len() == 1 { "is" } else { "are" }, self.required)
     }
 }
 
 impl SessionDump {
     /// The same as a graph, for `dot`: an arrow leads to what is needed, and is bold where that is
-    /// waited for.
+    /// waited for; dashed arrows are lookups, and lead from what the unit defines that asks.
     #[must_use]
     pub fn graphviz(&self) -> String {
         let mut out = String::from("digraph session {\n  node [shape=box, style=filled];\n");
@@ -145,8 +211,26 @@ impl SessionDump {
                 }
             }
         }
+        for (number, lookup) in self.lookups.iter().enumerate() {
+            let mut from: Vec<_> = lookup.unit.iter().flat_map(|unit| &unit.defines).map(node).collect();
+            if from.is_empty() {
+                from.push(format!("lookup_{number}"));
+                _ = writeln!(out, "  lookup_{number} [label=lookup, shape=ellipse, fillcolor=white];");
+            }
+            let colour = if lookup.unit.as_ref().is_some_and(|unit| unit.holds_thread) { "red" } else { "blue" };
+            for from in from {
+                for to in &lookup.waits_for {
+                    _ = writeln!(out, "  {from} -> {} [style=dashed, color={colour}];", node(to));
+                }
+            }
+        }
         out + "}\n"
     }
+}
+
+/// A symbol's node, by its dylib and name.
+fn node((dylib, name): &(String, String)) -> String {
+    quoted(&format!("{dylib}/{name}"))
 }
 
 fn colour(symbol: &SymbolDump) -> &'static str {

@@ -56,7 +56,7 @@ pub(crate) use watch::Watch;
 
 pub use alias::{Alias, ReExports};
 pub use dispatch::{InPlaceDispatcher, Priority, Task, TaskDispatcher, ThreadPoolDispatcher};
-pub use dump::{DylibDump, SessionDump, SymbolDump};
+pub use dump::{DylibDump, LookupDump, SessionDump, SymbolDump, UnitDump};
 pub use dylib::{AbsoluteSymbol, JitDylib};
 pub use executor::{ExecutorProcessControl, InProcess, LibraryHandle};
 pub use generator::{

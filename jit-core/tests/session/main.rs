@@ -3,6 +3,9 @@
 mod aliases;
 mod definitions;
 mod dispatch;
+#[path = "../common/dot.rs"]
+mod dot;
+mod dumps;
 mod failures;
 mod generators;
 mod link_orders;

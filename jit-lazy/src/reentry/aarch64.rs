@@ -20,6 +20,16 @@ pub(super) fn address() -> u64 {
     orcane_reentry as *const () as u64
 }
 
+/// Has `test` run without scalable vectors, and with them if there are any, where `address` was asked for.
+#[cfg(test)]
+pub(super) fn in_each_way(test: impl Fn()) {
+    let usual = SCALABLE.load(Ordering::Relaxed);
+    for scalable in [0, usual] {
+        SCALABLE.store(scalable, Ordering::Relaxed);
+        test();
+    }
+}
+
 unsafe extern "C" {
     /// Entered by a jump, with a word in x17: not to be called.
     fn orcane_reentry();

@@ -30,3 +30,46 @@ pub(crate) fn address() -> Option<u64> {
 pub(crate) fn address() -> Option<u64> {
     None
 }
+
+#[cfg(all(
+    test,
+    any(
+        all(target_arch = "x86_64", target_pointer_width = "64"),
+        all(target_arch = "aarch64", target_endian = "little")
+    )
+))]
+mod tests {
+    use jit_core::{MaterializationResponsibility, MaterializationUnit, RedirectableFunction, SymbolName};
+
+    use super::machine;
+    use crate::LazyJit;
+
+    #[test]
+    fn lazy_03_arguments_are_restored_in_each_way_that_they_are_saved() {
+        type Function = extern "C" fn(f64, f64, f64, f64, f64, f64, f64, f64, i64) -> f64;
+        extern "C" fn host(a: f64, b: f64, c: f64, d: f64, e: f64, f: f64, g: f64, h: f64, i: i64) -> f64 {
+            [a, b, c, d, e, f, g, h, i as f64].iter().fold(0.0, |sum, value| sum * 10.0 + value)
+        }
+        /// Can't be had: each call comes through the routine, and goes on at `host`.
+        struct Missing;
+        impl MaterializationUnit for Missing {
+            fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+                drop(responsibility);
+            }
+
+            fn discard(&mut self, _: &SymbolName) {}
+        }
+        let jit = LazyJit::builder().failure_handler(|_, _| host as *const () as u64).build().unwrap();
+        let name = jit.session().intern("f");
+        let body = Box::new(|_: &SymbolName| Box::new(Missing) as Box<dyn MaterializationUnit>);
+        jit.redefine_with(vec![RedirectableFunction { name, signature: None, body }]).unwrap();
+        let address = jit.lookup_address("f").unwrap() as usize;
+        // SAFETY: calls go on at a function of this type.
+        let function = unsafe { std::mem::transmute::<usize, Function>(address) };
+        machine::in_each_way(|| {
+            // What is in the registers meanwhile is not what is passed.
+            assert_eq!(function(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9), 123_456_789.0);
+            assert_eq!(function(9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1), 987_654_321.0);
+        });
+    }
+}

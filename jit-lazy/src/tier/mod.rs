@@ -245,6 +245,7 @@ impl Shared {
     }
 
     fn promote(&self, Counter { function, body, threshold, .. }: &Counter) {
+        let _span = tracing::debug_span!("promote", function = function.as_str()).entered();
         let start = Instant::now();
         let promoted = self.promoter.get().map(|promoter| promoter.promote(function, body));
         let (function, took) = (function.clone(), start.elapsed());

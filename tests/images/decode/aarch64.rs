@@ -5,6 +5,30 @@ use object::elf::*;
 use super::Site;
 use crate::image::Image;
 
+/// The page that an `adrp` gives.
+pub(super) fn page(word: u32, place: u64) -> u64 {
+    let immediate = (word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3;
+    let pages = i64::from((immediate << 11).cast_signed() >> 11);
+    (place & !0xfff).wrapping_add_signed(pages << 12)
+}
+
+/// The address that an `adr` gives.
+pub(super) fn near(word: u32, place: u64) -> u64 {
+    let immediate = (word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3;
+    place.wrapping_add_signed(i64::from((immediate << 11).cast_signed() >> 11))
+}
+
+/// The address that a load is from that knows its distance in words.
+pub(super) fn near_load(word: u32, place: u64) -> u64 {
+    let words = word >> 5 & 0x7_ffff;
+    place.wrapping_add_signed(i64::from((words << 13).cast_signed() >> 11))
+}
+
+/// The twelve bits of an addition, or of a load or store, which counts in units of what it accesses.
+pub(super) fn immediate(word: u32) -> u64 {
+    u64::from(word >> 10 & 0xfff)
+}
+
 /// What a field says, and what it has to say for a symbol at an address: of instructions that know a page or a place in
 /// one, only that.
 pub(super) fn field(image: &Image, site: &Site, symbol: u64) -> Option<[u64; 2]> {
@@ -18,12 +42,8 @@ pub(super) fn field(image: &Image, site: &Site, symbol: u64) -> Option<[u64; 2]>
     // The bits of an instruction from `low` on as a signed distance in words.
     let distance =
         |word: u32, low: u32, bits: u32| i64::from((word << (32 - low - bits)).cast_signed() >> (32 - bits)) * 4;
-    let page = |word: u32| {
-        let immediate = (word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3;
-        let pages = i64::from((immediate << 11).cast_signed() >> 11);
-        (place & !0xfff).wrapping_add_signed(pages << 12)
-    };
-    let in_page = |word: u32, scale: u32| u64::from(word >> 10 & 0xfff) << scale;
+    let page = |word: u32| page(word, place);
+    let in_page = |word: u32, scale: u32| immediate(word) << scale;
     let scaled = |scale: u32| Some([in_page(word()?, scale), target & 0xfff]);
     let branch = |low, bits| {
         let to = from_here(distance(word()?, low, bits));

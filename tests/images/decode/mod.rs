@@ -1,6 +1,7 @@
 //! What the fields of an image lead to.
 
 mod aarch64;
+mod thread_local;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,6 +10,7 @@ use object::elf::*;
 use object::{Architecture, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SymbolSection};
 
 use crate::image::{Image, Place, is_loaded, outside};
+use thread_local::About;
 
 /// What a relocation is about, wherever a linker puts it.
 #[derive(Clone, Debug)]
@@ -21,9 +23,12 @@ enum Target {
     Common(String),
     /// A number that is no address.
     Number(u64),
-    /// The table that offsets count from, or an offset in storage of threads: a linker's own, and the same number in
-    /// both images if it is one.
-    OfLinker,
+    /// The table that offsets count from.
+    Table,
+    /// The start of the template of thread-local variables.
+    Module,
+    /// Nothing: the instruction is to stay as it is.
+    Mark,
 }
 
 /// A relocation, and where it is.
@@ -35,6 +40,8 @@ struct Site {
     target: Target,
     /// The two bytes before the field in the object: an instruction's, if a GOT entry is used.
     before: Option<[u8; 2]>,
+    /// The bytes of the instruction that a mark is on.
+    after: Vec<u8>,
     what: String,
 }
 
@@ -44,15 +51,16 @@ impl fmt::Display for Site {
     }
 }
 
-/// Decodes every fixup of the objects in both images; gives how many there are of each kind.
-pub(crate) fn compare(objects: &[object::File<'_>], images: [&Image; 2]) -> Result<HashMap<u32, usize>, String> {
+/// Decodes every fixup of the objects in all images; gives how many there are of each kind.
+pub(crate) fn compare(objects: &[object::File<'_>], images: &[&Image]) -> Result<HashMap<u32, usize>, String> {
     let sites = sites(objects);
+    let architecture = objects[0].architecture();
+    let mut kinds = HashMap::new();
     for image in images {
-        // Each object of ours has a table of its own.
-        let tables = sites.iter().filter(|site| matches!(site.kind, R_X86_64_GOTPC32 | R_X86_64_GOTPC64));
-        let tables: HashMap<_, _> = tables.filter_map(|site| Some((site.place.0, value(image, site, 0)?))).collect();
         for site in &sites {
             let name = image.name;
+            // Each object of ours has a table of its own.
+            let table = image.tables[site.place.0];
             let expected = match &site.target {
                 Target::At(place, offset) => {
                     let (start, _) = image.sections.get(place).ok_or_else(|| format!("{site}: {name} left it out"))?;
@@ -60,14 +68,24 @@ pub(crate) fn compare(objects: &[object::File<'_>], images: [&Image; 2]) -> Resu
                 }
                 Target::Address(value) | Target::Number(value) => *value,
                 Target::Common(name) => image.symbols[name],
-                Target::OfLinker => continue,
-            };
-            let found = match objects[0].architecture() {
-                Architecture::Aarch64 => aarch64::field(image, site, expected),
-                _ => {
-                    let table = tables.get(&site.place.0).copied().unwrap_or(0);
-                    value(image, site, table).map(|found| [found, expected])
+                Target::Table => table,
+                Target::Module => image.storage.ok_or_else(|| format!("{site}: {name} has no template"))?.start,
+                Target::Mark => {
+                    let (_, bytes) =
+                        image.sections.get(&site.place).ok_or_else(|| format!("{site}: {name} left it out"))?;
+                    let at = site.offset as usize;
+                    if bytes.get(at..at + site.after.len()) != Some(&site.after) {
+                        return Err(format!("{site}: {name} has another instruction there"));
+                    }
+                    continue;
                 }
+            };
+            let is_thread_local = thread_local::about(architecture, site.kind).is_some();
+            let found = match architecture {
+                Architecture::Aarch64 if is_thread_local => thread_local::aarch64(image, site, expected),
+                Architecture::Aarch64 => aarch64::field(image, site, expected),
+                _ if is_thread_local => thread_local::x86_64(image, site, expected),
+                _ => value(image, site, table).map(|found| [found, expected]),
             };
             let [found, expected] = found.ok_or_else(|| format!("{site}: {name} has no such field"))?;
             if found != expected {
@@ -75,12 +93,7 @@ pub(crate) fn compare(objects: &[object::File<'_>], images: [&Image; 2]) -> Resu
             }
         }
     }
-    let mut kinds = HashMap::new();
     for site in &sites {
-        let [ours, lld] = images.map(|image| value(image, site, 0));
-        if matches!(site.kind, R_X86_64_TPOFF32 | R_X86_64_TPOFF64) && ours != lld {
-            return Err(format!("{site}: ours is {ours:x?}, lld's {lld:x?}"));
-        }
         *kinds.entry(site.kind).or_default() += 1;
     }
     Ok(kinds)
@@ -131,8 +144,6 @@ fn value(image: &Image, site: &Site, table: u64) -> Option<u64> {
         R_X86_64_GOT64 => Some(entry(absolute(unsigned(8)?.wrapping_add(table))?)),
         R_X86_64_SIZE32 => absolute(unsigned(4)?),
         R_X86_64_SIZE64 => absolute(unsigned(8)?),
-        R_X86_64_TPOFF32 => absolute(signed(4)?),
-        R_X86_64_TPOFF64 => absolute(unsigned(8)?),
         _ => None,
     }
 }
@@ -176,16 +187,26 @@ fn sites(objects: &[object::File<'_>]) -> Vec<Site> {
                 let name = symbol.name().unwrap_or_default();
                 let RelocationFlags::Elf { r_type: kind } = relocation.flags() else { continue };
                 let local = own(index, &symbol).filter(|_| !symbol.is_global());
-                let target = match kind {
-                    R_X86_64_SIZE32 | R_X86_64_SIZE64 => Target::Number(symbol.size()),
-                    R_X86_64_TPOFF32 | R_X86_64_TPOFF64 | R_X86_64_GOTPC32 | R_X86_64_GOTPC64 => Target::OfLinker,
+                let architecture = object.architecture();
+                let about = thread_local::about(architecture, kind);
+                let is_table =
+                    architecture == Architecture::X86_64 && matches!(kind, R_X86_64_GOTPC32 | R_X86_64_GOTPC64);
+                let is_size = architecture == Architecture::X86_64 && matches!(kind, R_X86_64_SIZE32 | R_X86_64_SIZE64);
+                let target = match about {
+                    Some(About::Mark) => Target::Mark,
+                    Some(About::Module) => Target::Module,
+                    Some(About::Symbol) if name == "_TLS_MODULE_BASE_" => Target::Module,
+                    _ if is_size => Target::Number(symbol.size()),
+                    _ if is_table => Target::Table,
                     // A name that nobody defines is weak, or the link would have failed.
                     _ => local.or_else(|| globals.get(name).cloned()).unwrap_or(Target::Address(0)),
                 };
                 let before = offset.checked_sub(2).and_then(|at| bytes.get(at as usize..)?.first_chunk().copied());
                 let what = format!("{}+{offset:#x} -> {name}{:+}", section.name().unwrap(), relocation.addend());
                 let (place, addend) = ((index, section.index()), relocation.addend());
-                sites.push(Site { place, offset, kind, addend, target, before, what });
+                let length = if architecture == Architecture::X86_64 { 2 } else { 4 };
+                let after = bytes.iter().skip(offset as usize).take(length).copied().collect();
+                sites.push(Site { place, offset, kind, addend, target, before, after, what });
             }
         }
     }

@@ -61,7 +61,9 @@ fn describe_with(code: &LinkedCode, mut text: Section) -> Vec<u8> {
     let mut symtab = Section::new(".symtab", SHT_SYMTAB, symbols);
     (symtab.link, symtab.info, symtab.entry_size) = (3, 2, SYMBOL as u64);
     let mut sections = vec![text, symtab, Section::new(".strtab", SHT_STRTAB, strings)];
-    if let Some(frames) = &code.frames {
+    // An object has its own.
+    let has_frames = code.notes.iter().any(|note| note.has_address);
+    if let Some(frames) = code.frames.as_ref().filter(|_| !has_frames) {
         sections.push(Section::new(".debug_frame", SHT_PROGBITS, debug_frame(frames.to_section())));
     }
     for (name, contents) in dwarf::sections(code) {
@@ -72,9 +74,8 @@ fn describe_with(code: &LinkedCode, mut text: Section) -> Vec<u8> {
 }
 
 fn note(note: &Note) -> Section {
-    let start = std::ptr::with_exposed_provenance(note.range.start as usize);
-    // SAFETY: it is in memory, which whoever tells of the code holds, and nobody writes to it.
-    let contents = unsafe { std::slice::from_raw_parts(start, (note.range.end - note.range.start) as usize) };
+    // SAFETY: whoever tells of the code holds its memory.
+    let contents = unsafe { note.contents() };
     let mut section = Section::new(note.name.clone(), SHT_PROGBITS, contents.to_vec());
     if note.has_address {
         (section.flags, section.address) = (SHF_ALLOC, note.range.start);

@@ -6,6 +6,7 @@
 
 mod dwarf;
 mod elf;
+pub(crate) mod lines;
 
 use std::arch::global_asm;
 use std::cell::UnsafeCell;

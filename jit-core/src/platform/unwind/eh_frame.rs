@@ -82,6 +82,7 @@ impl Frames {
         let end = entry.bytes.iter().position(|byte| *byte == 0).ok_or("has an augmentation without end")?;
         let augmentation = &entry.bytes[..end];
         entry.skip(end + 1)?;
+        let layout = whole.len() - entry.bytes.len();
         entry.leb128()?;
         entry.leb128()?;
         // The return address's column.
@@ -91,6 +92,7 @@ impl Frames {
             entry.leb128()?;
         }
         let mut bytes = whole[..whole.len() - entry.bytes.len()].to_vec();
+        let layout = layout..bytes.len();
 
         let mut common = Common { index: 0, address: ABSOLUTE, lsda: OMIT, has_data: false };
         if let [b'z', letters @ ..] = augmentation {
@@ -126,8 +128,9 @@ impl Frames {
         } else if !augmentation.is_empty() {
             return Err("has an unknown augmentation");
         }
+        let instructions = bytes.len();
         bytes.extend_from_slice(entry.bytes);
-        let cie = Cie::of_object(&bytes, common.has_data, common.lsda != OMIT);
+        let cie = Cie::of_object(&bytes, common.has_data, common.lsda != OMIT, layout, instructions);
         common.index = self.add_cie(cie);
         Ok(common)
     }

@@ -34,6 +34,10 @@ pub(crate) struct Cie {
     has_data: bool,
     /// Whether frames refer to a language's own tables.
     has_lsda: bool,
+    /// Where the alignments and the return address's column are, between the letters of the augmentation and its data.
+    layout: Range<usize>,
+    /// Where the instructions begin.
+    instructions: usize,
 }
 
 impl Cie {
@@ -42,15 +46,16 @@ impl Cie {
         Self::with_augmentation(architecture, b"zR\0", &[ABSOLUTE], false)
     }
 
-    /// The bytes of the same with another encoding of addresses.
-    #[cfg(feature = "cranelift")]
-    pub(crate) fn of_calls_with(architecture: Architecture, encoding: u8) -> SmallVec<[u8; 32]> {
-        Self::with_augmentation(architecture, b"zR\0", &[encoding], false).bytes
+    /// An entry as it stands in an object, with absolute pointers. `layout` and `instructions` say where these are.
+    fn of_object(bytes: &[u8], has_data: bool, has_lsda: bool, layout: Range<usize>, instructions: usize) -> Self {
+        Self { bytes: SmallVec::from_slice(bytes), has_data, has_lsda, layout, instructions }
     }
 
-    /// An entry as it stands in an object, with absolute pointers.
-    fn of_object(bytes: &[u8], has_data: bool, has_lsda: bool) -> Self {
-        Self { bytes: SmallVec::from_slice(bytes), has_data, has_lsda }
+    /// The bytes of the same for frames of which only the address is said, in an encoding.
+    #[cfg(feature = "cranelift")]
+    fn without_language(&self, encoding: u8) -> Vec<u8> {
+        let layout = &self.bytes[self.layout.clone()];
+        [&self.bytes[..1], b"zR\0", layout, &[1, encoding], &self.bytes[self.instructions..]].concat()
     }
 
     /// The same for functions with handlers: beginning and end are the same around what is said of
@@ -61,37 +66,38 @@ impl Cie {
         data.push(ABSOLUTE);
         data.extend_from_slice(&super::exception::personality().to_le_bytes());
         data.extend_from_slice(&[ABSOLUTE, ABSOLUTE]);
-        // Version, letters, two alignments, the column, length and encoding.
-        let (alignments, instructions) = (&self.bytes[4..7], &self.bytes[9..]);
-        let mut bytes = SmallVec::new();
-        bytes.push(self.bytes[0]);
-        bytes.extend_from_slice(b"zPLR\0");
-        bytes.extend_from_slice(alignments);
-        bytes.push(data.len() as u8);
-        bytes.extend_from_slice(&data);
-        bytes.extend_from_slice(instructions);
-        Self { bytes, has_data: true, has_lsda: true }
+        let layout = &self.bytes[self.layout.clone()];
+        Self::with_parts(b"zPLR\0", layout, &data, &self.bytes[self.instructions..], true)
     }
 
     fn with_augmentation(architecture: Architecture, letters: &[u8], data: &[u8], has_lsda: bool) -> Self {
-        const VERSION: u8 = 1;
-        let mut bytes = SmallVec::new();
-        bytes.push(VERSION);
-        bytes.extend_from_slice(letters);
         // Code alignment, data alignment of -8, and the column of the return address.
-        bytes.extend_from_slice(match architecture {
+        let layout = match architecture {
             Architecture::X86_64 => &[1, 0x78, 16],
             _ => &[4, 0x78, 30],
-        });
-        bytes.push(data.len() as u8);
-        bytes.extend_from_slice(data);
-        bytes.extend_from_slice(match architecture {
+        };
+        let instructions: &[u8] = match architecture {
             // The frame begins above the return address, which the call has pushed.
             Architecture::X86_64 => &[0x0c, 7, 8, 0x80 | 16, 1],
             // The frame begins at sp, and the return address is in x30.
             _ => &[0x0c, 31, 0],
-        });
-        Self { bytes, has_data: true, has_lsda }
+        };
+        Self::with_parts(letters, layout, data, instructions, has_lsda)
+    }
+
+    fn with_parts(letters: &[u8], layout: &[u8], data: &[u8], instructions: &[u8], has_lsda: bool) -> Self {
+        const VERSION: u8 = 1;
+        let mut bytes = SmallVec::new();
+        bytes.push(VERSION);
+        bytes.extend_from_slice(letters);
+        let start = bytes.len();
+        bytes.extend_from_slice(layout);
+        let layout = start..bytes.len();
+        bytes.push(data.len() as u8);
+        bytes.extend_from_slice(data);
+        let start = bytes.len();
+        bytes.extend_from_slice(instructions);
+        Self { bytes, has_data: true, has_lsda, layout, instructions: start }
     }
 }
 
@@ -241,11 +247,14 @@ impl Frames {
         self.frames.is_empty()
     }
 
-    /// The instructions of the function at an address.
+    /// Of the function at an address: its common entry, without its length, for frames of which only the address is
+    /// said, in an encoding; and its instructions.
     #[cfg(feature = "cranelift")]
-    pub(crate) fn instructions_at(&self, start: u64) -> Option<&[u8]> {
-        let (from, to) = self.frames.iter().find(|frame| frame.start == start)?.instructions;
-        self.instructions.get(from as usize..to as usize)
+    pub(crate) fn entry_at(&self, start: u64, encoding: u8) -> Option<(Vec<u8>, &[u8])> {
+        let frame = self.frames.iter().find(|frame| frame.start == start)?;
+        let common = self.cies.get(frame.cie as usize)?.without_language(encoding);
+        let (from, to) = frame.instructions;
+        Some((common, self.instructions.get(from as usize..to as usize)?))
     }
 
     /// The contents of an `.eh_frame` section for functions that have a place.
@@ -376,12 +385,12 @@ impl ObjectFrames {
         }
     }
 
-    /// Registers it until the memory goes back.
+    /// The frames, once the memory is final.
     ///
     /// # Errors
     ///
     /// When the section is malformed: as [`Frames::of_section`].
-    pub(crate) fn register(self, code: &mut FinalizedAllocation) -> Result<(), EhFrameError> {
+    pub(crate) fn read(self, code: &FinalizedAllocation) -> Result<Frames, EhFrameError> {
         let mut frames = match self.section {
             Some(range) => {
                 let start = std::ptr::with_exposed_provenance(range.start as usize);
@@ -392,10 +401,7 @@ impl ObjectFrames {
             None => Frames::default(),
         };
         frames.add_stubs(self.architecture, &self.stubs);
-        if !frames.is_empty() {
-            code.attach(Box::new(register(frames)));
-        }
-        Ok(())
+        Ok(frames)
     }
 }
 
