@@ -7,7 +7,7 @@ use jit_linker::memory::MemoryManager;
 
 use crate::error::{Cause, Error, LookupError, SymbolFailure};
 use crate::redirect::{BLOCK, Body, FunctionId, FunctionTable};
-use crate::session::{ExecutionSession, JitDylib, SearchOrder, SymbolState, WeakDylib};
+use crate::session::{ExecutionSession, JitDylib, Priority, SearchOrder, SymbolState, WeakDylib};
 use crate::sync::{Arc, Weak};
 
 /// Makes redirectable functions lazy: given to [`JitBuilder::first_call`], it is asked for
@@ -101,7 +101,7 @@ impl LazyBody {
             let Wanted { session, order, name } = self.define(&body)?;
             let found = match session.find_ready(order, &name) {
                 Some(found) => Ok(Some(found)),
-                None => session.lookup(order, vec![name]).map(|mut found| found.pop()),
+                None => session.lookup_at(priority, order, vec![name]).map(|mut found| found.pop()),
             };
             match found {
                 Ok(Some(found)) if self.table.publish(&session, self.id, &body, &found) => {
@@ -113,6 +113,20 @@ impl LazyBody {
             }
         }
     }
+        self.resolve_at(Priority::Awaited)
+    }
+
+    /// As [`resolve`](Self::resolve), after what others wait for. Whoever comes to wait for this body meanwhile
+    /// brings it forward.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_ahead(&self) -> Result<u64, LookupError> {
+        self.resolve_at(Priority::Ahead)
+    }
+
+    fn resolve_at(&self, priority: Priority) -> Result<u64, LookupError> {
 
     /// Has the newest body compiled, and calls go to it then, and waits for nothing. Failures are
     /// for whoever calls it.
