@@ -47,7 +47,7 @@ pub use session::{
     MaterializationResponsibility, MaterializationUnit, OwnSymbol, Platform, PlatformError, Priority, ProcessSymbols,
     Progress, ReExports, RemovalPolicy, ResourceKey, ResourceManager, ResourceTracker, SearchOrder, SessionDump,
     SessionStatistics, SymbolDeclaration, SymbolDef, SymbolDependenceGroup, SymbolDump, SymbolFilter, SymbolFlags,
-    SymbolLookup, SymbolPlace, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
+    SymbolLookup, SymbolPlace, SymbolState, Task, TaskDispatcher, ThreadContext, ThreadPoolDispatcher, UnitDefinition,
 };
 
 #[cfg(feature = "cranelift")]
