@@ -58,7 +58,7 @@ pub use clif::{
 #[cfg(feature = "cranelift")]
 pub use dump::{DumpDirectory, DumpSink, Form};
 #[cfg(feature = "cranelift")]
-pub use first_call::{CallThrough, FirstCall, LazyBody, LazyFunctions};
+pub use first_call::{CallThrough, FirstCall, LazyBody, LazyFunction, LazyFunctions};
 #[cfg(feature = "cranelift")]
 pub use function::{FnPointer, HostClosure, JitFn, Scalar};
 #[cfg(feature = "cranelift")]

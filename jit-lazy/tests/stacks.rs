@@ -5,14 +5,15 @@ mod common;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use common::{at, call, constant, jit, redefine, this_program};
-
 use jit_core::{
     Cause, ExecutionSession, Jit, LookupError, MaterializationResponsibility, MaterializationUnit,
     RedirectableFunction, SearchOrder, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, UnitDefinition,
 };
 use jit_lazy::LazyJitBuilder;
+
 /// Adds the numbers up to its argument, calling itself; the innermost call makes a first call.
 const DEEP: &str = "
     function %deep(i64) -> i64 system_v {
@@ -89,11 +90,15 @@ extern "C" fn a_signal_handler(_: libc::c_int) {
 }
 
 fn raise(address: u64) -> i64 {
+    raise_signal(libc::SIGUSR1, address)
+}
+
+fn raise_signal(signal: libc::c_int, address: u64) -> i64 {
     CALLEE.store(address, Ordering::Relaxed);
     // SAFETY: the handler is a function of the type that is asked for.
     unsafe {
-        libc::signal(libc::SIGUSR1, a_signal_handler as *const () as libc::sighandler_t);
-        libc::raise(libc::SIGUSR1);
+        libc::signal(signal, a_signal_handler as *const () as libc::sighandler_t);
+        libc::raise(signal);
     }
     RESULT.load(Ordering::Relaxed)
 }
@@ -113,7 +118,8 @@ fn a_signal_handler_can_call_what_is_compiled() {
 #[test]
 fn a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name() {
     const CHILD: &str = "ORCANE_TEST_SIGNAL";
-    if let Ok(blocks_another) = std::env::var(CHILD) {
+    if let Ok(how) = std::env::var(CHILD) {
+        let (signal, blocks_another) = how.split_once(' ').unwrap();
         let jit = jit();
         redefine(&jit, &format!("{}{}", constant("before", 4), constant("callee", 5))).unwrap();
         let callee = jit.lookup_address("callee").unwrap();
@@ -127,12 +133,19 @@ fn a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name() {
             }
             assert_eq!(call(&jit, "before"), 4);
         }
-        raise(callee);
+        raise_signal(signal.parse().unwrap(), callee);
         return;
     }
-    for blocks_another in ["no", "yes"] {
+    let mut signals = vec![libc::SIGUSR1];
+    #[cfg(target_os = "linux")]
+    signals.extend([libc::SIGRTMIN(), libc::SIGRTMAX()]);
+    for (signal, blocks_another) in signals.iter().flat_map(|signal| [(signal, "no"), (signal, "yes")]) {
         let name = "a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name";
-        let output = this_program().args(["--exact", "--nocapture", name]).env(CHILD, blocks_another).output().unwrap();
+        let output = this_program()
+            .args(["--exact", "--nocapture", name])
+            .env(CHILD, format!("{signal} {blocks_another}"))
+            .output()
+            .unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{told}");
         assert!(told.contains("'callee' was first called in the signal handler "), "{told}");
