@@ -7,7 +7,7 @@ use jit_linker::memory::MemoryManager;
 
 use crate::error::{Cause, Error, LookupError, SymbolFailure};
 use crate::redirect::{BLOCK, Body, FunctionId, FunctionTable};
-use crate::session::{ExecutionSession, JitDylib, SearchOrder, SymbolState, WeakDylib};
+use crate::session::{ExecutionSession, JitDylib, Priority, SearchOrder, SymbolState, WeakDylib};
 use crate::sync::{Arc, Weak};
 
 /// Makes redirectable functions lazy: given to [`JitBuilder::first_call`], it is asked for
@@ -66,6 +66,23 @@ impl LazyFunctions {
         let function = table.body(id)?.function().clone();
         Some(LazyBody { table, id, function })
     }
+
+    /// What is known of the function at `index`, without waiting for anybody: for signal handlers, which may have
+    /// interrupted the thread that is changing it. `None` while a thread does, and if there is no such function.
+    #[must_use]
+    pub fn known(&self, index: u32) -> Option<LazyFunction> {
+        self.table.upgrade()?.known(self.first + index)
+    }
+}
+
+/// How far a lazy function is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LazyFunction {
+    /// It has a body, where calls go.
+    Ready(u64),
+    /// It has a name, and waits for its first call.
+    Waiting(SymbolName),
 }
 
 impl fmt::Debug for LazyFunctions {
@@ -96,12 +113,26 @@ impl LazyBody {
     ///
     /// When the body can't be had. Calls still come here then: a later redefinition may help.
     pub fn resolve(&self) -> Result<u64, LookupError> {
+        self.resolve_at(Priority::Awaited)
+    }
+
+    /// As [`resolve`](Self::resolve), after what others wait for. Whoever comes to wait for this body meanwhile
+    /// brings it forward.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_ahead(&self) -> Result<u64, LookupError> {
+        self.resolve_at(Priority::Ahead)
+    }
+
+    fn resolve_at(&self, priority: Priority) -> Result<u64, LookupError> {
         loop {
             let Some(body) = self.table.body(self.id) else { return Err(self.failure(Cause::Removed)) };
             let Wanted { session, order, name } = self.define(&body)?;
             let found = match session.find_ready(order, &name) {
                 Some(found) => Ok(Some(found)),
-                None => session.lookup(order, vec![name]).map(|mut found| found.pop()),
+                None => session.lookup_at(priority, order, vec![name]).map(|mut found| found.pop()),
             };
             match found {
                 Ok(Some(found)) if self.table.publish(&session, self.id, &body, &found) => {

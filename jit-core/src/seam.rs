@@ -4,10 +4,11 @@
 //! It is no part of `orcane`, and changes with `jit-lazy`. To have functions compiled at their first call, use that.
 
 pub use crate::platform::unwind::{Frames, Registration, register};
+pub use crate::session::ThreadContext;
 #[cfg(feature = "cranelift")]
 pub use crate::{
     clif::may_loop,
-    first_call::{CallThrough, FirstCall, LazyFunctions},
+    first_call::{CallThrough, FirstCall, LazyFunction, LazyFunctions},
     redirect::{FirstTier, FirstTierBody, Promoter},
 };
 

@@ -4,6 +4,8 @@
 use std::time::Instant;
 
 pub(crate) use std::hint::spin_loop;
+#[cfg(feature = "cranelift")]
+use std::sync::TryLockError;
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 pub(crate) use std::{thread, thread_local};
@@ -12,6 +14,16 @@ pub(crate) use std::{thread, thread_local};
 /// poisoned by a defect of ours or by memory running out, and its data is as whole as it can be.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks `mutex` if nobody has it locked.
+#[cfg(feature = "cranelift")]
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// Waits on `condition`, whatever became of other threads, and says whether `deadline` is over.

@@ -1,7 +1,7 @@
 //! Compiling ahead: what a function that is being compiled is likely to call.
 //!
-//! Done by threads of its own, one function at a time and only while no first call waits: a call
-//! that is blocked is delayed by what has been begun at most, which is one function a thread.
+//! Done by threads of its own, one function at a time, begun only while no first call waits, and after what is
+//! waited for in the dispatcher's queue: a call that is blocked is delayed by what is being compiled at most.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -126,7 +126,7 @@ impl Shared {
             let span = tracing::debug_span!("ahead", function = body.function().as_str(), distance).entered();
             let callees = if distance < Ahead::DISTANCE { body.callees() } else { Vec::new() };
             // Why it fails is told to whoever calls it.
-            _ = body.resolve();
+            _ = body.resolve_ahead();
             drop(span);
             drop(body);
             queue = self.lock();

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use jit_core::seam::{CallThrough, FirstCall, LazyFunctions};
+use jit_core::seam::{CallThrough, FirstCall, LazyFunction, LazyFunctions};
 use jit_core::{Error, LazyBody, LookupError, SymbolName};
 use jit_linker::memory::MemoryManager;
 
 use crate::ahead::Ahead;
-use crate::{signal, stack, trampoline};
+use crate::{stack, trampoline};
 
 /// Decides where a call goes whose function can't be had: is told the function and why, and gives
 /// the address of a function of the same signature, or does not return. It runs on the thread that
@@ -16,7 +16,10 @@ use crate::{signal, stack, trampoline};
 pub type FailureHandler = Arc<dyn Fn(&SymbolName, &LookupError) -> u64 + Send + Sync>;
 
 /// What is compiled together with a function that is called for the first time: is given that, and
-/// gives others, of the same JIT. The call waits for its own function only.
+/// gives others, of the same JIT. Where there are [compile threads](jit_core::JitBuilder::compile_threads), the call
+/// waits for its own function only; without, it is the calling thread that compiles, and the others come first. It runs
+/// on the thread that calls, or on one that compiles for it; a panic in it passes on to the caller, if that can be
+/// unwound.
 pub type Partition = Arc<dyn Fn(&LazyBody) -> Vec<LazyBody> + Send + Sync>;
 
 /// A first call compiles the function that is called, and no other. The default.
@@ -106,13 +109,17 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// As [`resolve`](Self::resolve), without waiting for anybody.
+    pub(crate) fn known(&self, index: u32) -> Option<LazyFunction> {
+        self.functions.known(index)
+    }
+
     /// Where the call of the function at `index` is to go; `None` if there is none.
     pub(crate) fn resolve(&self, index: u32) -> Option<u64> {
         let body = self.functions.body(index)?;
         if let Some(address) = body.ready() {
             return Some(address);
         }
-        signal::refuse_in_handler(body.function());
         let _span = tracing::debug_span!("first call", function = body.function().as_str()).entered();
         let resolved = stack::with_enough(|| self.policy.resolve(&body));
         let resolved = resolved.unwrap_or_else(|error| Err(body.failure(Error::Thread(Arc::new(error)).into())));

@@ -11,7 +11,8 @@
 //!
 //! This crate is policy: a first call is a lookup, and the session does all waiting. A thread with
 //! little stack left has another one compile for it. A first call takes locks and allocates, so in
-//! a signal handler it ends the process, with the handler's name.
+//! a signal handler it ends the process, with the handler's name. (Not seen is one that blocks no signal:
+//! `SA_NODEFER`, and an empty mask.)
 //!
 //! It has no features: it needs `jit-core` with `cranelift`.
 

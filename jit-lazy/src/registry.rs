@@ -1,11 +1,13 @@
 //! Which trampoline stands for which function, process-wide: an index is all that a trampoline
 //! can say. The upper part of it says which block, the lower which function of that.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::thread;
 
-use jit_core::seam::LazyFunctions;
+use jit_core::seam::{LazyFunction, LazyFunctions};
 
 use crate::call_through::Target;
+use crate::signal;
 use crate::tier::counted;
 
 static TARGETS: RwLock<Registry> = RwLock::new(Registry { targets: Vec::new(), free: Vec::new() });
@@ -69,16 +71,49 @@ pub(crate) extern "C-unwind" fn resolve(told: u64) -> u64 {
         return target;
     }
     let index = told as u32;
-    let target = read().targets.get((index / LazyFunctions::LEN) as usize).cloned().flatten();
+    // First of all: what the handler has interrupted may hold the locks that are taken here.
+    if let Some(handler) = signal::handler() {
+        return resolve_in_handler(index, handler);
+    }
+    let target = read().target(index).cloned();
     match target.and_then(|target| target.resolve(index % LazyFunctions::LEN)) {
         Some(address) => address,
         None => called_after_removal(index),
     }
 }
 
+/// As [`resolve`], in a signal handler: goes to a body that is ready, and refuses what is not.
+fn resolve_in_handler(index: u32, handler: usize) -> u64 {
+    /// Other threads give their locks back by then. The interrupted one does not.
+    const TRIES: u32 = 10_000;
+    for _ in 0..TRIES {
+        let known = try_read().and_then(|registry| registry.target(index)?.known(index % LazyFunctions::LEN));
+        match known {
+            Some(LazyFunction::Ready(address)) => return address,
+            Some(LazyFunction::Waiting(function)) => signal::refuse(Some(&function), handler),
+            _ => thread::yield_now(),
+        }
+    }
+    signal::refuse(None, handler)
+}
+
 fn called_after_removal(index: u32) -> ! {
     eprintln!("orcane: a lazy function was called after it was removed (trampoline {index})");
     std::process::abort()
+}
+
+impl Registry {
+    fn target(&self, index: u32) -> Option<&Arc<Target>> {
+        self.targets.get((index / LazyFunctions::LEN) as usize)?.as_ref()
+    }
+}
+
+fn try_read() -> Option<RwLockReadGuard<'static, Registry>> {
+    match TARGETS.try_read() {
+        Ok(registry) => Some(registry),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 fn read() -> RwLockReadGuard<'static, Registry> {

@@ -14,24 +14,28 @@ const DEPTH: u32 = 256;
 thread_local! {
     /// Signals that were blocked when the thread was last found to be in no handler. Most threads block none; some do
     /// for good, and would have their frames looked at by every first call.
-    static USUAL: Cell<u32> = const { Cell::new(0) };
+    static USUAL: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Ends the process if the calling thread is in a signal handler, and says in which.
-pub(crate) fn refuse_in_handler(function: &SymbolName) {
+/// An address in the signal handler that the calling thread is in. Takes no lock.
+///
+/// A handler that runs with the signals blocked that were before (`SA_NODEFER`, and no mask of its own), on the thread's
+/// own stack, is not seen: only its frames could tell, and they are not looked at by every first call.
+pub(crate) fn handler() -> Option<usize> {
     let blocked = blocked_signals();
     if !may_be_in_handler(blocked) {
-        return;
+        return None;
     }
-    match handler() {
-        Some(handler) => refuse(function, handler),
-        None => USUAL.set(blocked),
+    let handler = handler_on_stack();
+    if handler.is_none() {
+        USUAL.set(blocked);
     }
+    handler
 }
 
 /// Whether a signal is blocked that was not, as the one that is being handled is by default, or the thread is on its
 /// stack for signals. One that was blocked is not delivered.
-fn may_be_in_handler(blocked: u32) -> bool {
+fn may_be_in_handler(blocked: u64) -> bool {
     // Every first call asks: the system only for what can't be known without.
     blocked != USUAL.get() || !stack::is_threads_own() && is_on_signal_stack()
 }
@@ -43,17 +47,18 @@ fn is_on_signal_stack() -> bool {
     stack.ss_flags & libc::SS_ONSTACK != 0
 }
 
-/// Which of the first 31 are, those that are not for real time.
-fn blocked_signals() -> u32 {
-    const FIRST: u32 = u32::MAX >> 1;
+/// Which of the first 64 are, from the lowest bit on: no system has more.
+fn blocked_signals() -> u64 {
     let mut blocked = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    let mut bits = [0; size_of::<u64>()];
+    let known = bits.len().min(size_of_val(&blocked));
     // SAFETY: only asks, and fills in what it is given. A set of signals is words of bits, from that
     // of signal 1 on, and these machines are little-endian.
-    let first = unsafe {
+    unsafe {
         libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr());
-        blocked.as_ptr().cast::<u32>().read()
-    };
-    first & FIRST
+        std::ptr::copy_nonoverlapping(blocked.as_ptr().cast::<u8>(), bits.as_mut_ptr(), known);
+    }
+    u64::from_le_bytes(bits)
 }
 
 /// Which of the last two frames is the handler's when the unwinder comes to one that says it was
@@ -83,7 +88,7 @@ struct Walk {
 
 /// An address in the signal handler that the thread is in: the frame that called it is the
 /// system's, which returns to a frame that was interrupted rather than one that called.
-fn handler() -> Option<usize> {
+fn handler_on_stack() -> Option<usize> {
     extern "C" fn visit(frame: *mut Context, walk: *mut c_void) -> c_int {
         const GO_ON: c_int = 0;
         const STOP: c_int = 4;
@@ -106,13 +111,20 @@ fn handler() -> Option<usize> {
     walk.handler
 }
 
-/// Says in which handler a function was called, with nothing that a signal handler may not do,
-/// and aborts.
-fn refuse(function: &SymbolName, handler: usize) -> ! {
+/// Says in which handler a function was called, by its name if that is known, with nothing that a signal handler may
+/// not do, and aborts.
+pub(crate) fn refuse(function: Option<&SymbolName>, handler: usize) -> ! {
     let mut message = Message::default();
-    message.text(b"orcane: '");
-    message.text(function.as_bytes());
-    message.text(b"' was first called in the signal handler ");
+    message.text(b"orcane: ");
+    match function {
+        Some(function) => {
+            message.text(b"'");
+            message.text(function.as_bytes());
+            message.text(b"'");
+        }
+        None => message.text(b"a lazy function"),
+    }
+    message.text(b" was first called in the signal handler ");
     name(&mut message, handler);
     message.text(b", where it can't be compiled: have it compiled before\n");
     // SAFETY: writes the message, which may fail: there is nobody else to tell.
@@ -191,8 +203,11 @@ mod tests {
 
     #[test]
     fn blocked_signals_are_seen_once() {
-        let name = jit_linker::SymbolStringPool::new().intern("f");
-        for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGSYS] {
+        #[cfg(target_os = "linux")]
+        let real_time = [libc::SIGRTMIN(), libc::SIGRTMIN() + 7, libc::SIGRTMAX()];
+        #[cfg(not(target_os = "linux"))]
+        let real_time = [];
+        for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGSYS].into_iter().chain(real_time) {
             let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
             assert_eq!(blocked_signals(), 0);
             assert!(!may_be_in_handler(0));
@@ -204,18 +219,18 @@ mod tests {
             }
             let blocked = blocked_signals();
             let seen = may_be_in_handler(blocked);
-            refuse_in_handler(&name);
+            assert_eq!(handler(), None);
             let again = may_be_in_handler(blocked);
             // SAFETY: as above.
             unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
             assert!(seen && !again, "{signal}");
             assert!(may_be_in_handler(0));
-            refuse_in_handler(&name);
+            assert_eq!(handler(), None);
         }
     }
 
     #[test]
     fn there_is_no_handler_outside_of_one() {
-        assert_eq!(handler(), None);
+        assert_eq!(handler_on_stack(), None);
     }
 }

@@ -6,6 +6,8 @@ use std::io;
 use std::ops::Range;
 use std::thread;
 
+use jit_core::seam::ThreadContext;
+
 /// Bytes that compiling one function may take: several times what Cranelift was seen to use.
 const NEEDED: usize = 512 << 10;
 
@@ -18,7 +20,7 @@ thread_local! {
     static BOUNDS: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
 }
 
-/// Does `work` where there is stack enough for a compiler. Its panic is the caller's.
+/// Does `work` where there is stack enough for a compiler, as a part of what the caller does. Its panic is the caller's.
 ///
 /// # Errors
 ///
@@ -27,9 +29,10 @@ pub(crate) fn with_enough<T: Send>(work: impl FnOnce() -> T + Send) -> io::Resul
     if remaining() >= NEEDED {
         return Ok(work());
     }
+    let context = ThreadContext::current();
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("orcane-first-call".to_owned()).stack_size(LENT);
-        match worker.spawn_scoped(scope, work)?.join() {
+        match worker.spawn_scoped(scope, || context.enter(work))?.join() {
             Ok(result) => Ok(result),
             Err(panic) => std::panic::resume_unwind(panic),
         }

@@ -87,7 +87,7 @@ fn lazy_08_define_call_remove_cycles_keep_memory_flat() {
     let address = cycle(0);
     (0..2000).for_each(|number| _ = cycle(number));
     let before = in_use(&jit);
-    let count = scaled(if std::env::var_os("ORCANE_STRESS").is_some() { 1_000_000 } else { 100_000 }, 20_000);
+    let count = scaled(1_000_000, 20_000);
     for number in 0..count {
         assert_eq!(cycle(number), address, "stubs are used again");
     }

@@ -3,9 +3,16 @@
 mod common;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use common::{at, call, constant, jit, redefine, this_program};
+use jit_core::{
+    Cause, ExecutionSession, Jit, LookupError, MaterializationResponsibility, MaterializationUnit,
+    RedirectableFunction, SearchOrder, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, UnitDefinition,
+};
+use jit_lazy::LazyJitBuilder;
 
 /// Adds the numbers up to its argument, calling itself; the innermost call makes a first call.
 const DEEP: &str = "
@@ -83,11 +90,15 @@ extern "C" fn a_signal_handler(_: libc::c_int) {
 }
 
 fn raise(address: u64) -> i64 {
+    raise_signal(libc::SIGUSR1, address)
+}
+
+fn raise_signal(signal: libc::c_int, address: u64) -> i64 {
     CALLEE.store(address, Ordering::Relaxed);
     // SAFETY: the handler is a function of the type that is asked for.
     unsafe {
-        libc::signal(libc::SIGUSR1, a_signal_handler as *const () as libc::sighandler_t);
-        libc::raise(libc::SIGUSR1);
+        libc::signal(signal, a_signal_handler as *const () as libc::sighandler_t);
+        libc::raise(signal);
     }
     RESULT.load(Ordering::Relaxed)
 }
@@ -107,7 +118,8 @@ fn a_signal_handler_can_call_what_is_compiled() {
 #[test]
 fn a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name() {
     const CHILD: &str = "ORCANE_TEST_SIGNAL";
-    if let Ok(blocks_another) = std::env::var(CHILD) {
+    if let Ok(how) = std::env::var(CHILD) {
+        let (signal, blocks_another) = how.split_once(' ').unwrap();
         let jit = jit();
         redefine(&jit, &format!("{}{}", constant("before", 4), constant("callee", 5))).unwrap();
         let callee = jit.lookup_address("callee").unwrap();
@@ -121,12 +133,19 @@ fn a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name() {
             }
             assert_eq!(call(&jit, "before"), 4);
         }
-        raise(callee);
+        raise_signal(signal.parse().unwrap(), callee);
         return;
     }
-    for blocks_another in ["no", "yes"] {
+    let mut signals = vec![libc::SIGUSR1];
+    #[cfg(target_os = "linux")]
+    signals.extend([libc::SIGRTMIN(), libc::SIGRTMAX()]);
+    for (signal, blocks_another) in signals.iter().flat_map(|signal| [(signal, "no"), (signal, "yes")]) {
         let name = "a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name";
-        let output = this_program().args(["--exact", "--nocapture", name]).env(CHILD, blocks_another).output().unwrap();
+        let output = this_program()
+            .args(["--exact", "--nocapture", name])
+            .env(CHILD, format!("{signal} {blocks_another}"))
+            .output()
+            .unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{told}");
         assert!(told.contains("'callee' was first called in the signal handler "), "{told}");
@@ -151,4 +170,106 @@ fn blocked_signals_do_not_make_a_signal_handler() {
         }
     });
     assert_eq!(result.join().unwrap(), 5);
+}
+
+/// A unit that does something and then defines its symbol.
+struct Doing<F>(SymbolName, F);
+
+impl<F: FnOnce(&ExecutionSession) + Send> MaterializationUnit for Doing<F> {
+    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+        (self.1)(responsibility.session());
+        let definition = SymbolDef::at(seven as *const () as u64);
+        if responsibility.resolve(&[(self.0, definition)]).is_ok() {
+            _ = responsibility.emit(&[]);
+        }
+    }
+
+    fn discard(&mut self, _: &SymbolName) {}
+}
+
+extern "C" fn seven() -> i64 {
+    7
+}
+
+/// Does `work` where less stack is left than compiling takes.
+fn with_little_stack(work: &mut dyn FnMut()) {
+    fn deeper(top: usize, work: &mut dyn FnMut()) {
+        const LEFT: usize = 256 << 10;
+        // What threads have unless somebody says otherwise.
+        const USUAL: usize = 2 << 20;
+        let frame = [0_u8; 4096];
+        if top - std::hint::black_box(&frame).as_ptr() as usize > USUAL - LEFT {
+            return work();
+        }
+        deeper(top, work);
+        std::hint::black_box(&frame);
+    }
+    let here = 0_u8;
+    deeper(std::ptr::from_ref(&here) as usize, work);
+}
+
+/// Makes a first call with little stack inside a unit, `calls`. The body that is called looks up `needs` first: gives
+/// what becomes of that.
+fn call_inside_a_unit(compile_threads: usize, needs: &'static str) -> Result<(), LookupError> {
+    let jit = LazyJitBuilder::new(Jit::builder().compile_threads(compile_threads))
+        .partition(move |_| {
+            assert_eq!(thread::current().name(), Some("orcane-first-call"));
+            Vec::new()
+        })
+        .build()
+        .unwrap();
+    let order = jit.search_order();
+    let look_up = |order: &SearchOrder, name: &str, session: &ExecutionSession| {
+        session.lookup(order, vec![session.intern(name)]).map(|_| ())
+    };
+    let (found, needed) = mpsc::channel();
+    let of_body = order.clone();
+    let body = move |body: &SymbolName| {
+        let work = move |session: &ExecutionSession| found.send(look_up(&of_body, needs, session)).unwrap();
+        Box::new(Doing(body.clone(), work)) as Box<dyn MaterializationUnit>
+    };
+    let f = RedirectableFunction { name: jit.session().intern("f"), signature: None, body: Box::new(body) };
+    jit.redefine_with(vec![f]).unwrap();
+    let f = jit.lookup_address("f").unwrap();
+
+    let define = |name: &str, work: Box<dyn FnOnce(&ExecutionSession) + Send>| {
+        let name = jit.session().intern(name);
+        let symbol = SymbolDeclaration { name: name.clone(), flags: SymbolFlags::FUNCTION, signature: None };
+        let unit = Box::new(Doing(name, work));
+        jit.main().create_tracker().unwrap().define(vec![UnitDefinition {
+            symbols: [symbol].into_iter().collect(),
+            unit,
+            name: "unit".into(),
+        }])
+    };
+    define("free", Box::new(|_| {})).unwrap();
+    let (gave, given) = mpsc::channel();
+    define(
+        "calls",
+        Box::new(move |_| {
+            // SAFETY: calls go on at a function of this type.
+            with_little_stack(&mut || gave.send(unsafe { at(f)() }).unwrap());
+        }),
+    )
+    .unwrap();
+    let session = jit.session().clone();
+    let looks = thread::spawn(move || look_up(&order, "calls", &session));
+    assert_eq!(given.recv_timeout(Duration::from_secs(60)), Ok(7), "it hangs, or has failed");
+    looks.join().unwrap().unwrap();
+    needed.recv().unwrap()
+}
+
+#[test]
+fn lazy_04_inside_a_unit_that_is_waited_for_the_wait_is_refused_on_a_small_stack_too() {
+    for compile_threads in [0, 1, 2] {
+        let error = call_inside_a_unit(compile_threads, "calls").unwrap_err();
+        assert!(matches!(*error.failures[0].cause, Cause::WaitCycle(_)), "{compile_threads}: {error}");
+    }
+}
+
+#[test]
+fn lazy_04_inside_a_unit_of_a_pool_of_one_a_small_stack_gets_a_spare_thread() {
+    for compile_threads in [0, 1] {
+        call_inside_a_unit(compile_threads, "free").unwrap();
+    }
 }

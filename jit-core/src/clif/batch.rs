@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
+use cranelift_codegen::ir::{self, UserExternalName};
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
@@ -30,7 +31,7 @@ use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
 use crate::platform::unwind::{self, Frames, Handler};
 use crate::redirect::{FirstTier, FirstTierBody};
-use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
+use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SearchOrder, SymbolDef, SymbolId};
 use crate::sync::{Arc, lock, thread};
 
 /// Takes the next items of a module and links them.
@@ -92,6 +93,8 @@ struct Batch<'a> {
     graph: LinkGraph,
     /// The graph's symbol for each reference, by namespace and index.
     references: FxHashMap<(u32, u32), GraphSymbol>,
+    /// Where what it does not define is looked for.
+    order: SearchOrder,
     /// What each external refers to, in the order of their tags.
     externals: Vec<External>,
     own: Vec<Own>,
@@ -147,6 +150,7 @@ impl<'a> Batch<'a> {
             architecture,
             graph,
             references: FxHashMap::with_capacity_and_hasher(2 * items, FxBuildHasher),
+            order: SearchOrder::new(),
             externals: Vec::new(),
             own: Vec::with_capacity(items),
             frames,
@@ -168,6 +172,7 @@ impl<'a> Batch<'a> {
     fn compile(&mut self, items: Vec<(Item, MaterializationResponsibility)>) {
         let layer = &self.module.layer;
         let symbols = self.session.first_symbols(items.iter().map(|(_, responsibility)| responsibility));
+        self.order = items.first().map(|(_, responsibility)| responsibility.link_order()).unwrap_or_default();
         // A panic of Cranelift's loses the context, which may be in any state then.
         let mut context = layer.contexts.take();
         for ((item, responsibility), symbol) in items.into_iter().zip(symbols).rev() {
@@ -290,6 +295,7 @@ impl<'a> Batch<'a> {
         let module = self.module;
         let is_final = module.functions[index as usize].is_final();
         optimize(context, isa, FuncId::from_u32(index), is_final).map_err(|error| refused(describe_failure(&error)))?;
+        self.call_directly(&mut context.func);
         let layer = &module.layer;
         let name = &module.functions[index as usize].name;
         let dumps = |form| layer.services.dumps.as_ref().filter(|dumps| dumps.wants(name, form));
@@ -322,6 +328,19 @@ impl<'a> Batch<'a> {
         };
         let names = module.variables.get(&index);
         Ok((block, self.tell(code.code_buffer(), &instructions, &handlers(code), || details(isa, code, names))))
+    }
+
+    /// Makes calls near and direct whose callee is there and final: code of ours that has no slot. Its linker finds
+    /// another way should that change.
+    fn call_directly(&self, func: &mut ir::Function) {
+        let names = func.params.user_named_funcs();
+        for data in func.stencil.dfg.ext_funcs.values_mut().filter(|data| !data.colocated) {
+            let ir::ExternalName::User(name) = data.name else { continue };
+            let Some(&UserExternalName { namespace: FUNCTION, index }) = names.get(name) else { continue };
+            let Some(callee) = self.module.functions.get(index as usize) else { continue };
+            let found = self.session.find_ready(&self.order, &callee.name);
+            data.colocated = found.is_some_and(|found| found.definition.slot.is_none() && !found.flags.absolute);
+        }
     }
 
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {

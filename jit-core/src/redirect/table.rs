@@ -16,10 +16,10 @@ use rustc_hash::FxBuildHasher;
 
 use super::body::BodySource;
 use crate::error::Error;
-use crate::first_call::{CallThrough, FirstCall, LazyFunctions};
+use crate::first_call::{CallThrough, FirstCall, LazyFunction, LazyFunctions};
 use crate::platform::unwind::{self, Frames};
 use crate::session::{ExecutionSession, FoundSymbol, SymbolDef, Watch, WeakDylib};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, lock};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, lock, try_lock};
 
 /// A redirectable function: its block, and its place there.
 pub(crate) type FunctionId = u32;
@@ -283,6 +283,18 @@ impl FunctionTable {
         let (block, place) = table.place(id)?;
         let target = block.slots.load(place);
         (Some(target) != block.unresolved(place)).then_some(target)
+    }
+
+    /// As [`ready`](Self::ready), without waiting for whoever changes the table.
+    pub(crate) fn known(&self, id: FunctionId) -> Option<LazyFunction> {
+        let table = try_lock(&self.table)?;
+        let (block, place) = table.place(id)?;
+        let target = block.slots.load(place);
+        if Some(target) != block.unresolved(place) {
+            return Some(LazyFunction::Ready(target));
+        }
+        let (source, item) = table.source(id)?;
+        Some(LazyFunction::Waiting(source.function(item).clone()))
     }
 
     /// Makes calls go to a body that was found, if it is still the newest, as long as it may be

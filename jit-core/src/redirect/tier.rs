@@ -9,6 +9,7 @@ use super::body::BodySource;
 use super::table::{Body, FunctionTable};
 use crate::clif::ClifTransform;
 use crate::error::LookupError;
+use crate::session::Priority;
 use crate::sync::{Arc, Weak};
 
 /// What redirectable functions are compiled as at first: given to
@@ -58,8 +59,8 @@ pub struct Promoter {
 }
 
 impl Promoter {
-    /// Compiles a function as it was defined, and makes calls go there. Waits for that. False if
-    /// the function has a newer body than `body`, or is gone.
+    /// Compiles a function as it was defined, after what others wait for, and makes calls go there. Waits for
+    /// that. False if the function has a newer body than `body`, or is gone.
     ///
     /// # Errors
     ///
@@ -76,7 +77,7 @@ impl Promoter {
         // An error means that the function was removed.
         let Ok(Some(name)) = newest.source.define_promoted(session, newest.item) else { return Ok(false) };
         let Some(order) = newest.source.order() else { return Ok(false) };
-        let Some(found) = session.lookup(order, vec![name])?.pop() else { return Ok(false) };
+        let Some(found) = session.lookup_at(Priority::Ahead, order, vec![name])?.pop() else { return Ok(false) };
         let promoted = BodySource::Promoted { from: Arc::clone(&newest.source), item: newest.item };
         let promoted = Body { source: Arc::new(promoted), item: 0 };
         Ok(table.replace(session, id, Some(&newest), promoted, Some(&found)).is_some())

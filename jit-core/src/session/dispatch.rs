@@ -68,6 +68,30 @@ fn address_of(session: &ExecutionSession) -> usize {
     Arc::as_ptr(&session.shared) as usize
 }
 
+/// What a thread runs.
+#[derive(Clone, Debug)]
+pub(super) struct Running {
+    priority: Priority,
+    unit: Option<(usize, Id<Unit>)>,
+    dispatchers: Vec<usize>,
+}
+
+/// What this thread runs.
+pub(super) fn running() -> Running {
+    Running {
+        priority: current_priority(),
+        unit: CURRENT.with(Cell::get),
+        dispatchers: RUNNING.with(|running| running.borrow().clone()),
+    }
+}
+
+/// Takes this thread for one that runs `running`.
+pub(super) fn set_running(running: Running) {
+    PRIORITY.with(|priority| priority.set(running.priority));
+    CURRENT.with(|current| current.set(running.unit));
+    RUNNING.with(|dispatchers| dispatchers.replace(running.dispatchers));
+}
+
 /// Runs a unit's code on this thread.
 pub(crate) fn as_unit(session: &ExecutionSession, unit: Id<Unit>, work: impl FnOnce()) {
     struct Restore(Option<(usize, Id<Unit>)>);

@@ -187,6 +187,16 @@ impl std::fmt::Debug for LookupHandle {
     }
 }
 
+/// How a thread waits for a lookup.
+struct Wait {
+    deadline: Option<Instant>,
+    priority: Priority,
+}
+
+impl Wait {
+    const FOR_EVER: Self = Self { deadline: None, priority: Priority::Awaited };
+}
+
 #[derive(Default)]
 struct Answer {
     result: Option<Result<Vec<FoundSymbol>, LookupError>>,
@@ -252,7 +262,7 @@ impl ExecutionSession {
         names: impl Into<LookupSet>,
         required: SymbolState,
     ) -> Result<Vec<FoundSymbol>, LookupError> {
-        self.wait_for(LookupKind::Static, order, names.into(), required, None)
+        self.wait_for(LookupKind::Static, order, names.into(), required, Wait::FOR_EVER)
     }
 
     /// As [`lookup`](Self::lookup), for no longer than until `deadline`.
@@ -266,7 +276,20 @@ impl ExecutionSession {
         names: impl Into<LookupSet>,
         deadline: Instant,
     ) -> Result<Vec<FoundSymbol>, LookupError> {
-        self.wait_for(LookupKind::Static, order, names.into(), SymbolState::Ready, Some(deadline))
+        let wait = Wait { deadline: Some(deadline), ..Wait::FOR_EVER };
+        self.wait_for(LookupKind::Static, order, names.into(), SymbolState::Ready, wait)
+    }
+
+    /// As [`lookup`](Self::lookup), for somebody whom others may keep waiting.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn lookup_at(
+        &self,
+        priority: Priority,
+        order: &SearchOrder,
+        names: Vec<SymbolName>,
+    ) -> Result<Vec<FoundSymbol>, LookupError> {
+        let wait = Wait { priority, ..Wait::FOR_EVER };
+        self.wait_for(LookupKind::Static, order, names.into(), SymbolState::Ready, wait)
     }
 
     /// As [`lookup`](Self::lookup), without waiting: the dispatcher calls `complete`, exactly once.
@@ -322,7 +345,7 @@ impl ExecutionSession {
         order: &SearchOrder,
         names: impl Into<LookupSet>,
     ) -> Result<Vec<(SymbolName, SymbolFlags)>, LookupError> {
-        let found = self.wait_for(kind, order, names.into(), SymbolState::NeverSearched, None)?;
+        let found = self.wait_for(kind, order, names.into(), SymbolState::NeverSearched, Wait::FOR_EVER)?;
         Ok(found.into_iter().map(|symbol| (symbol.name, symbol.flags)).collect())
     }
 
@@ -339,7 +362,7 @@ impl ExecutionSession {
         places: &mut [(SymbolName, SymbolLookup, &mut u64)],
     ) -> Result<(), LookupError> {
         let set: LookupSet = places.iter().map(|(name, lookup, _)| (name.clone(), *lookup)).collect();
-        let found = self.wait_for(kind, order, set, SymbolState::Ready, None)?;
+        let found = self.wait_for(kind, order, set, SymbolState::Ready, Wait::FOR_EVER)?;
         let mut found = found.iter().peekable();
         for (name, _, place) in places {
             **place = found.next_if(|symbol| symbol.name == *name).map_or(0, |symbol| symbol.definition.address);
@@ -409,13 +432,13 @@ impl ExecutionSession {
         order: &SearchOrder,
         names: LookupSet,
         required: SymbolState,
-        deadline: Option<Instant>,
+        Wait { deadline, priority }: Wait,
     ) -> Result<Vec<FoundSymbol>, LookupError> {
         if let Some(found) = self.find_at_once(order, &names, required) {
             return Ok(found);
         }
         let owner = dispatch::current_unit(self).map(Owner::Thread);
-        let request = Request { names, required, kind, priority: Priority::Awaited, owner };
+        let request = Request { names, required, kind, priority, owner };
         let answer = Arc::new(Mutex::new(None));
         let (to, session) = (Arc::clone(&answer), self.clone());
         let complete = move |result| {

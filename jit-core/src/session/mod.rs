@@ -3,6 +3,7 @@
 mod alias;
 mod arena;
 mod claim;
+mod context;
 mod definition;
 mod dispatch;
 mod dump;
@@ -55,6 +56,7 @@ pub(crate) use symbol::SymbolId;
 pub(crate) use watch::Watch;
 
 pub use alias::{Alias, ReExports};
+pub use context::ThreadContext;
 pub use dispatch::{InPlaceDispatcher, Priority, Task, TaskDispatcher, ThreadPoolDispatcher};
 pub use dump::{DylibDump, LookupDump, SessionDump, SymbolDump, UnitDump};
 pub use dylib::{AbsoluteSymbol, JitDylib};

@@ -105,11 +105,25 @@ struct Step {
 
 sync::thread_local! {
     /// The generators that this thread is inside of, by address.
-    static INSIDE: RefCell<Vec<*const GeneratorSlot>> = const { RefCell::new(Vec::new()) };
+    static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 fn is_inside(slot: &Arc<GeneratorSlot>) -> bool {
-    INSIDE.with(|inside| inside.borrow().contains(&Arc::as_ptr(slot)))
+    INSIDE.with(|inside| inside.borrow().contains(&address_of(slot)))
+}
+
+fn address_of(slot: &Arc<GeneratorSlot>) -> usize {
+    Arc::as_ptr(slot) as usize
+}
+
+/// The generators that this thread is inside of.
+pub(super) fn inside() -> Vec<usize> {
+    INSIDE.with(|inside| inside.borrow().clone())
+}
+
+/// Takes this thread for one that is inside of these generators.
+pub(super) fn set_inside(generators: Vec<usize>) {
+    INSIDE.with(|inside| inside.replace(generators));
 }
 
 impl Search {
@@ -214,7 +228,7 @@ impl Search {
             names,
             suspended: Some(Suspended { turn: Arc::clone(&turn), search: self, slot: Arc::clone(&slot) }),
         };
-        INSIDE.with(|inside| inside.borrow_mut().push(Arc::as_ptr(&slot)));
+        INSIDE.with(|inside| inside.borrow_mut().push(address_of(&slot)));
         let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| slot.generator.try_to_generate(state)));
         INSIDE.with(|inside| inside.borrow_mut().pop());
         let mut turn = lock(&turn);
