@@ -272,7 +272,7 @@ impl Engine {
 
     /// What has been compiled and run; the times of parsing and checking are zero.
     pub fn statistics(&self) -> Statistics {
-        let compiled = self.jit.statistics();
+        let compiled = self.jit.stats().compile;
         Statistics {
             functions: compiled.functions,
             code_bytes: compiled.code_bytes,
