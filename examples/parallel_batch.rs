@@ -57,6 +57,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // SAFETY: the function multiplies and adds.
         sum += unsafe { function.call(2) };
     }
-    println!("{} functions were compiled; the sum is {sum}", jit.statistics().functions);
+    println!("{} functions were compiled; the sum is {sum}", jit.stats().compile.functions);
     Ok(())
 }

@@ -687,12 +687,6 @@ impl Jit {
         CallConv::triple_default(self.isa().triple())
     }
 
-    /// What was compiled so far.
-    #[must_use]
-    pub fn statistics(&self) -> CompileStatistics {
-        self.layer.statistics()
-    }
-
     /// What memory is held now.
     #[must_use]
     pub fn memory_statistics(&self) -> MemoryStatistics {
@@ -703,7 +697,7 @@ impl Jit {
     #[must_use]
     pub fn stats(&self) -> JitStatistics {
         JitStatistics {
-            compile: self.statistics(),
+            compile: self.layer.statistics(),
             memory: self.memory_statistics(),
             session: self.session.statistics(),
         }

@@ -39,7 +39,7 @@ fn a_function_is_compiled_linked_and_called() {
         let jit = Jit::builder().opt_level(level).verifier(true).build().unwrap();
         add(&jit, FACTORIAL);
         assert_eq!(call(&jit, "factorial", 10), 3_628_800);
-        assert_eq!(jit.statistics().functions, 1);
+        assert_eq!(jit.stats().compile.functions, 1);
     }
 }
 
@@ -112,7 +112,7 @@ fn only_what_is_needed_is_compiled() {
     let needed = jit.lookup::<unsafe extern "C" fn() -> i64>("needed").unwrap();
     // SAFETY: the function only computes.
     assert_eq!(unsafe { needed.call() }, 7);
-    assert_eq!(jit.statistics().functions, 2);
+    assert_eq!(jit.stats().compile.functions, 2);
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn two_compile_threads_link_a_chain() {
     common::chain(&mut module, 200);
     jit.add_module(module).unwrap();
     assert_eq!(call(&jit, "f199", 0), 200);
-    assert_eq!(jit.statistics().functions, 200);
+    assert_eq!(jit.stats().compile.functions, 200);
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn transforms_are_applied_outermost_first_and_when_a_function_is_compiled() {
     let inner = ClifTransformLayer::new(jit.clif_layer().clone(), replace_constant(2, 3));
     let outer = ClifTransformLayer::new(inner, replace_constant(1, 2));
     outer.add_module(&jit.main().default_tracker().unwrap(), module(&jit, CONSTANT)).unwrap();
-    assert_eq!(jit.statistics().functions, 0);
+    assert_eq!(jit.stats().compile.functions, 0);
     assert_eq!(constant(&jit), 3);
 }
 
@@ -334,7 +334,7 @@ fn what_comes_from_the_cache_links_to_the_same() {
     let jit = cached(&cache);
     jit.add_module(with_references(&jit, "two", 1)).unwrap();
     assert_eq!(call(&jit, "entry", 10), 10 + 2 + 2);
-    let statistics = jit.statistics();
+    let statistics = jit.stats().compile;
     assert_eq!((statistics.cache_hits, statistics.cache_misses, cache.len()), (1, 0, 1));
 }
 
@@ -345,7 +345,7 @@ fn another_function_or_setting_is_another_entry() {
         let jit = Jit::builder().opt_level(level).object_cache(cache.clone()).build().unwrap();
         jit.add_module(module(&jit, text)).unwrap();
         let value = constant(&jit);
-        (value, jit.statistics().cache_hits)
+        (value, jit.stats().compile.cache_hits)
     };
     let two = CONSTANT.replace("iconst.i64 1", "iconst.i64 2");
     assert_eq!(run(jit_core::OptLevel::Speed, CONSTANT), (1, 0));
@@ -397,7 +397,7 @@ fn damaged_entries_count_as_misses() {
             let jit = Jit::builder().object_cache(cache.clone()).build().unwrap();
             jit.add_module(module(&jit, ADD)).unwrap();
             assert_eq!(call(&jit, "entry", 20), 41);
-            assert_eq!(jit.statistics().cache_hits, 0);
+            assert_eq!(jit.stats().compile.cache_hits, 0);
         }
     }
 }

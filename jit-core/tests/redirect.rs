@@ -89,7 +89,7 @@ fn a_body_that_was_never_needed_is_replaced_without_being_compiled() {
     redefine(&jit, &constant("callee", 1)).unwrap();
     redefine(&jit, &constant("callee", 2)).unwrap();
     assert_eq!(call(&jit, "callee"), 2);
-    assert_eq!(jit.statistics().functions, 1);
+    assert_eq!(jit.stats().compile.functions, 1);
 }
 
 #[test]

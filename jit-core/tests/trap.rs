@@ -9,7 +9,10 @@ use std::process::Command;
 use common::add;
 use cranelift_codegen::ir::{InstBuilder, SourceLoc, TrapCode, types};
 use cranelift_module::{Linkage, Module};
-use jit_core::{CallError, ClifModule, CompileAt, Jit, JitFn, OptLevel, SourceText, Trap, TrapKind};
+use jit_core::{CallError, ClifModule, CompileAt, Jit, JitFn, ObjectLayer, OptLevel, SourceText, Trap, TrapKind};
+use jit_linker::LinkGraph;
+use jit_linker::graph::SymbolKind;
+use jit_linker::memory::SegmentKind;
 
 type Function = extern "C-unwind" fn(i64) -> i64;
 
@@ -353,4 +356,38 @@ fn a_fault_of_the_host_goes_to_the_handler_that_was_there() {
     assert!(!status.success(), "{told}");
     // What the standard library's handler says.
     assert!(told.contains("has overflowed its stack") && !told.contains("came back"), "{told}");
+}
+
+#[test]
+fn a_trap_in_an_object_is_not_caught() {
+    const CHILD: &str = "ORCANE_TEST_TRAP_OBJECT";
+    if std::env::var_os(CHILD).is_some() {
+        let jit = jit(OptLevel::Speed);
+        let mut graph = LinkGraph::new("object", jit.session().executor().architecture());
+        // `ud2`, `udf`: it leaves frame pointers as they are, which no object has to.
+        let code: &[u8] = if cfg!(target_arch = "x86_64") { &[0x0f, 0x0b] } else { &[0, 0, 0, 0] };
+        let block = graph.add_block(SegmentKind::Code, code, 16).unwrap();
+        let symbol = graph.define(Some(jit.session().intern("object")), block, 0, 0);
+        graph.set_kind(symbol, SymbolKind::Function);
+        jit.object_layer().add_graph(&jit.main().create_tracker().unwrap(), graph).unwrap();
+        let text = "function %outer(i64) -> i64 system_v {
+                fn0 = %object(i64) -> i64 system_v
+            block0(v0: i64):
+                v1 = call fn0(v0)
+                return v1
+            }";
+        add(&jit, text);
+        let outer = jit.lookup::<Function>("outer").unwrap();
+        let object = jit.lookup_address("object").unwrap();
+        eprintln!("pages {:x} {:x}", object >> 12, outer.address() >> 12);
+        // SAFETY: the functions call only each other.
+        let result = unsafe { outer.try_call(0) };
+        eprintln!("came back: {result:?}");
+        return;
+    }
+    let (told, status) = in_a_process("a_trap_in_an_object_is_not_caught", CHILD);
+    let pages = told.split("pages ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or_default();
+    let mut pages = pages.split(' ');
+    assert_eq!(pages.next(), pages.next(), "the test proves nothing if the code is not on one page: {told}");
+    assert!(!status.success() && !told.contains("came back"), "{status}: {told}");
 }

@@ -22,7 +22,7 @@ use crate::tier::{TierStatistics, Tiering, Tiers};
 /// use jit_lazy::LazyJit;
 ///
 /// let jit = LazyJit::builder().build()?;
-/// assert_eq!(jit.statistics().functions, 0);
+/// assert_eq!(jit.stats().compile.functions, 0);
 /// # Ok::<(), jit_core::Error>(())
 /// ```
 pub struct LazyJit {

@@ -41,7 +41,7 @@ fn address(kinds: &str) -> (jit_lazy::LazyJit, usize) {
     let jit = jit();
     redefine(&jit, &digest("f", kinds)).unwrap();
     let address = jit.lookup_address("f").unwrap();
-    assert_eq!(jit.statistics().functions, 0);
+    assert_eq!(jit.stats().compile.functions, 0);
     (jit, address as usize)
 }
 
@@ -96,7 +96,7 @@ fn pass_on_to(host: u64) -> (jit_lazy::LazyJit, usize) {
     jit.define_function("host", host).unwrap();
     redefine(&jit, &caller("f", "host")).unwrap();
     let address = jit.lookup_address("f").unwrap() as usize;
-    assert_eq!(jit.statistics().functions, 0);
+    assert_eq!(jit.stats().compile.functions, 0);
     (jit, address)
 }
 

@@ -16,13 +16,13 @@ fn lazy_01_e2e_26_e2e_31_nothing_is_compiled_before_it_is_called_and_then_once()
     let jit = jit();
     redefine(&jit, &format!("{}{}", constant("callee", 1), caller("caller", "callee"))).unwrap();
     let address = jit.lookup_address("caller").unwrap();
-    assert_eq!(jit.statistics().functions, 0);
+    assert_eq!(jit.stats().compile.functions, 0);
     // SAFETY: the functions only compute.
     assert_eq!(unsafe { at(address)() }, 101);
-    assert_eq!(jit.statistics().functions, 2);
+    assert_eq!(jit.stats().compile.functions, 2);
     // SAFETY: as above.
     assert_eq!(unsafe { at(address)() }, 101);
-    assert_eq!(jit.statistics().functions, 2);
+    assert_eq!(jit.stats().compile.functions, 2);
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn the_first_call_of_a_function_compiles_it_alone() {
     let jit = jit();
     redefine(&jit, &format!("{}{}", constant("one", 1), constant("other", 2))).unwrap();
     assert_eq!(call(&jit, "one"), 1);
-    assert_eq!(jit.statistics().functions, 1);
+    assert_eq!(jit.stats().compile.functions, 1);
 }
 
 #[test]
@@ -52,13 +52,13 @@ fn e2e_15_a_callee_in_a_branch_that_is_not_taken_is_not_compiled() {
         }";
     redefine(&jit, &format!("{text}{}{}", constant("left", 1), constant("right", 2))).unwrap();
     let choose = jit.lookup::<unsafe extern "C" fn(i64) -> i64>("choose").unwrap();
-    assert_eq!(jit.statistics().functions, 1);
+    assert_eq!(jit.stats().compile.functions, 1);
     // SAFETY: the functions only compute.
     assert_eq!(unsafe { choose.call(1) }, 1);
-    assert_eq!(jit.statistics().functions, 2);
+    assert_eq!(jit.stats().compile.functions, 2);
     // SAFETY: as above.
     assert_eq!(unsafe { choose.call(0) }, 2);
-    assert_eq!(jit.statistics().functions, 3);
+    assert_eq!(jit.stats().compile.functions, 3);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_recursive_function_is_compiled_once() {
     let sum = jit.lookup::<unsafe extern "C" fn(i64) -> i64>("sum").unwrap();
     // SAFETY: the function only computes.
     assert_eq!(unsafe { sum.call(10) }, 55);
-    assert_eq!(jit.statistics().functions, 1);
+    assert_eq!(jit.stats().compile.functions, 1);
 }
 
 #[test]
@@ -122,10 +122,10 @@ fn looking_a_function_up_compiles_it() {
     let jit = jit();
     redefine(&jit, &constant("f", 1)).unwrap();
     let function = jit.lookup::<Nullary>("f").unwrap();
-    assert_eq!(jit.statistics().functions, 1);
+    assert_eq!(jit.stats().compile.functions, 1);
     assert_ne!(function.address(), jit.lookup_address("f").unwrap());
     assert_eq!(call(&jit, "f"), 1);
-    assert_eq!(jit.statistics().functions, 1);
+    assert_eq!(jit.stats().compile.functions, 1);
 }
 
 fn compiles_once_for_sixteen_threads(builder: LazyJitBuilder) {
@@ -144,7 +144,7 @@ fn compiles_once_for_sixteen_threads(builder: LazyJitBuilder) {
                 });
             }
         });
-        assert_eq!(jit.statistics().functions, round as u64 + 1);
+        assert_eq!(jit.stats().compile.functions, round as u64 + 1);
     }
 }
 
@@ -178,7 +178,7 @@ fn many_more_functions_than_a_block_has_trampolines() {
         // SAFETY: the functions only compute.
         assert_eq!(unsafe { at(addresses[index])() }, index as i64);
     }
-    assert_eq!(jit.statistics().functions, 5);
+    assert_eq!(jit.stats().compile.functions, 5);
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn e2e_12_e2e_30_unnamed_data_and_private_functions_stay_their_modules_own() {
         add(&mut module, entry, Linkage::Export, 10 * number, Some(private));
         jit.redefine(module).unwrap();
     }
-    assert_eq!(jit.statistics().functions, 0);
+    assert_eq!(jit.stats().compile.functions, 0);
     assert_eq!((call(&jit, "first"), call(&jit, "second")), (11, 1100));
     assert!(jit.lookup_address("private").is_err());
 }
@@ -63,7 +63,7 @@ fn e2e_22_an_alias_of_a_function_that_is_not_compiled_is_called() {
     jit.main().define_aliases(vec![Alias { name, aliasee, flags: SymbolFlags::FUNCTION }]).unwrap();
     redefine(&jit, &caller("user", "other")).unwrap();
     assert_eq!(jit.lookup_address("other").unwrap(), jit.lookup_address("f").unwrap());
-    assert_eq!(jit.statistics().functions, 0);
+    assert_eq!(jit.stats().compile.functions, 0);
     assert_eq!((call(&jit, "user"), call(&jit, "other")), (107, 7));
     redefine(&jit, &constant("f", 8)).unwrap();
     assert_eq!((call(&jit, "user"), call(&jit, "other")), (108, 8));

@@ -15,11 +15,11 @@ use jit_lazy::{LazyJit, LazyJitBuilder, whole_module};
 /// Waits until so many functions are compiled, and no more after that.
 fn compiled(jit: &LazyJit, count: u64) {
     let start = Instant::now();
-    while jit.statistics().functions < count {
-        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", jit.statistics());
+    while jit.stats().compile.functions < count {
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", jit.stats().compile);
         thread::yield_now();
     }
-    assert_eq!(jit.statistics().functions, count);
+    assert_eq!(jit.stats().compile.functions, count);
 }
 
 #[test]

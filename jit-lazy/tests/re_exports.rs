@@ -62,9 +62,9 @@ fn lazy_01_a_re_export_is_looked_up_at_its_first_call_and_then_called_directly()
     jit.lazy_re_exports(jit.main(), &in_dylib(&library), aliases(&jit, &[("g", "f"), ("missing", "nothing")])).unwrap();
     let [g, missing] = ["g", "missing"].map(|name| jit.lookup_address(name).unwrap());
     assert_ne!(g, missing);
-    assert_eq!(jit.statistics().functions, 0);
-    assert_eq!((call_at(g), jit.statistics().functions), (7, 1));
-    assert_eq!((call_at(g), jit.statistics().functions), (7, 1));
+    assert_eq!(jit.stats().compile.functions, 0);
+    assert_eq!((call_at(g), jit.stats().compile.functions), (7, 1));
+    assert_eq!((call_at(g), jit.stats().compile.functions), (7, 1));
     assert_eq!(jit.lookup_address("g").unwrap(), g);
     let found = jit.session().lookup(&jit.search_order(), vec![jit.session().intern("g")]).unwrap();
     let slot = std::ptr::with_exposed_provenance::<u64>(found[0].definition.slot.unwrap() as usize);
@@ -83,7 +83,7 @@ fn a_re_export_of_a_lazy_function_sees_its_redefinitions() {
     jit.lazy_re_exports(&user, &in_dylib(jit.main()), aliases(&jit, &[("f", "f")])).unwrap();
     let found = jit.session().lookup(&in_dylib(&user), vec![jit.session().intern("f")]).unwrap();
     let f = found[0].definition.address;
-    assert_eq!(jit.statistics().functions, 0);
+    assert_eq!(jit.stats().compile.functions, 0);
     assert_eq!(call_at(f), 1);
     redefine(&jit, &constant("f", 2)).unwrap();
     assert_eq!((call_at(f), call(&jit, "f")), (2, 2));
@@ -222,5 +222,5 @@ fn gap_13_sixteen_threads_that_call_re_exports_at_once_have_one_body_compiled() 
             });
         }
     });
-    assert_eq!(jit.statistics().functions, 1);
+    assert_eq!(jit.stats().compile.functions, 1);
 }

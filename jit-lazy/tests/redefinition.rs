@@ -14,10 +14,10 @@ fn a_body_that_was_not_called_is_replaced_without_being_compiled() {
     redefine(&jit, &constant("f", 1)).unwrap();
     let address = jit.lookup_address("f").unwrap();
     redefine(&jit, &constant("f", 2)).unwrap();
-    assert_eq!(jit.statistics().functions, 0);
+    assert_eq!(jit.stats().compile.functions, 0);
     // SAFETY: the function only computes.
     assert_eq!(unsafe { at(address)() }, 2);
-    assert_eq!(jit.statistics().functions, 1);
+    assert_eq!(jit.stats().compile.functions, 1);
 }
 
 #[test]
@@ -26,10 +26,10 @@ fn a_body_that_was_called_is_replaced_at_the_next_call() {
     redefine(&jit, &format!("{}{}", constant("callee", 1), caller("caller", "callee"))).unwrap();
     assert_eq!(call(&jit, "caller"), 101);
     redefine(&jit, &constant("callee", 2)).unwrap();
-    assert_eq!(jit.statistics().functions, 2);
+    assert_eq!(jit.stats().compile.functions, 2);
     assert_eq!(call(&jit, "caller"), 102);
     assert_eq!(call(&jit, "callee"), 2);
-    assert_eq!(jit.statistics().functions, 3);
+    assert_eq!(jit.stats().compile.functions, 3);
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn lazy_04_from_a_thread_with_a_small_stack() {
     let small = thread::Builder::new().stack_size(64 << 10);
     // SAFETY: the function only computes.
     assert_eq!(small.spawn(move || unsafe { at(address)() }).unwrap().join().unwrap(), 5);
-    assert_eq!(jit.statistics().functions, 1);
+    assert_eq!(jit.stats().compile.functions, 1);
 }
 
 extern "C" fn foreign(address: *mut libc::c_void) -> *mut libc::c_void {

@@ -205,7 +205,7 @@ fn first_calls_redefinitions_and_removals_at_once() {
     let mut program = Program { jit, random, newest, callees, trackers, next: FIRST_BODY + functions as i64 };
     let stay: Vec<_> = (0..functions).filter(|index| !index.is_multiple_of(REMOVED)).collect();
     let addresses: Vec<_> = stay.iter().map(|index| program.function(*index)).collect();
-    assert_eq!(program.jit.statistics().functions, 0);
+    assert_eq!(program.jit.stats().compile.functions, 0);
     let (calls, mut changes) = (AtomicU64::new(0), 0_u64);
     let mut sizes = Vec::new();
     for round in 0..ROUNDS {
@@ -246,7 +246,7 @@ fn first_calls_redefinitions_and_removals_at_once() {
     assert!(changes as usize >= ROUNDS);
     // A body that was to be compiled twice failed, and its call ended in the handler.
     let numbers = compiled.0.lock().unwrap();
-    assert_eq!(program.jit.statistics().functions as usize, numbers.len());
+    assert_eq!(program.jit.stats().compile.functions as usize, numbers.len());
     assert!(program.newest.iter().all(|number| numbers.contains(number)));
     let ((first, symbols), (last, last_symbols)) = (sizes[0], sizes[ROUNDS - 1]);
     assert!(last <= first + first / 50, "after {changes} changes: {sizes:?}");

@@ -84,7 +84,7 @@ fn a_function_that_is_called_often_is_promoted_and_gives_the_same() {
     let statistics = jit.tier_statistics();
     assert_eq!((statistics.first_tier, statistics.promotions[0].count), (2, 100));
     // The first tier's two, and the second's one.
-    assert_eq!(jit.statistics().functions, 3);
+    assert_eq!(jit.stats().compile.functions, 3);
     assert_eq!(jit.lookup_address("fib").unwrap(), fib as usize as u64);
 }
 
@@ -299,5 +299,5 @@ fn threads_that_run_a_function_while_it_is_promoted_notice_nothing() {
         }
     });
     promoted(&jit, 1);
-    assert_eq!(jit.statistics().functions, 2);
+    assert_eq!(jit.stats().compile.functions, 2);
 }

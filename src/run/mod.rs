@@ -274,7 +274,7 @@ fn build(options: &Run, inputs: &[Input]) -> Result<Jit> {
 
 fn tell_statistics(options: &Run, jit: &Jit) {
     if options.stats {
-        eprintln!("orcane: {:?}\norcane: {:?}", jit.statistics(), jit.memory_statistics());
+        eprintln!("orcane: {:?}\norcane: {:?}", jit.stats().compile, jit.memory_statistics());
     }
 }
 

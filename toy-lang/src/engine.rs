@@ -276,7 +276,7 @@ impl Engine {
 
     /// What has been compiled and run; the times of parsing and checking are zero.
     pub fn statistics(&self) -> Statistics {
-        let compiled = self.jit.statistics();
+        let compiled = self.jit.stats().compile;
         let made = self.workshop.lowering.total();
         Statistics {
             lowered: self.lowered + made.functions,

@@ -6,7 +6,7 @@
 //! there before gets the signal.
 
 mod enter;
-mod pages;
+mod places;
 mod signal;
 
 use std::cell::Cell;
@@ -221,13 +221,13 @@ pub(crate) struct Registration(Arc<LinkedCode>);
 
 pub(crate) fn register(code: &Arc<LinkedCode>) -> Registration {
     CODE.write().unwrap_or_else(PoisonError::into_inner).insert(code.range.start, Arc::clone(code));
-    pages::PAGES.add(code.range.clone());
+    places::PLACES.add(code.range.clone());
     Registration(Arc::clone(code))
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        pages::PAGES.remove(self.0.range.clone());
+        places::PLACES.remove(self.0.range.clone());
         CODE.write().unwrap_or_else(PoisonError::into_inner).remove(&self.0.range.start);
     }
 }

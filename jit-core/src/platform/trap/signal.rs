@@ -10,7 +10,7 @@ use std::io;
 use std::ptr;
 use std::sync::OnceLock;
 
-use super::pages::PAGES;
+use super::places::PLACES;
 use super::{Fault, enter, innermost};
 
 const SIGNALS: [c_int; 4] = [libc::SIGILL, libc::SIGFPE, libc::SIGSEGV, libc::SIGBUS];
@@ -68,7 +68,7 @@ fn catch(signal: c_int, info: &libc::siginfo_t, context: &mut libc::ucontext_t) 
     let mut machine = Machine::of(context);
     let pc = machine.pc();
     // Not sent by a process, and in our code.
-    if info.si_code <= 0 || !PAGES.contain(pc) {
+    if info.si_code <= 0 || !PLACES.contain(pc) {
         return false;
     }
     // SAFETY: the scope is on this thread's stack, above what runs; nobody else refers to it while
@@ -85,7 +85,7 @@ fn catch(signal: c_int, info: &libc::siginfo_t, context: &mut libc::ucontext_t) 
             return true;
         }
         // A frame of the host's: it is not to be skipped.
-        if !PAGES.contain(return_address) {
+        if !PLACES.contain(return_address.wrapping_sub(1)) {
             return false;
         }
         frame = saved(caller, machine.stack_pointer(), scope.frame);
@@ -129,7 +129,7 @@ impl<'a> Machine<'a> {
     fn frame(&self) -> Option<(u64, u64)> {
         const PUSH_RBP: u8 = 0x55;
         let instruction = ptr::with_exposed_provenance::<u8>(self.pc() as usize);
-        // SAFETY: there is code on its page.
+        // SAFETY: there is code.
         if unsafe { instruction.read() } != PUSH_RBP {
             return saved(self.register(libc::REG_RBP), self.stack_pointer(), u64::MAX);
         }
@@ -168,7 +168,7 @@ impl<'a> Machine<'a> {
         const PUSH_FRAME: u32 = 0xa9bf_7bfd;
         let instruction = ptr::with_exposed_provenance::<u32>(self.pc() as usize);
         let registers = &self.0.uc_mcontext.regs;
-        // SAFETY: there is code on its page, and instructions are aligned.
+        // SAFETY: there is code, and instructions are aligned.
         if unsafe { instruction.read() } != PUSH_FRAME {
             return saved(registers[29], self.stack_pointer(), u64::MAX);
         }
