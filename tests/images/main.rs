@@ -17,6 +17,8 @@ mod generate;
 mod image;
 #[path = "../random_clif/operations.rs"]
 mod operations;
+#[path = "../random_clif/recursion.rs"]
+mod recursion;
 mod thread_local;
 #[allow(dead_code, reason = "each test uses a part")]
 #[path = "../toolchain/mod.rs"]
