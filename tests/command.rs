@@ -90,6 +90,31 @@ fn cranelifts_own_tests_run() {
     assert!(output.status.success());
 }
 
+/// Tables, loops and recursion; slots and atomics; `set` for all targets that follow, targets that this build or this
+/// host has not, and one whose extension few machines have.
+#[test]
+fn directives_of_cranelifts_own_tests_are_followed() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clif");
+    let files = ["control", "memory", "extension"].map(|name| format!("{folder}/{name}.clif"));
+    let output = orcane(&["clif-test", &files[0], &files[1], &files[2]]);
+    let extension = if has_extension() { "passed, 1 commands" } else { "skipped, it is for other targets" };
+    let expected = format!(
+        "%cold(0) -> -1\n{}: passed, 13 commands\n{}: passed, 4 commands\n{}: {extension}\n",
+        files[0], files[1], files[2]
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    assert!(output.status.success());
+}
+
+/// Whether the host has what `extension.clif` asks for.
+fn has_extension() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512vbmi");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 #[test]
 fn failures_of_cranelifts_own_tests_are_told() {
     let constant = "function %one() -> i8 {\nblock0:\n    v0 = iconst.i8 1\n    return v0\n}\n";

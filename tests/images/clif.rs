@@ -20,10 +20,10 @@ use crate::generate;
 const DATA: usize = 64;
 
 /// An object that defines `run`, which gives a number that depends on all the others.
-pub(crate) fn object(bytes: &[u8], level: &str) -> Vec<u8> {
+pub(crate) fn object(bytes: &[u8], level: &str, architecture: &str) -> Vec<u8> {
     let mut choices = Choices::new(bytes);
     let functions = generate::functions(&mut choices);
-    let isa = target(level);
+    let isa = target(level, architecture);
     let mut module = ObjectModule::new(ObjectBuilder::new(isa, "random", default_libcall_names()).unwrap());
     let ids: Vec<_> = functions
         .iter()
@@ -44,14 +44,15 @@ pub(crate) fn object(bytes: &[u8], level: &str) -> Vec<u8> {
     module.finish().emit().unwrap()
 }
 
-fn target(level: &str) -> Arc<dyn TargetIsa> {
+fn target(level: &str, architecture: &str) -> Arc<dyn TargetIsa> {
     let mut flags = settings::builder();
     for (name, value) in [("is_pic", "true"), ("opt_level", level), ("enable_llvm_abi_extensions", "true")] {
         flags.set(name, value).unwrap();
     }
     // Little more than the baseline, so that some instructions are calls of libm.
-    let mut builder = isa::lookup_by_name("x86_64-unknown-linux-gnu").unwrap();
-    ["has_sse3", "has_ssse3"].into_iter().for_each(|feature| builder.enable(feature).unwrap());
+    let mut builder = isa::lookup_by_name(&format!("{architecture}-unknown-linux-gnu")).unwrap();
+    let features: &[&str] = if architecture == "x86_64" { &["has_sse3", "has_ssse3"] } else { &[] };
+    features.iter().for_each(|feature| builder.enable(feature).unwrap());
     builder.finish(settings::Flags::new(flags)).unwrap()
 }
 

@@ -7,6 +7,7 @@
 #![cfg(all(feature = "programs", target_arch = "x86_64"))]
 
 mod assembler;
+mod assembler_aarch64;
 #[path = "../llvm/tests/programs/choices.rs"]
 mod choices;
 mod clif;
@@ -17,6 +18,8 @@ mod generate;
 mod image;
 #[path = "../random_clif/operations.rs"]
 mod operations;
+#[path = "../random_clif/recursion.rs"]
+mod recursion;
 mod thread_local;
 #[allow(dead_code, reason = "each test uses a part")]
 #[path = "../toolchain/mod.rs"]
@@ -205,13 +208,81 @@ fn functions_of_cranelift() {
     let mut kinds = Kinds::new();
     for bytes in decisions(count, seed) {
         for level in ["none", "speed"] {
-            std::fs::write(directory.join("random.o"), clif::object(&bytes, level)).unwrap();
+            std::fs::write(directory.join("random.o"), clif::object(&bytes, level, "x86_64")).unwrap();
             add(&mut kinds, same_targets(&directory, &[&main, "random.o"]));
             assert!(same_output(&directory, &[&main, "random.o"], true), "it does not end");
         }
     }
     println!("fixups by kind: {kinds:?}");
     covers(&kinds, &[R_X86_64_64, R_X86_64_PC32, R_X86_64_PLT32, R_X86_64_GOTPCREL]);
+}
+
+/// Linked here, for a machine that this one is not.
+#[test]
+fn functions_of_cranelift_for_aarch64() {
+    use object::elf::*;
+    let (count, seed) = count_and_seed();
+    let directory = directory("cranelift-aarch64");
+    let main = compile(
+        &directory,
+        &["clang-22", "--target=aarch64-linux-gnu", "-O1", "-fPIE"],
+        "main.c",
+        "unsigned long run(void);\nint main(void) { return (int)run(); }\n",
+    );
+    let mut kinds = Kinds::new();
+    for bytes in decisions(count.div_ceil(2), seed) {
+        for level in ["none", "speed"] {
+            std::fs::write(directory.join("random.o"), clif::object(&bytes, level, "aarch64")).unwrap();
+            add(&mut kinds, same_targets(&directory, &[&main, "random.o"]));
+        }
+    }
+    println!("fixups by kind: {kinds:?}");
+    covers(&kinds, &[R_AARCH64_ABS64, R_AARCH64_CALL26, R_AARCH64_ADR_GOT_PAGE, R_AARCH64_LD64_GOT_LO12_NC]);
+}
+
+/// As [`functions_of_cranelift_for_aarch64`].
+#[test]
+fn code_of_the_assembler_for_aarch64() {
+    use object::elf::*;
+    let (count, seed) = count_and_seed();
+    let directory = directory("assembler-aarch64");
+    let mut kinds = Kinds::new();
+    for bytes in decisions(count.div_ceil(2), seed) {
+        let gnu: &[&str] = &["aarch64-linux-gnu-gcc"];
+        let assembler = if bytes.len() % 2 == 0 { gnu } else { &["clang-22", "--target=aarch64-linux-gnu"] };
+        let program = assembler_aarch64::program(&bytes);
+        let files = program.map(|(file, text)| compile(&directory, assembler, file, &text));
+        add(&mut kinds, same_targets(&directory, &files.each_ref().map(String::as_str)));
+    }
+    println!("fixups by kind: {kinds:?}");
+    covers(
+        &kinds,
+        &[
+            R_AARCH64_ABS64,
+            R_AARCH64_ABS32,
+            R_AARCH64_PREL64,
+            R_AARCH64_PREL32,
+            R_AARCH64_LD_PREL_LO19,
+            R_AARCH64_ADR_PREL_LO21,
+            R_AARCH64_ADR_PREL_PG_HI21,
+            R_AARCH64_ADD_ABS_LO12_NC,
+            R_AARCH64_LDST8_ABS_LO12_NC,
+            R_AARCH64_LDST16_ABS_LO12_NC,
+            R_AARCH64_LDST32_ABS_LO12_NC,
+            R_AARCH64_LDST64_ABS_LO12_NC,
+            R_AARCH64_LDST128_ABS_LO12_NC,
+            R_AARCH64_MOVW_UABS_G0_NC,
+            R_AARCH64_MOVW_UABS_G1_NC,
+            R_AARCH64_MOVW_UABS_G2_NC,
+            R_AARCH64_MOVW_UABS_G3,
+            R_AARCH64_CALL26,
+            R_AARCH64_JUMP26,
+            R_AARCH64_CONDBR19,
+            R_AARCH64_TSTBR14,
+            R_AARCH64_ADR_GOT_PAGE,
+            R_AARCH64_LD64_GOT_LO12_NC,
+        ],
+    );
 }
 
 #[test]

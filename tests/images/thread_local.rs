@@ -10,9 +10,11 @@
 //!   run, in the tests of whole programs.
 
 use object::elf::*;
+use object::{Object, ObjectSection, RelocationFlags};
 
 use crate::choices::Choices;
-use crate::image::Linked;
+use crate::decode;
+use crate::image::{Image, Linked};
 use crate::toolchain::{compile, directory};
 use crate::{Kinds, add, count_and_seed, covers, decisions, same_targets_as};
 
@@ -240,3 +242,29 @@ main:
 value:
     .word 3
 ";
+
+/// The comparison would see an offset or an entry of the GOT that is another variable's.
+#[test]
+fn a_variable_that_is_elsewhere_is_seen() {
+    let directory = directory("thread-local-elsewhere");
+    let text = "_Thread_local int a[2] = {1, 2};\nint main(void) { return a[1]++; }\n";
+    for (model, linked) in [("local-exec", Linked::Program), ("global-dynamic", Linked::Library)] {
+        let model = format!("-ftls-model={model}");
+        let file = compile(&directory, &["gcc", "-O1", "-fPIC", &model], "main.c", text);
+        let bytes = std::fs::read(directory.join(&file)).unwrap();
+        let objects = [object::File::parse(&*bytes).unwrap()];
+        let mut ours = Image::ours(&directory, &[&file], &objects);
+        let lld = Image::lld(&directory, &[&file], &objects, linked);
+        decode::compare(&objects, &[&ours, &lld]).unwrap();
+        let text = objects[0].section_by_name(".text").unwrap();
+        let is_offset = |relocation: &object::Relocation| {
+            matches!(relocation.flags(), RelocationFlags::Elf { r_type: R_X86_64_TPOFF32 })
+        };
+        match text.relocations().find(|(_, relocation)| is_offset(relocation)) {
+            Some((offset, _)) => ours.sections.get_mut(&(0, text.index())).unwrap().1[offset as usize] ^= 4,
+            None => ours.variables.values_mut().for_each(|(_, variable)| *variable += 4),
+        }
+        let error = decode::compare(&objects, &[&ours, &lld]).unwrap_err();
+        assert!(error.contains("orcane link leads to"), "{error}");
+    }
+}

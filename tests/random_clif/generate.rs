@@ -1,5 +1,7 @@
-//! Random functions that return: all scalar types and vectors, branches, tables, counted loops, calls of functions that
-//! came before, and memory within a stack slot.
+//! Random functions that return: scalar types and vectors, branches, tables, counted loops, calls of functions that came
+//! before, recursion with fuel, and memory within a stack slot.
+//!
+//! `f16` and `f128` are left out: the interpreter computes with neither.
 
 use std::collections::HashMap;
 
@@ -14,6 +16,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Switch};
 
 use crate::choices::Choices;
 use crate::operations::{self, SCALARS, VECTORS};
+use crate::recursion;
 
 /// Bytes of the stack slot: places of 16.
 const SLOT: u32 = 128;
@@ -24,7 +27,11 @@ pub(crate) fn functions(choices: &mut Choices<'_>) -> Vec<Function> {
     let mut functions = Vec::new();
     let mut scratch = FunctionBuilderContext::new();
     let config = orcane::Jit::new().unwrap().isa().frontend_config();
-    for index in 0..1 + choices.below(3) {
+    for index in 0..1 + choices.below(4) {
+        if choices.below(3) == 2 {
+            functions.push(recursion::function(choices, index, config));
+            continue;
+        }
         let mut function =
             Function::with_name_signature(UserFuncName::testcase(format!("f{index}")), signature(choices));
         let returns: Vec<_> = function.signature.returns.iter().map(|param| param.value_type).collect();
@@ -42,7 +49,7 @@ pub(crate) fn functions(choices: &mut Choices<'_>) -> Vec<Function> {
     functions
 }
 
-fn any_type(choices: &mut Choices<'_>) -> Type {
+pub(crate) fn any_type(choices: &mut Choices<'_>) -> Type {
     if choices.below(3) == 2 { *choices.of(&VECTORS) } else { *choices.of(&SCALARS) }
 }
 
@@ -184,18 +191,17 @@ impl Generator<'_> {
         self.builder.ins().iadd(base, offset)
     }
 
-    /// Stores no floats: what is loaded would show the bits of a NaN.
+    /// Stores no NaN: what is loaded would show its bits.
     fn store(&mut self, choices: &mut Choices<'_>) {
         let of = any_type(choices);
-        let of = if of.lane_type().is_float() { types::I32 } else { of };
         let value = self.value(choices, of);
+        let value = without_nan(&mut self.builder, value);
         let place = self.place(choices);
         self.builder.ins().store(MemFlagsData::new(), value, place, 0);
     }
 
     fn load(&mut self, choices: &mut Choices<'_>) {
         let of = any_type(choices);
-        let of = if of.lane_type().is_float() { types::I64 } else { of };
         let place = self.place(choices);
         let value = self.builder.ins().load(of, MemFlagsData::new(), place, 0);
         self.keep(value);
@@ -306,25 +312,26 @@ impl Generator<'_> {
     /// Returns values, with zero for a NaN.
     fn end(&mut self, choices: &mut Choices<'_>, returns: &[Type]) {
         let results: Vec<_> = returns.iter().map(|&of| self.value(choices, of)).collect();
-        let results: Vec<_> = results.into_iter().map(|value| self.without_nan(value)).collect();
+        let results: Vec<_> = results.into_iter().map(|value| without_nan(&mut self.builder, value)).collect();
         self.builder.ins().return_(&results);
         self.builder.seal_all_blocks();
     }
+}
 
-    fn without_nan(&mut self, value: Value) -> Value {
-        let of = self.builder.func.dfg.value_type(value);
-        let zero = match of.lane_type() {
-            types::F32 => self.builder.ins().f32const(0.0),
-            types::F64 => self.builder.ins().f64const(0.0),
-            _ => return value,
-        };
-        let is_number = self.builder.ins().fcmp(FloatCC::Ordered, value, value);
-        if !of.is_vector() {
-            return self.builder.ins().select(is_number, value, zero);
-        }
-        let zero = self.builder.ins().splat(of, zero);
-        let flags = MemFlagsData::new().with_endianness(Endianness::Little);
-        let mask = self.builder.ins().bitcast(of, flags, is_number);
-        self.builder.ins().bitselect(mask, value, zero)
+/// A value, with zero for a NaN, of which nobody says what its bits are.
+pub(crate) fn without_nan(builder: &mut FunctionBuilder<'_>, value: Value) -> Value {
+    let of = builder.func.dfg.value_type(value);
+    let zero = match of.lane_type() {
+        types::F32 => builder.ins().f32const(0.0),
+        types::F64 => builder.ins().f64const(0.0),
+        _ => return value,
+    };
+    let is_number = builder.ins().fcmp(FloatCC::Ordered, value, value);
+    if !of.is_vector() {
+        return builder.ins().select(is_number, value, zero);
     }
+    let zero = builder.ins().splat(of, zero);
+    let flags = MemFlagsData::new().with_endianness(Endianness::Little);
+    let mask = builder.ins().bitcast(of, flags, is_number);
+    builder.ins().bitselect(mask, value, zero)
 }

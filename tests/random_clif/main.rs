@@ -9,13 +9,14 @@
 mod choices;
 mod generate;
 mod operations;
+mod recursion;
 
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
 use cranelift_codegen::data_value::{DataValue, DisplayDataValues};
-use cranelift_codegen::ir::{Function, Type};
+use cranelift_codegen::ir::{ExternalName, Function, Type};
 use cranelift_interpreter::environment::FunctionStore;
 use cranelift_interpreter::interpreter::{Interpreter, InterpreterState};
 use cranelift_interpreter::step::ControlFlow;
@@ -146,11 +147,16 @@ fn check(functions: &str) -> Result<(), String> {
     Err(format!("{}: {text}", output.status))
 }
 
+fn name_of(name: &ExternalName) -> String {
+    if let ExternalName::TestCase(name) = name { name.to_string() } else { String::new() }
+}
+
 /// The generator is worth something: it uses many instructions.
 #[test]
 fn many_instructions_are_tried() {
     let mut state = 1u64;
     let mut opcodes = std::collections::HashSet::new();
+    let mut recursive = 0;
     for _ in 0..100 {
         let bytes: Vec<u8> = (0..1_000)
             .map(|_| {
@@ -160,12 +166,16 @@ fn many_instructions_are_tried() {
             .collect();
         for function in generate::functions(&mut Choices::new(&bytes)) {
             let blocks = function.layout.blocks();
-            opcodes.extend(
-                blocks
-                    .flat_map(|block| function.layout.block_insts(block))
-                    .map(|inst| function.dfg.insts[inst].opcode()),
-            );
+            let instructions: Vec<_> = blocks.flat_map(|block| function.layout.block_insts(block)).collect();
+            opcodes.extend(instructions.iter().map(|inst| function.dfg.insts[*inst].opcode()));
+            let is_own = |name: &ExternalName| {
+                matches!(name, ExternalName::TestCase(_)) && name_of(name) == function.name.to_string()
+            };
+            // As many as take in a round of themselves.
+            let is_small = instructions.len() <= 24;
+            recursive += u32::from(is_small && function.dfg.ext_funcs.values().any(|callee| is_own(&callee.name)));
         }
     }
+    assert!(recursive > 30, "{recursive} small functions call themselves");
     assert!(opcodes.len() > 80, "{}: {opcodes:?}", opcodes.len());
 }

@@ -54,7 +54,14 @@ pub(super) fn field(image: &Image, site: &Site, symbol: u64) -> Option<[u64; 2]>
         let entries = image.got.iter().filter(|(_, held)| **held == target).map(|(entry, _)| part(*entry));
         Some([found, entries.chain([part(target)]).find(|expected| *expected == found).unwrap_or(part(target))])
     };
+    let taken = |group: u32| Some([u64::from(word()? >> 5 & 0xffff), target >> (16 * group) & 0xffff]);
     match site.kind {
+        R_AARCH64_LD_PREL_LO19 => Some([near_load(word()?, place), target]),
+        R_AARCH64_ADR_PREL_LO21 => Some([near(word()?, place), target]),
+        R_AARCH64_MOVW_UABS_G0 | R_AARCH64_MOVW_UABS_G0_NC => taken(0),
+        R_AARCH64_MOVW_UABS_G1 | R_AARCH64_MOVW_UABS_G1_NC => taken(1),
+        R_AARCH64_MOVW_UABS_G2 | R_AARCH64_MOVW_UABS_G2_NC => taken(2),
+        R_AARCH64_MOVW_UABS_G3 => taken(3),
         R_AARCH64_ABS64 => Some([long()?, target]),
         R_AARCH64_ABS32 => Some([u64::from(word()?), target & 0xffff_ffff]),
         R_AARCH64_PREL64 => Some([from_here(long()?.cast_signed()), target]),

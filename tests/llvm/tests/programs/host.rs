@@ -7,7 +7,7 @@ use crate::bits;
 /// A call that the host saw: which function, and the bits of its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
-    function: &'static str,
+    pub(crate) function: &'static str,
     pub(crate) arguments: Vec<u64>,
 }
 
@@ -34,6 +34,7 @@ fn note(function: &'static str, arguments: &[f64]) {
 
 /// One, until the budget of the entry is used up: what makes programs end.
 pub(crate) extern "C" fn tick() -> f64 {
+    note("tick", &[]);
     match BUDGET.get() {
         0 => 0.0,
         left => {

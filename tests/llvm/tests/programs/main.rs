@@ -5,14 +5,18 @@
 //! printed. A failure is shrunk, and left behind as a source file, which `ORCANE_PROGRAM=FILE` tries alone.
 
 mod choices;
+mod constructs;
 mod generate;
 mod host;
 mod llvm;
 mod orcane_jit;
 mod shrink;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::{Command, Output};
 
 use proptest::collection::vec;
 use proptest::prelude::any;
@@ -74,6 +78,9 @@ fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
+/// The test below runs itself again, a process for each part of the programs, so that a crash is only one part's end.
+const TEST: &str = "random_programs_give_what_llvm_gives";
+
 #[test]
 fn random_programs_give_what_llvm_gives() {
     if let Some(path) = std::env::var_os("ORCANE_PROGRAM") {
@@ -81,31 +88,68 @@ fn random_programs_give_what_llvm_gives() {
     }
     let programs = setting("ORCANE_PROGRAMS", 2_000) as usize;
     let seed = setting("ORCANE_SEED", 1);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let parts = std::thread::available_parallelism().map_or(1, usize::from);
+    if let Ok(part) = std::env::var("ORCANE_PART") {
+        let part: usize = part.parse().unwrap();
+        return search_part(part, programs / parts + usize::from(part < programs % parts), seed);
+    }
     println!("{programs} programs, ORCANE_SEED={seed}");
+    (0..parts).for_each(|part| println!("part {part} is at {}", running(part).display()));
     std::thread::scope(|scope| {
-        for thread in 0..threads {
-            let share = programs / threads + usize::from(thread < programs % threads);
+        for part in 0..parts {
             scope.spawn(move || {
-                // If the process dies, this is what it died of.
-                let running = file(&format!("running-{thread}.ks"));
-                let tried = search(share, [seed, thread as u64], |source| {
-                    fs::write(&running, source).map_err(|error| error.to_string())?;
-                    judge(source)
-                });
-                if let Err(failure) = tried {
-                    let path = file("failure.ks");
-                    fs::write(&path, &failure.source).unwrap();
-                    panic!(
-                        "{}\nORCANE_SEED={seed} ORCANE_PROGRAM={}:\n{}",
-                        failure.reason,
-                        path.display(),
-                        failure.source
-                    );
+                let output = again("ORCANE_PART", part.to_string().as_ref());
+                if output.status.signal().is_some() {
+                    let bytes = fs::read(running(part).with_extension("bytes")).unwrap();
+                    let reason = format!("{}", output.status);
+                    let (bytes, reason) =
+                        shrink(bytes, reason, |bytes| judge_apart(part, &Program::generate(bytes).source()));
+                    report(part, seed, &Failure { reason, source: Program::generate(&bytes).source() });
                 }
+                let text = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy).concat();
+                assert!(output.status.success() && text.contains("1 passed"), "part {part}: {text}");
             });
         }
     });
+}
+
+/// The program that a part is at: if the process dies, what it died of.
+fn running(part: usize) -> PathBuf {
+    file(&format!("running-{part}.ks"))
+}
+
+/// Runs the test in a process of its own, with a variable that says which part of it.
+fn again(variable: &str, value: &OsStr) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", TEST, "--nocapture"]).env_remove("RUST_BACKTRACE").env(variable, value);
+    command.output().unwrap()
+}
+
+/// As [`judge`]; dying of a program is an error.
+fn judge_apart(part: usize, source: &str) -> Result<(), String> {
+    let path = file(&format!("apart-{part}.ks"));
+    fs::write(&path, source).map_err(|error| error.to_string())?;
+    let output = again("ORCANE_PROGRAM", path.as_os_str());
+    if output.status.success() { Ok(()) } else { Err(output.status.to_string()) }
+}
+
+fn search_part(part: usize, count: usize, seed: u64) {
+    let tried = search(count, [seed, part as u64], |bytes, source| {
+        let running = running(part);
+        let written = fs::write(running.with_extension("bytes"), bytes).and_then(|()| fs::write(running, source));
+        written.map_err(|error| error.to_string())?;
+        judge(source)
+    });
+    if let Err(failure) = tried {
+        report(part, seed, &failure);
+    }
+}
+
+/// Leaves a failure behind, and ends with it.
+fn report(part: usize, seed: u64, failure: &Failure) -> ! {
+    let path = file(&format!("failure-{part}.ks"));
+    fs::write(&path, &failure.source).unwrap();
+    panic!("{}\nORCANE_SEED={seed} ORCANE_PROGRAM={}:\n{}", failure.reason, path.display(), failure.source)
 }
 
 /// The smallest program that was found to fail, and how.
@@ -116,12 +160,12 @@ struct Failure {
 }
 
 /// Tries `count` programs, which the seed chooses.
-fn search(count: usize, seed: [u64; 2], judge: impl Fn(&str) -> Result<(), String>) -> Result<(), Failure> {
+fn search(count: usize, seed: [u64; 2], judge: impl Fn(&[u8], &str) -> Result<(), String>) -> Result<(), Failure> {
     let mut seed_bytes = [0; 32];
     seed_bytes[..8].copy_from_slice(&seed[0].to_le_bytes());
     seed_bytes[8..16].copy_from_slice(&seed[1].to_le_bytes());
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed_bytes));
-    let judge = |bytes: &[u8]| judge(&Program::generate(bytes).source());
+    let judge = |bytes: &[u8]| judge(bytes, &Program::generate(bytes).source());
     for _ in 0..count {
         let bytes = vec(any::<u8>(), 0..1_000).new_tree(&mut runner).expect("bytes are not refused").current();
         if let Err(reason) = judge(&bytes) {
@@ -140,7 +184,7 @@ fn a_planted_bug_is_found_and_shrunk_to_a_source_that_shows_it() {
         let expected = llvm::run(&Parsed::read(source)?, llvm::WAYS[0])?;
         judge_way(&Parsed::read(&source.replace("floor(", "fabs("))?, way, &expected)
     };
-    let Failure { reason, source } = search(200, [1, 0], floor_is_fabs).unwrap_err();
+    let Failure { reason, source } = search(200, [1, 0], |_, source| floor_is_fabs(source)).unwrap_err();
     assert_eq!(floor_is_fabs(&source), Err(reason));
     assert_eq!(judge(&source), Ok(()));
     let definitions: Vec<_> = source.lines().filter(|line| line.starts_with("def ")).collect();
@@ -156,6 +200,7 @@ fn generated_programs_do_something() {
     let mut values = std::collections::HashSet::new();
     let mut calls = 0;
     let mut promotions = 0;
+    let mut constructs = constructs::Constructs::default();
     for _ in 0..50 {
         let bytes: Vec<u8> = (0..800)
             .map(|_| {
@@ -164,8 +209,9 @@ fn generated_programs_do_something() {
             })
             .collect();
         let parsed = Parsed::read(&Program::generate(&bytes).source()).unwrap();
+        constructs.add(&parsed);
         for (value, events) in llvm::run(&parsed, llvm::WAYS[0]).unwrap() {
-            calls += events.len();
+            calls += events.iter().filter(|event| event.function != "tick").count();
             values.insert(value);
             values.extend(events.iter().flat_map(|event| event.arguments.iter().copied()));
         }
@@ -173,9 +219,21 @@ fn generated_programs_do_something() {
         tiered.run().unwrap();
         promotions += tiered.promotions();
     }
+    println!("{constructs:?}");
+    assert_eq!(constructs.rare(10), Vec::<&str>::new(), "{constructs:?}");
     let finite = values.iter().filter(|bits| f64::from_bits(**bits).is_finite()).count();
     assert!(promotions > 50, "{promotions} functions went from the first tier to the second");
     assert!(finite > 300 && calls > 3_000, "{} values, {finite} of them finite, in {calls} calls", values.len());
+}
+
+/// A program that the process does not live through is seen by another, with what it died of.
+#[test]
+fn a_crash_is_seen() {
+    let deep = "extern tick();\n# module 0\ndef f(x) 1 + f(x + tick());\n# module 0\ndef entry0() f(1);\nentry0();\n";
+    let error = judge_apart(usize::MAX, deep).unwrap_err();
+    assert!(error.contains("signal"), "{error}");
+    let shallow = deep.replace("1 + f(x + tick())", "x + tick()");
+    assert_eq!(judge_apart(usize::MAX, &shallow), Ok(()));
 }
 
 /// The comparison would see one operator that is compiled as another.

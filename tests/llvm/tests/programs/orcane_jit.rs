@@ -4,7 +4,7 @@ use cranelift_codegen::Context;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{Linkage, Module};
 use orcane::lazy::{LazyJit, LazyJitBuilder, Tiering};
-use orcane::{AbsoluteSymbol, ClifModule, DylibLookup, Jit, OptLevel, SymbolDef, SymbolFlags};
+use orcane::{AbsoluteSymbol, Alias, ClifModule, DylibLookup, Jit, OptLevel, SearchOrder, SymbolDef, SymbolFlags};
 use toy_lang::ast::Item;
 use toy_lang::lower::{Symbols, lower, signature};
 
@@ -26,6 +26,8 @@ pub(crate) struct Way {
     level: OptLevel,
     when: When,
     threads: usize,
+    /// Whether every other module is in a dylib of its own, which is compiled when it is looked up.
+    apart: bool,
 }
 
 impl Way {
@@ -36,17 +38,25 @@ impl Way {
 }
 
 const fn way(level: OptLevel, when: When, threads: usize) -> Way {
-    Way { level, when, threads }
+    Way { level, when, threads, apart: matches!(when, When::Lookup) }
+}
+
+const fn apart(level: OptLevel, when: When, threads: usize) -> Way {
+    Way { level, when, threads, apart: true }
 }
 
 pub(crate) const TIERED: Way = way(OptLevel::Speed, When::Tiers, 0);
 
-pub(crate) const WAYS: [Way; 10] = [
+pub(crate) const WAYS: [Way; 14] = [
     way(OptLevel::None, When::Lookup, 0),
     way(OptLevel::Speed, When::Lookup, 0),
     way(OptLevel::None, When::FirstCall, 0),
     way(OptLevel::Speed, When::FirstCall, 0),
     TIERED,
+    apart(OptLevel::None, When::Tiers, 0),
+    way(OptLevel::Speed, When::Lookup, 1),
+    apart(OptLevel::None, When::FirstCall, 1),
+    apart(OptLevel::Speed, When::Tiers, 1),
     way(OptLevel::None, When::Lookup, 2),
     way(OptLevel::Speed, When::Lookup, 2),
     way(OptLevel::None, When::FirstCall, 2),
@@ -76,10 +86,7 @@ impl Compiled {
         if way.when == When::Lookup {
             add_to_two_dylibs(&jit, parsed).map_err(|error| format!("{way:?}: {error}"))?;
         } else {
-            for (number, items) in parsed.modules.iter().enumerate() {
-                let module = fill(jit.module(&format!("module {number}")).redirectable(), items)?;
-                jit.redefine(module).map_err(told)?;
-            }
+            redefine(&jit, parsed, way.apart).map_err(|error| format!("{way:?}: {error}"))?;
         }
         Ok(Self { jit, way, entries: parsed.entries })
     }
@@ -124,6 +131,31 @@ fn add_to_two_dylibs(jit: &Jit, parsed: &Parsed) -> Result<(), String> {
         let module = fill(jit.module(&format!("module {number}")), items)?;
         let dylib = if number % 2 == 0 { jit.main() } else { &other };
         jit.clif_layer().add(&dylib.default_tracker().map_err(told)?, module).map_err(told)?;
+    }
+    Ok(())
+}
+
+/// Puts redirectable modules into `main`. Others are `apart` in a dylib that needs `main`, which has lazy re-exports of
+/// what is there.
+fn redefine(jit: &Jit, parsed: &Parsed, apart: bool) -> Result<(), String> {
+    let told = |error: orcane::Error| error.to_string();
+    let other = jit.session().create_dylib("other").map_err(told)?;
+    other.add_to_link_order(jit.main(), DylibLookup::Exported).map_err(told)?;
+    other.add_generator(std::sync::Arc::new(orcane::ProcessSymbols::new(None))).map_err(told)?;
+    for (number, items) in parsed.modules.iter().enumerate() {
+        let module = jit.module(&format!("module {number}"));
+        if !apart || number % 2 == 0 {
+            jit.redefine(fill(module.redirectable(), items)?).map_err(told)?;
+            continue;
+        }
+        jit.clif_layer().add(&other.default_tracker().map_err(told)?, fill(module, items)?).map_err(told)?;
+        let names = items.iter().filter_map(|item| match item {
+            Item::Definition(function) => Some(jit.session().intern(&function.prototype.name)),
+            _ => None,
+        });
+        let aliases = names.map(|name| Alias { name: name.clone(), aliasee: name, flags: SymbolFlags::FUNCTION });
+        let order = SearchOrder::new().then(&other, DylibLookup::Exported);
+        jit.lazy_re_exports(jit.main(), &order, aliases.collect()).map_err(told)?;
     }
     Ok(())
 }

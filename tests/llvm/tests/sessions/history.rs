@@ -91,7 +91,7 @@ fn step(choices: &mut Choices<'_>, trackers: &mut Vec<usize>) -> Step {
             for _ in 0..1 + choices.below(3) {
                 let name = (*choices.of(&NAMES)).to_owned();
                 if symbols.iter().all(|(other, _)| *other != name) {
-                    symbols.push((name, *choices.of(&["e", "-", "ew", "ec", "w"])));
+                    symbols.push((name, *choices.of(&["e", "-", "ew", "ec", "w", "c", "ewc"])));
                 }
             }
             let needs = (0..choices.below(3))
@@ -121,7 +121,7 @@ fn step(choices: &mut Choices<'_>, trackers: &mut Vec<usize>) -> Step {
         }
         8 if !trackers.is_empty() => Step::Remove { tracker: choices.below(trackers.len()) },
         9 if choices.below(3) == 0 => Step::Clear { dylib },
-        10 => Step::Erase { dylib, name: (*choices.of(&NAMES)).to_owned() },
+        10 => Step::Erase { dylib, name: (*choices.of(&["a", "b", "c", "d", "e", "x", "y", "z"])).to_owned() },
         _ => {
             let order = (0..1 + choices.below(2)).map(|_| (choices.below(DYLIBS), choices.below(2) == 1)).collect();
             let mut names: Vec<(String, bool)> = Vec::new();
@@ -134,6 +134,42 @@ fn step(choices: &mut Choices<'_>, trackers: &mut Vec<usize>) -> Step {
             Step::Lookup { order, names }
         }
     }
+}
+
+/// The same history with a new tracker for each that is used again after its removal.
+pub(crate) fn with_new_trackers(steps: &[Step]) -> Vec<Step> {
+    // What each tracker of the history is now, whose dylib it is, and whether it was removed.
+    let mut trackers: Vec<(usize, usize, bool)> = Vec::new();
+    let mut count = 0;
+    let mut renewed = Vec::new();
+    for step in steps {
+        let mut step = step.clone();
+        match &mut step {
+            Step::Tracker { dylib } => {
+                trackers.push((count, *dylib, false));
+                count += 1;
+            }
+            Step::Define { tracker: Some(tracker), .. } | Step::Alias { tracker: Some(tracker), .. } => {
+                let (now, dylib, was_removed) = &mut trackers[*tracker];
+                if *was_removed {
+                    renewed.push(Step::Tracker { dylib: *dylib });
+                    (*now, *was_removed) = (count, false);
+                    count += 1;
+                }
+                *tracker = *now;
+            }
+            Step::Remove { tracker } => {
+                let (now, _, was_removed) = &mut trackers[*tracker];
+                (*tracker, *was_removed) = (*now, true);
+            }
+            Step::Clear { dylib } => {
+                trackers.iter_mut().filter(|(_, of, _)| of == dylib).for_each(|(.., was_removed)| *was_removed = true);
+            }
+            _ => {}
+        }
+        renewed.push(step);
+    }
+    renewed
 }
 
 fn visibility(all: bool) -> char {

@@ -5,116 +5,38 @@
 
 #[path = "../programs/choices.rs"]
 mod choices;
+mod difference;
 mod history;
 mod ours;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use proptest::collection::vec;
 use proptest::prelude::any;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-use history::Step::{self, Alias, Define, Erase, Link, Lookup, Remove, Tracker};
+use difference::DIFFERENCES;
+use history::Step;
 use ours::{Answer, Player};
-
-type History = fn() -> Vec<Step>;
-
-/// Where we differ on purpose: what it is called, why, and a history that ends in it.
-const DIFFERENCES: [(&str, &str, History); 6] = [
-    (
-        "removal poisons",
-        "what needs something that was removed fails with this reason; LLVM leaves it dangling",
-        || {
-            vec![
-                Tracker { dylib: 0 },
-                works("a", &[], Some(0)),
-                link(),
-                works("b", &["a"], None),
-                look("b", true),
-                Remove { tracker: 0 },
-                look("b", true),
-            ]
-        },
-    ),
-    (
-        "answers come",
-        "every lookup is answered; LLVM never answers one of what was defined through a removed tracker",
-        || vec![Tracker { dylib: 0 }, Remove { tracker: 0 }, works("a", &[], Some(0)), look("a", true)],
-    ),
-    (
-        "failures go",
-        "a symbol that has failed can be removed; LLVM takes it for one that is being materialized",
-        || vec![works("a", &["b"], None), look("a", true), Erase { dylib: 0, name: "a".to_owned() }],
-    ),
-    (
-        "failed lookups leave no trace",
-        "LLVM loses the unit of what it found when another name is hidden from the lookup",
-        || vec![unit("a", "-", &[], None), look("a", false)],
-    ),
-    (
-        "a removal takes its own",
-        "removing the tracker of a weak definition that a strong one has replaced, LLVM removes the strong one",
-        || {
-            vec![
-                Tracker { dylib: 0 },
-                unit("a", "ew", &[], Some(0)),
-                works("a", &[], None),
-                Remove { tracker: 0 },
-                look("a", true),
-            ]
-        },
-    ),
-    (
-        "what was asked for is made",
-        "LLVM gives a re-export back if its lookup has failed by the time its turn comes, and makes it otherwise; which \
-         of the two depends on the addresses of names",
-        || {
-            let name = |name: &str| (name.to_owned(), false);
-            let fails = |name: &str| (name.to_owned(), "e");
-            vec![
-                Alias {
-                    dylib: 0,
-                    tracker: None,
-                    name: "x".to_owned(),
-                    flags: "e",
-                    source: 0,
-                    aliasee: "e".to_owned(),
-                    all: true,
-                },
-                Define { dylib: 0, tracker: None, mode: "fails", symbols: vec![fails("a")], needs: Vec::new() },
-                Lookup { order: vec![(0, true)], names: vec![name("x"), name("a")] },
-                works("e", &[], None),
-                look("x", true),
-            ]
-        },
-    ),
-];
-
-fn unit(name: &str, flags: &'static str, needs: &[&str], tracker: Option<usize>) -> Step {
-    let (symbols, needs) = (vec![(name.to_owned(), flags)], needs.iter().map(|&need| need.to_owned()).collect());
-    Define { dylib: 0, tracker, mode: "works", symbols, needs }
-}
-
-fn works(name: &str, needs: &[&str], tracker: Option<usize>) -> Step {
-    unit(name, "e", needs, tracker)
-}
-
-fn look(name: &str, all: bool) -> Step {
-    Lookup { order: vec![(0, all)], names: vec![(name.to_owned(), true)] }
-}
-
-fn link() -> Step {
-    Link { dylib: 0, other: 0, all: true }
-}
 
 #[test]
 fn each_listed_difference_shows() {
-    for (name, reason, history) in DIFFERENCES {
-        let steps: Vec<_> = [Step::Dylib].into_iter().chain(history()).collect();
-        // What depends on addresses shows in one run and not in another.
-        let shows = (0..64).any(|_| judge(&steps) == Ok(Some(name)));
-        assert!(shows, "{name}: {reason}\n{}", text_of(&steps));
+    for difference in &DIFFERENCES {
+        let steps = (difference.history)();
+        let place = || format!("{}: {}\n{}", difference.name, difference.reason, text_of(&steps));
+        let judged = judge(&steps).unwrap_or_else(|disagreement| panic!("{disagreement}\n{}", place()));
+        assert_eq!(judged.difference, Some((difference.shows_at, difference.name)), "{}", place());
+        let (ours, llvm) = (play_ours(&steps), play_llvm(&steps));
+        let ours = ours.last().unwrap();
+        let (text, detail) = difference.ours;
+        assert!(ours.text == text && ours.detail.contains(detail), "{ours:?}\n{}", place());
+        assert_eq!(llvm.answers.last().map(String::as_str), Some(difference.llvm), "{}", place());
+        let is_row = |row: &str| row.split_once('-').is_some_and(|(_, number)| number.parse::<u8>().is_ok());
+        assert!(difference.row.is_none_or(is_row), "{}", place());
     }
 }
 
@@ -126,7 +48,13 @@ fn text_of(steps: &[Step]) -> String {
     steps.iter().map(|step| format!("{step}\n")).collect()
 }
 
-fn play_llvm(steps: &[Step]) -> Vec<String> {
+/// What LLVM said, and whether it lived to say all.
+struct Played {
+    answers: Vec<String>,
+    lived: bool,
+}
+
+fn play_llvm(steps: &[Step]) -> Played {
     let mut child = Command::new(env!("CARGO_BIN_EXE_llvm-history"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -136,7 +64,11 @@ fn play_llvm(steps: &[Step]) -> Vec<String> {
     // It may end before it has read all.
     _ = child.stdin.take().unwrap().write_all(text_of(steps).as_bytes());
     let output = child.wait_with_output().unwrap();
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    let answers: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    let lived = output.status.success();
+    assert!(lived || output.status.signal().is_some(), "LLVM's player ends with {}", output.status);
+    assert!(answers.len() == steps.len() || !lived, "{} answers for\n{}", answers.len(), text_of(steps));
+    Played { answers, lived }
 }
 
 fn play_ours(steps: &[Step]) -> Vec<Answer> {
@@ -144,35 +76,49 @@ fn play_ours(steps: &[Step]) -> Vec<Answer> {
     steps.iter().map(|step| player.play(step)).collect()
 }
 
-/// Compares up to the first listed difference, after which the sessions are not the same any more.
-fn judge(steps: &[Step]) -> Result<Option<&'static str>, String> {
-    let ours = play_ours(steps);
-    for (index, (ours, theirs)) in ours.iter().zip(play_llvm(steps)).enumerate() {
-        if ours.text == theirs && !ours.hides || says_part_of(&theirs, ours) {
+/// What came of a comparison.
+#[derive(Debug)]
+struct Judged {
+    /// How many answers were compared.
+    compared: usize,
+    /// The first listed difference, and the step where it showed: from there on the sessions are not the same any more.
+    difference: Option<(usize, &'static str)>,
+    /// Whether all of the history was compared.
+    is_whole: bool,
+}
+
+/// Compares up to the first listed difference.
+fn judge(steps: &[Step]) -> Result<Judged, String> {
+    let (ours, llvm) = (play_ours(steps), play_llvm(steps));
+    for (index, (ours, theirs)) in ours.iter().zip(&llvm.answers).enumerate() {
+        if agree(ours, theirs) && ours.hides.is_empty() {
             continue;
         }
         let Answer { text, detail, .. } = ours;
         let disagreement = || format!("step {index}, `{}`: Orcane says {text} ({detail}), LLVM {theirs}", steps[index]);
-        return difference(ours, &theirs).map(Some).ok_or_else(disagreement);
+        let name = difference::of(ours, theirs).ok_or_else(disagreement)?;
+        if theirs == "waits" {
+            with_new_trackers(&steps[..=index], ours)?;
+        }
+        return Ok(Judged { compared: index + 1, difference: Some((index, name)), is_whole: false });
     }
-    Ok(None)
+    Ok(Judged { compared: llvm.answers.len(), difference: None, is_whole: llvm.lived })
 }
 
-/// Whether an error of LLVM's tells a part of ours: it has one class.
-fn says_part_of(theirs: &str, ours: &Answer) -> bool {
-    theirs == "failed" && ours.has_failed
+fn agree(ours: &Answer, llvm: &str) -> bool {
+    // LLVM tells a part of our error: it has one class.
+    ours.text == llvm || llvm == "failed" && ours.has_failed
 }
 
-fn difference(ours: &Answer, theirs: &str) -> Option<&'static str> {
-    match theirs {
-        "waits" => Some("answers come"),
-        "busy" if ours.was_failed && ours.text == "ok" => Some("failures go"),
-        _ if ours.outlives && theirs.starts_with("missing") => Some("a removal takes its own"),
-        _ if ours.hides && theirs.starts_with("missing") => Some("failed lookups leave no trace"),
-        _ if theirs.starts_with("found") && ours.dangles => Some("what was asked for is made"),
-        _ if theirs.starts_with("found") && ours.because_of_removal => Some("removal poisons"),
-        _ => None,
+/// Where LLVM does not answer a history's last step, what it answers if no tracker is used again is what we do.
+fn with_new_trackers(steps: &[Step], ours: &Answer) -> Result<(), String> {
+    let steps = history::with_new_trackers(steps);
+    let llvm = play_llvm(&steps);
+    let Some(theirs) = llvm.answers.get(steps.len() - 1) else { return Ok(()) };
+    if agree(ours, theirs) || theirs != "waits" && difference::of(ours, theirs).is_some() {
+        return Ok(());
     }
+    Err(format!("with new trackers Orcane says {} ({}), LLVM {theirs}:\n{}", ours.text, ours.detail, text_of(&steps)))
 }
 
 #[test]
@@ -183,11 +129,45 @@ fn random_histories_have_llvms_answers() {
     seed_bytes[..4].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 3_000, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed_bytes));
+    let counted = RefCell::new((0, 0, 0, BTreeMap::new()));
     let result = runner.run(&vec(any::<u8>(), 0..300), |bytes| {
-        judge(&history::generate(&bytes)).map(|_| ()).map_err(TestCaseError::fail)
+        let steps = history::generate(&bytes);
+        let judged = judge(&steps).map_err(TestCaseError::fail)?;
+        let (histories, compared, whole, differences) = &mut *counted.borrow_mut();
+        *histories += 1;
+        *compared += judged.compared;
+        *whole += u32::from(judged.is_whole);
+        if let Some((_, name)) = judged.difference {
+            *differences.entry(name).or_insert(0) += 1;
+        }
+        Ok(())
     });
     if let Err(TestError::Fail(reason, bytes)) = result {
         panic!("{reason}\nORCANE_SEED={seed}\n{}", text_of(&history::generate(&bytes)));
     }
     result.unwrap();
+    let (histories, compared, whole, differences) = counted.into_inner();
+    let told = format!("{histories} histories, {compared} answers compared, {whole} to the end, {differences:?}");
+    println!("{told}");
+    // Of a few, all may end early.
+    assert!(histories == cases && (cases < 100 || compared >= 25 * cases as usize && whole >= cases / 2), "{told}");
+}
+
+/// A disagreement that is not in the list is one.
+#[test]
+fn a_wrong_answer_is_seen() {
+    let answer = |text: &str| Answer { text: text.to_owned(), ..Answer::default() };
+    assert!(agree(&answer("found a=1"), "found a=1"));
+    for (ours, llvm) in
+        [("found a=1", "found a=2"), ("missing a", "found a=1"), ("found a=1", "missing a"), ("ok", "waits")]
+    {
+        assert!(!agree(&answer(ours), llvm) && difference::of(&answer(ours), llvm).is_none(), "{ours}, {llvm}");
+    }
+    let outlives = Answer { outlives: vec!["a".to_owned()], ..answer("missing b") };
+    assert_eq!(difference::of(&outlives, "missing a b"), Some("a removal takes its own"));
+    assert_eq!(difference::of(&outlives, "missing b c"), None);
+    assert_eq!(difference::of(&outlives, "missing a"), None);
+    let hides = Answer { hides: vec!["a".to_owned()], ..answer("missing a b") };
+    assert_eq!(difference::of(&hides, "missing b"), Some("failed lookups leave no trace"));
+    assert_eq!(difference::of(&hides, "missing a"), None);
 }

@@ -17,10 +17,21 @@ pub(crate) struct Player {
     dylibs: Vec<JitDylib>,
     trackers: Vec<ResourceTracker>,
     units: u64,
-    /// What each tracker has had weak definitions of: dylibs and names.
-    weak: Vec<Vec<(usize, String)>>,
-    /// That of which the tracker was removed.
+    /// What is known of each tracker.
+    past: Vec<Past>,
+    /// Names in dylibs whose weak definition was removed while another was there.
     outlived: Vec<(usize, String)>,
+    /// Whether something was defined through a tracker that had been removed.
+    reuses: bool,
+}
+
+/// What a tracker went through.
+#[derive(Default)]
+struct Past {
+    dylib: usize,
+    /// The names that it has had weak definitions of.
+    weak: Vec<String>,
+    was_removed: bool,
 }
 
 /// An answer. Of a failure it says all, where LLVM says the first it comes to.
@@ -31,14 +42,16 @@ pub(crate) struct Answer {
     pub(crate) detail: String,
     /// Whether a symbol failed, be others missing or not.
     pub(crate) has_failed: bool,
-    /// Whether it has a name whose weak definition was removed, be it after another had taken its place.
-    pub(crate) outlives: bool,
+    /// The names in searched dylibs whose weak definition was removed after another had taken its place.
+    pub(crate) outlives: Vec<String>,
+    /// Whether something was defined through a tracker that had been removed.
+    pub(crate) reuses: bool,
     /// Whether something was removed that a symbol needed.
     pub(crate) because_of_removal: bool,
     /// Whether a re-export has failed because nothing had the name it is for.
     pub(crate) dangles: bool,
-    /// Whether a name is missing because a dylib hides it.
-    pub(crate) hides: bool,
+    /// The names that are missing because a dylib hides them, if others were asked for with them.
+    pub(crate) hides: Vec<String>,
     /// Whether what was removed had failed before.
     pub(crate) was_failed: bool,
 }
@@ -66,7 +79,8 @@ impl Player {
     pub(crate) fn new() -> Self {
         let executor = InProcess::new(Architecture::host().unwrap(), Arc::new(PageManager::new()));
         let session = ExecutionSession::new(Box::new(executor), Box::new(InPlaceDispatcher::new()), None);
-        Self { session, dylibs: Vec::new(), trackers: Vec::new(), units: 0, weak: Vec::new(), outlived: Vec::new() }
+        let (dylibs, trackers, past, outlived) = Default::default();
+        Self { session, dylibs, trackers, units: 0, past, outlived, reuses: false }
     }
 
     fn tracker(&self, dylib: usize, tracker: Option<usize>) -> ResourceTracker {
@@ -74,6 +88,20 @@ impl Player {
     }
 
     pub(crate) fn play(&mut self, step: &Step) -> Answer {
+        let answer = self.answer(step);
+        Answer { reuses: self.reuses, ..answer }
+    }
+
+    /// Notes that a tracker was given a definition.
+    fn note(&mut self, tracker: Option<usize>, name: &str, flags: &str) {
+        let Some(past) = tracker.map(|tracker| &mut self.past[tracker]) else { return };
+        self.reuses |= past.was_removed;
+        if flags.contains(['w', 'c']) {
+            past.weak.push(name.to_owned());
+        }
+    }
+
+    fn answer(&mut self, step: &Step) -> Answer {
         match step {
             Step::Dylib => {
                 self.dylibs.push(self.session.create_dylib(&format!("d{}", self.dylibs.len())).unwrap());
@@ -84,14 +112,24 @@ impl Player {
             }
             Step::Tracker { dylib } => {
                 self.trackers.push(self.dylibs[*dylib].create_tracker().unwrap());
-                self.weak.push(Vec::new());
+                self.past.push(Past { dylib: *dylib, ..Past::default() });
                 "ok".into()
             }
             Step::Remove { tracker } => {
-                self.outlived.append(&mut self.weak[*tracker]);
-                answer(self.trackers[*tracker].remove())
+                let result = self.trackers[*tracker].remove();
+                let past = &mut self.past[*tracker];
+                past.was_removed = true;
+                let (dylib, weak) = (past.dylib, std::mem::take(&mut past.weak));
+                let is_there = |name: &String| {
+                    self.session.symbol_state(&self.dylibs[dylib], &self.session.intern(name)).is_some()
+                };
+                self.outlived.extend(weak.into_iter().filter(is_there).map(|name| (dylib, name)));
+                answer(result)
             }
-            Step::Clear { dylib } => answer(self.dylibs[*dylib].clear()),
+            Step::Clear { dylib } => {
+                self.past.iter_mut().filter(|past| past.dylib == *dylib).for_each(|past| past.was_removed = true);
+                answer(self.dylibs[*dylib].clear())
+            }
             Step::Erase { dylib, name } => {
                 let (dylib, name) = (&self.dylibs[*dylib], self.session.intern(name));
                 let was_failed = self.session.symbol_state(dylib, &name).is_some_and(|(_, cause)| cause.is_some());
@@ -99,10 +137,7 @@ impl Player {
             }
             Step::Define { dylib, tracker, mode, symbols, needs } => {
                 self.units += 1;
-                if let Some(tracker) = tracker {
-                    let weak = symbols.iter().filter(|(_, flags)| flags.contains(['w', 'c']));
-                    self.weak[*tracker].extend(weak.map(|(name, _)| (*dylib, name.clone())));
-                }
+                symbols.iter().for_each(|(name, flags)| self.note(*tracker, name, flags));
                 let addresses = 256 * self.units..;
                 let symbols: Vec<_> = symbols
                     .iter()
@@ -127,6 +162,7 @@ impl Player {
                 answer(self.tracker(*dylib, *tracker).define(vec![definition]))
             }
             Step::Alias { dylib, tracker, name, flags: of, source, aliasee, all } => {
+                self.note(*tracker, name, of);
                 let [name, aliasee] = [name, aliasee].map(|name| self.session.intern(name));
                 let order = SearchOrder::new().then(&self.dylibs[*source], visibility(*all));
                 let alias = Alias { name, aliasee, flags: flags(of) };
@@ -140,9 +176,10 @@ impl Player {
                     let lookup = if *required { SymbolLookup::Required } else { SymbolLookup::WeaklyReferenced };
                     set.with(self.session.intern(name), lookup)
                 });
+                let is_alone = names.len() == 1;
+                let outlives = self.outlives(dylibs);
                 match self.session.lookup(&order, names) {
                     Ok(found) => {
-                        let outlives = found.iter().any(|symbol| self.outlives(dylibs, &symbol.name));
                         let mut found: Vec<_> = found
                             .iter()
                             .map(|symbol| format!(" {}={}", symbol.name.as_str(), symbol.definition.address))
@@ -151,25 +188,26 @@ impl Player {
                         Answer { text: format!("found{}", found.concat()), outlives, ..Answer::default() }
                     }
                     Err(error) => {
-                        let outlives = error.failures.iter().any(|failure| self.outlives(dylibs, &failure.name));
-                        Answer { hides: self.hides(dylibs, &error), outlives, ..failure(&error) }
+                        let hides = if is_alone { Vec::new() } else { self.hides(dylibs, &error) };
+                        Answer { hides, outlives, ..failure(&error) }
                     }
                 }
             }
         }
     }
 
-    /// Whether a searched dylib had a weak definition of a name whose tracker was removed.
-    fn outlives(&self, order: &[(usize, bool)], name: &SymbolName) -> bool {
+    /// The names whose weak definition was removed, in the dylibs that are searched.
+    fn outlives(&self, order: &[(usize, bool)]) -> Vec<String> {
         let searched = |dylib: usize| order.iter().any(|(other, _)| *other == dylib);
-        self.outlived.iter().any(|(dylib, other)| searched(*dylib) && other == name.as_str())
+        self.outlived.iter().filter(|(dylib, _)| searched(*dylib)).map(|(_, name)| name.clone()).collect()
     }
 
-    /// Whether a missing name is one that a searched dylib has.
-    fn hides(&self, order: &[(usize, bool)], error: &LookupError) -> bool {
+    /// The missing names that a searched dylib has.
+    fn hides(&self, order: &[(usize, bool)], error: &LookupError) -> Vec<String> {
         let missing = error.failures.iter().filter(|failure| matches!(*failure.cause, Cause::NotFound));
         let has = |dylib: usize, name| self.session.symbol_state(&self.dylibs[dylib], name).is_some();
-        missing.into_iter().any(|failure| order.iter().any(|(dylib, _)| has(*dylib, &failure.name)))
+        let hidden = missing.filter(|failure| order.iter().any(|(dylib, _)| has(*dylib, &failure.name)));
+        hidden.map(|failure| failure.name.as_str().to_owned()).collect()
     }
 }
 
