@@ -83,10 +83,10 @@ fn data_comes_with_the_first_function_that_needs_it() {
     clif::define(&mut module, &constant("without", 1));
     jit.redefine(module).unwrap();
     assert_eq!(call(&jit, "without"), 1);
-    assert_eq!(jit.statistics().data_bytes, 0);
+    assert_eq!(jit.stats().compile.data_bytes, 0);
     for name in ["reads", "reads_too"] {
         assert_eq!(call(&jit, name), 0x0707_0707_0707_0707);
-        assert_eq!(jit.statistics().data_bytes, 4096, "{name}");
+        assert_eq!(jit.stats().compile.data_bytes, 4096, "{name}");
     }
 }
 

@@ -106,11 +106,11 @@ fn the_first_tier_is_compiled_without_optimization_and_the_second_with() {
     let f = unary(&jit, "f");
     // SAFETY: the function only computes.
     assert_eq!(unsafe { f(7) }, 7);
-    let first = jit.statistics().code_bytes;
+    let first = jit.stats().compile.code_bytes;
     // SAFETY: as above.
     (0..5).for_each(|_| assert_eq!(unsafe { f(7) }, 7));
     promoted(&jit, 1);
-    let second = jit.statistics().code_bytes - first;
+    let second = jit.stats().compile.code_bytes - first;
     // A multiplication has three bytes at least.
     assert!(first > 3 * STEPS as u64 && second < STEPS as u64, "{first} bytes, then {second}");
 }
