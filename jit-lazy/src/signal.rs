@@ -204,7 +204,11 @@ mod tests {
     #[test]
     fn blocked_signals_are_seen_once() {
         #[cfg(target_os = "linux")]
-        let real_time = [libc::SIGRTMIN(), libc::SIGRTMIN() + 7, libc::SIGRTMAX()];
+        let real_time = {
+            // The last ones are an emulator's own.
+            let last = libc::SIGRTMAX() - if cfg!(target_arch = "x86_64") { 0 } else { 2 };
+            [libc::SIGRTMIN(), libc::SIGRTMIN() + 7, last]
+        };
         #[cfg(not(target_os = "linux"))]
         let real_time = [];
         for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGSYS].into_iter().chain(real_time) {

@@ -100,7 +100,9 @@ mod tests {
     fn a_thread_knows_how_much_stack_it_has_left() {
         on_a_stack_of(1 << 20, || {
             let left = remaining();
-            assert!((1 << 19..(1 << 20) + (1 << 16)).contains(&left), "{left}");
+            // The C library may have given it the stack of a thread that has ended, if that is no more than four times
+            // as large.
+            assert!((1 << 19..(4 << 20) + (1 << 16)).contains(&left), "{left}");
         });
     }
 
