@@ -22,6 +22,7 @@ use orcane::{
 };
 use workloads::child::memory as memory_of_this_process;
 use workloads::functions::{self, name};
+use workloads::steady;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 type Unary = unsafe extern "C" fn(i64) -> i64;
@@ -29,7 +30,6 @@ type Unary = unsafe extern "C" fn(i64) -> i64;
 const FUNCTIONS: usize = 100_000;
 /// LLVM's stubs take their time.
 const LLVM_FUNCTIONS: usize = 20_000;
-const CALLS: i64 = 100_000_000;
 const ROUNDS: usize = 7;
 
 /// The program: its functions, of which one in [`CALLED`] is called.
@@ -431,18 +431,14 @@ fn steady_state() -> Result<Steady> {
     define_loop(&mut both, "directly", None)?;
     plain.add_module(both)?;
 
-    let time = |jit: &Jit, name| -> Result<f64> {
-        let function = jit.lookup::<Unary>(name)?;
-        let start = Instant::now();
-        // SAFETY: the function only computes.
-        black_box(unsafe { function.call(CALLS) });
-        Ok(per(start.elapsed(), CALLS as f64))
+    let loop_of = |jit: &Jit, name| -> Result<Unary> {
+        // SAFETY: the address of a function of this type.
+        Ok(unsafe { std::mem::transmute::<usize, Unary>(jit.lookup_address(name)? as usize) })
     };
-    Ok(Steady {
-        slot: time(&jit, "through_slot")?,
-        pointer: time(&jit, "through_pointer")?,
-        direct: time(&plain, "directly")?,
-    })
+    let loops = [loop_of(&jit, "through_slot")?, loop_of(&jit, "through_pointer")?, loop_of(&plain, "directly")?];
+    // SAFETY: they call a function that returns its argument; both JITs are alive.
+    let [slot, pointer, direct] = unsafe { steady::calls(loops) };
+    Ok(Steady { slot, pointer, direct })
 }
 
 /// How long it takes from a lazy function of CLIF to its result.

@@ -9,6 +9,7 @@ pub mod llvm;
 pub mod programs;
 pub mod quality;
 pub mod session;
+pub mod steady;
 pub mod table;
 pub mod to_llvm;
 pub mod workload;

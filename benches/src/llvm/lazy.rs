@@ -8,6 +8,7 @@ use llvm_tests::reexports::Reexports;
 use llvm_tests::{Level, Llvm, Module, Options};
 use workloads::Result;
 use workloads::functions::{FACTOR, TRIPS, name};
+use workloads::steady;
 
 /// Prints the nanoseconds from a program that is built to its result, and the result.
 pub(crate) const PROGRAM: &str = "program";
@@ -16,8 +17,6 @@ pub(crate) const CALLS: &str = "calls";
 
 /// Of how many functions one is called.
 const CALLED: usize = 100;
-/// How often the loops of [`calls`] call.
-const STEADY: i64 = 100_000_000;
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
 
@@ -126,17 +125,17 @@ pub(crate) fn calls(count: usize) -> Result<String> {
     let (stub, direct) = (loop_of("through_stub", "stub"), loop_of("directly", "callee"));
     let callee = "define i64 @callee(i64 %a) noinline { ret i64 %a }\n";
     jit.add(Module::parse(&format!("{callee}declare i64 @stub(i64)\n{stub}{direct}"))?)?;
-    let time = |name: &str| -> Result<f64> {
+    let loop_of = |name: &str| -> Result<steady::Loop> {
         // SAFETY: the address of a function of this type.
-        let function = unsafe { std::mem::transmute::<u64, Unary>(jit.lookup(name)?) };
-        // SAFETY: it only computes.
-        unsafe { function(1) };
-        let start = Instant::now();
-        // SAFETY: as above.
-        black_box(unsafe { function(STEADY) });
-        Ok(start.elapsed().as_secs_f64() * 1e9 / STEADY as f64)
+        Ok(unsafe { std::mem::transmute::<u64, Unary>(jit.lookup(name)?) })
     };
-    let (through_stub, directly) = (time("through_stub")?, time("directly")?);
+    let loops = [loop_of("through_stub")?, loop_of("directly")?];
+    // SAFETY: they call a function that returns its argument; the JIT is alive.
+    let [through_stub, directly] = unsafe {
+        // The first call of the stub is no later one.
+        loops.iter().for_each(|function| _ = function(1));
+        steady::calls(loops)
+    };
     let each = |took: std::time::Duration| took.as_secs_f64() * 1e9 / count as f64;
     let told = format!("{} {} {through_stub} {directly}", each(created), each(called));
     std::mem::forget(jit);
