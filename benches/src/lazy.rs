@@ -147,18 +147,18 @@ fn beside_llvm() -> Result<Vec<Figure>> {
         Figure::at_most(1.0 / 5.0, "program, lazy / eager", lazy / eager),
     ]);
 
-    let mut figures: [Vec<f64>; 9] = Default::default();
+    let mut figures: [Vec<f64>; 10] = Default::default();
     let (ours, theirs) = (FUNCTIONS.to_string(), LLVM_FUNCTIONS.to_string());
     for _ in 0..ROUNDS {
         let [created, called] = ask("lazy", &["create-and-call", &ours])?[..] else { return Err("no figures".into()) };
-        let Steady { slot, pointer, direct } = steady_state()?;
+        let Steady { slot, pointer, direct, is_final } = steady_state()?;
         let llvm = ask("llvm-peer", &["calls", &theirs])?;
-        let ours = [created, called, slot, pointer, direct];
+        let ours = [created, called, slot, pointer, direct, is_final];
         for (figures, figure) in figures.iter_mut().zip(ours.into_iter().chain(llvm)) {
             figures.push(figure);
         }
     }
-    let [created, called, slot, pointer, direct, llvm_created, llvm_called, llvm_stub, llvm_direct] =
+    let [created, called, slot, pointer, direct, is_final, llvm_created, llvm_called, llvm_stub, llvm_direct] =
         figures.map(median);
     measured.extend([
         Figure::new("creating a lazy function, ns", created),
@@ -169,11 +169,12 @@ fn beside_llvm() -> Result<Vec<Figure>> {
         Figure::new("call through a stub, LLVM, ns", llvm_stub),
         Figure::new("call through a pointer, ns", pointer),
         Figure::new("direct call, ns", direct),
+        Figure::new("call of a final function of another module, ns", is_final),
         Figure::new("direct call, LLVM, ns", llvm_direct),
         Figure::at_most(0.25, "creating / LLVM's", created / llvm_created),
         Figure::at_most(0.5, "first call / LLVM's", called / llvm_called),
         Figure::at_most(1.05, "call through a slot / through a pointer", slot / pointer),
-        Figure::at_most(1.05, "direct call / LLVM's", direct / llvm_direct),
+        Figure::at_most(1.05, "call of a final function / direct call", is_final / direct),
     ]);
     Ok(measured)
 }
@@ -405,8 +406,10 @@ struct Steady {
     /// Of a function that can be redirected.
     slot: f64,
     pointer: f64,
-    /// Of one whose body is final.
+    /// Of one of the same module.
     direct: f64,
+    /// Of one of another module whose body is final.
+    is_final: f64,
 }
 
 fn steady_state() -> Result<Steady> {
@@ -430,15 +433,25 @@ fn steady_state() -> Result<Steady> {
     define_callee(&mut both)?;
     define_loop(&mut both, "directly", None)?;
     plain.add_module(both)?;
+    // Its body is ready when this is compiled.
+    plain.lookup_address("callee")?;
+    let mut apart = plain.module("apart");
+    define_loop(&mut apart, "final", None)?;
+    plain.add_module(apart)?;
 
     let loop_of = |jit: &Jit, name| -> Result<Unary> {
         // SAFETY: the address of a function of this type.
         Ok(unsafe { std::mem::transmute::<usize, Unary>(jit.lookup_address(name)? as usize) })
     };
-    let loops = [loop_of(&jit, "through_slot")?, loop_of(&jit, "through_pointer")?, loop_of(&plain, "directly")?];
+    let loops = [
+        loop_of(&jit, "through_slot")?,
+        loop_of(&jit, "through_pointer")?,
+        loop_of(&plain, "directly")?,
+        loop_of(&plain, "final")?,
+    ];
     // SAFETY: they call a function that returns its argument; both JITs are alive.
-    let [slot, pointer, direct] = unsafe { steady::calls(loops) };
-    Ok(Steady { slot, pointer, direct })
+    let [slot, pointer, direct, is_final] = unsafe { steady::calls(loops) };
+    Ok(Steady { slot, pointer, direct, is_final })
 }
 
 /// How long it takes from a lazy function of CLIF to its result.
