@@ -24,7 +24,8 @@ pub(crate) const GENERATORS: [(&str, &str); 8] = [
 ];
 /// At `speed`, and with the inliner: LLVM's O2 has one too, its default code generation has none.
 const INLINING: &str = "orcane-inlining";
-const ROUNDS: usize = 3;
+/// Some programs run at one of two speeds, by where their memory and code come to lie.
+const ROUNDS: usize = 7;
 
 /// Compiles a program by one of those that are in this process, and runs it.
 pub(crate) fn run(program: &str, generator: &str) -> Result<RunTime> {
