@@ -115,22 +115,20 @@ fn report(scale: usize, folder: &Path, names: &[&str]) -> Result<ExitCode> {
     }
     let asked = |name| names.is_empty() || names.contains(&name);
     let saved = Saved::beside(std::env::current_exe()?, scale)?;
-    let mut sections = Vec::new();
-    for (name, title, measure) in measured {
-        if asked(name) {
-            let start = Instant::now();
-            let bars = measure()?;
-            eprintln!("{title}: measured in {} s", start.elapsed().as_secs());
-            print(&bars);
-            saved.write(name, bars.iter().map(Bar::to_line))?;
-        }
-        sections.push((title, saved.read(name, Bar::from_line)?));
+    for (name, title, measure) in measured.iter().filter(|(name, ..)| asked(name)) {
+        let start = Instant::now();
+        let bars = measure()?;
+        eprintln!("{title}: measured in {} s", start.elapsed().as_secs());
+        print(&bars);
+        saved.write(name, bars.iter().map(Bar::to_line))?;
     }
     if asked(RUN_TIME) {
         let rows = run_time::measure()?;
         print(&run_time::bars(&rows));
         saved.write(RUN_TIME, rows.iter().map(run_time::Row::to_line))?;
     }
+    let sections = measured.iter().map(|(name, title, _)| Ok((*title, saved.read(name, Bar::from_line)?)));
+    let mut sections = sections.collect::<Result<Vec<_>>>()?;
     let run_times = saved.read(RUN_TIME, run_time::Row::from_line)?;
     sections.push(("Run time of compiled code", run_time::bars(&run_times)));
     Report { sections, run_times }.write(folder)?;

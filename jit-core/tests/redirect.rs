@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{add, define, jit};
+use common::{add, define, jit, redirected_in_use};
 use jit_core::{Error, Jit, ResourceTracker};
 
 type Nullary = unsafe extern "C" fn() -> i64;
@@ -125,7 +125,6 @@ fn a_batch_one_of_which_fails_changes_nothing() {
 
 #[test]
 fn a_batch_redirects_functions_in_use_each_of_them_at_once() {
-    use std::sync::atomic::{AtomicI64, Ordering};
     const COUNT: i64 = 8;
     const LAST: i64 = 40;
     let jit = jit();
@@ -137,28 +136,7 @@ fn a_batch_redirects_functions_in_use_each_of_them_at_once() {
         |index: i64| CALLER.replace("callee", &format!("f{index}")).replace("caller", &format!("caller{index}"));
     add(&jit, &(0..COUNT).map(caller).collect::<String>());
     let callers: Vec<_> = (0..COUNT).map(|index| jit.lookup::<Nullary>(&format!("caller{index}")).unwrap()).collect();
-    let redefined = AtomicI64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut seen = [0; COUNT as usize];
-                while seen.iter().any(|seen| *seen < LAST) {
-                    for ((index, caller), seen) in (0..).zip(&callers).zip(&mut seen) {
-                        let least = redefined.load(Ordering::Acquire).max(*seen);
-                        // SAFETY: the functions only compute.
-                        let value = unsafe { caller.call() } - 100;
-                        assert_eq!(value % COUNT, index, "another function's body");
-                        *seen = value / COUNT;
-                        assert!((least..=LAST).contains(seen), "{seen} after {least}");
-                    }
-                }
-            });
-        }
-        for version in 1..=LAST {
-            redefine(&jit, &batch(version)).unwrap();
-            redefined.store(version, Ordering::Release);
-        }
-    });
+    redirected_in_use(&callers, LAST, |version| _ = redefine(&jit, &batch(version)).unwrap());
 }
 
 #[test]

@@ -17,6 +17,7 @@
 //! It has no features: it needs `jit-core` with `cranelift`.
 
 mod ahead;
+mod block;
 mod call_through;
 mod lazy_jit;
 mod reentry;

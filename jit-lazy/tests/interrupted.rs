@@ -8,10 +8,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use common::{at, builder};
-use jit_core::{
-    FnPointer, MaterializationResponsibility, MaterializationUnit, RedirectableFunction, SymbolDef, SymbolName,
-};
+use common::{at, builder, ready};
+use jit_core::RedirectableFunction;
 use jit_lazy::LazyJit;
 
 /// Sends the thread a signal at its allocations, those for single small things excepted: they are many, and a copy of
@@ -71,30 +69,8 @@ extern "C" fn handle(_: libc::c_int) {
     }
 }
 
-extern "C" fn answer() -> i64 {
-    42
-}
-
-struct Ready(SymbolName);
-
-impl MaterializationUnit for Ready {
-    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
-        let definition = SymbolDef::at((answer as extern "C" fn() -> i64).address());
-        if responsibility.resolve(&[(self.0, definition)]).is_ok() {
-            responsibility.emit(&[]).unwrap();
-        }
-    }
-
-    fn discard(&mut self, _: &SymbolName) {}
-}
-
 fn functions(jit: &LazyJit, range: std::ops::Range<usize>) -> Vec<RedirectableFunction> {
-    let function = |number| RedirectableFunction {
-        name: jit.session().intern(&format!("f{number}")),
-        signature: None,
-        body: Box::new(|body| Box::new(Ready(body.clone()))),
-    };
-    range.map(function).collect()
+    range.map(|number| ready(jit, &format!("f{number}"))).collect()
 }
 
 #[test]

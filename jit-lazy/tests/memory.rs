@@ -6,11 +6,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Nullary, at, builder, call, caller, constant, redefine, scaled};
-use jit_core::{
-    Alias, BodyMaker, FnPointer, MaterializationResponsibility, MaterializationUnit, RedirectableFunction, SymbolDef,
-    SymbolFlags, SymbolName,
-};
+use common::{Nullary, answer, at, builder, call, caller, constant, ready, redefine, scaled};
+use jit_core::{Alias, BodyMaker, SymbolFlags};
 use jit_lazy::LazyJit;
 
 /// Counts the bytes of the heap that are in use.
@@ -44,32 +41,6 @@ fn in_use(jit: &LazyJit) -> usize {
     LIVE.load(Ordering::Relaxed) + jit.memory_statistics().bytes.iter().sum::<usize>()
 }
 
-extern "C" fn answer() -> i64 {
-    42
-}
-
-/// A body that is there already.
-struct Ready(SymbolName);
-
-impl MaterializationUnit for Ready {
-    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
-        let definition = SymbolDef::at((answer as extern "C" fn() -> i64).address());
-        if responsibility.resolve(&[(self.0, definition)]).is_ok() {
-            responsibility.emit(&[]).unwrap();
-        }
-    }
-
-    fn discard(&mut self, _: &SymbolName) {}
-}
-
-fn lazy(jit: &LazyJit, name: &str) -> RedirectableFunction {
-    RedirectableFunction {
-        name: jit.session().intern(name),
-        signature: None,
-        body: Box::new(|body| Box::new(Ready(body.clone()))),
-    }
-}
-
 #[test]
 fn lazy_08_define_call_remove_cycles_keep_memory_flat() {
     let _turn = TURN.lock().unwrap();
@@ -77,7 +48,7 @@ fn lazy_08_define_call_remove_cycles_keep_memory_flat() {
     let cycle = |number: usize| {
         // Names differ, as they would.
         let name = format!("f{}", number % 1000);
-        let tracker = jit.redefine_with(vec![lazy(&jit, &name)]).unwrap();
+        let tracker = jit.redefine_with(vec![ready(&jit, &name)]).unwrap();
         let address = jit.lookup_address(&name).unwrap();
         // SAFETY: calls end up in `answer`.
         assert_eq!(unsafe { at(address)() }, 42);
@@ -162,7 +133,7 @@ fn a_function_that_is_never_called_takes_200_bytes_at_most() {
     // The texts of the names are the user's.
     let names: Vec<_> = (0..count).map(|number| jit.session().intern(&format!("f{number}"))).collect();
     let before = in_use(&jit);
-    jit.redefine_with(names.iter().map(|name| lazy(&jit, name)).collect()).unwrap();
+    jit.redefine_with(names.iter().map(|name| ready(&jit, name)).collect()).unwrap();
     let last = &names[count - 1];
     // A pointer to what makes the body is the user's too.
     let own = in_use(&jit) - before - count * size_of::<BodyMaker>();

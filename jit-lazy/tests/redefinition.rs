@@ -5,6 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use common::clif::redirected_in_use;
 use common::{Nullary, add, at, builder, call, caller, constant, jit, redefine};
 use jit_core::{Alias, DylibLookup, Error, ReExports, SymbolFlags, SymbolName};
 
@@ -101,28 +102,7 @@ fn lazy_06_a_batch_redirects_functions_in_use_each_of_them_at_once() {
     let callers: String = (0..COUNT).map(|index| caller(&format!("caller{index}"), &format!("f{index}"))).collect();
     redefine(&jit, &callers).unwrap();
     let callers: Vec<_> = (0..COUNT).map(|index| jit.lookup::<Nullary>(&format!("caller{index}")).unwrap()).collect();
-    let redefined = AtomicI64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut seen = [0; COUNT as usize];
-                while seen.iter().any(|seen| *seen < LAST) {
-                    for ((index, caller), seen) in (0..).zip(&callers).zip(&mut seen) {
-                        let least = redefined.load(Ordering::Acquire).max(*seen);
-                        // SAFETY: the functions only compute.
-                        let value = unsafe { caller.call() } - 100;
-                        assert_eq!(value % COUNT, index, "another function's body");
-                        *seen = value / COUNT;
-                        assert!((least..=LAST).contains(seen), "{seen} after {least}");
-                    }
-                }
-            });
-        }
-        for version in 1..=LAST {
-            redefine(&jit, &batch(COUNT, version)).unwrap();
-            redefined.store(version, Ordering::Release);
-        }
-    });
+    redirected_in_use(&callers, LAST, |version| _ = redefine(&jit, &batch(COUNT, version)).unwrap());
 }
 
 #[test]

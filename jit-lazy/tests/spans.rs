@@ -2,68 +2,32 @@
 //! process wants to know.
 
 mod common;
+#[path = "../../jit-core/tests/common/span_names.rs"]
+mod span_names;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use common::{at, constant, redefine};
 use jit_core::{Jit, OptLevel};
 use jit_lazy::{LazyJitBuilder, Tiering};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
-
-/// Notes the names of this crate's spans, each with its function.
-#[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<String>>>);
-
-struct Function(String);
-
-impl Visit for Function {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "function" {
-            self.0 += value;
-        }
-    }
-
-    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
-}
-
-impl Subscriber for Spans {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.target().starts_with("jit_lazy")
-    }
-
-    fn new_span(&self, span: &Attributes<'_>) -> Id {
-        let mut name = Function(format!("{} of ", span.metadata().name()));
-        span.record(&mut name);
-        let mut names = self.0.lock().unwrap();
-        names.push(name.0);
-        Id::from_u64(names.len() as u64)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, _: &Event<'_>) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
+use span_names::SpanNames;
 
 /// Waits for a span, and says how often there was one.
-fn count(spans: &Spans, name: &str) -> usize {
+fn count(spans: &SpanNames, name: &str) -> usize {
     let start = std::time::Instant::now();
     loop {
-        let count = spans.0.lock().unwrap().iter().filter(|one| *one == name).count();
+        let count = spans.names.lock().unwrap().iter().filter(|one| *one == name).count();
         if count > 0 {
             return count;
         }
-        assert!(start.elapsed().as_secs() < 60, "no '{name}' in {:?}", spans.0.lock().unwrap());
+        assert!(start.elapsed().as_secs() < 60, "no '{name}' in {:?}", spans.names.lock().unwrap());
         std::thread::yield_now();
     }
 }
 
 #[test]
 fn first_calls_promotions_and_what_is_compiled_ahead_have_spans() {
-    let spans = Spans::default();
+    let spans = SpanNames { of: "jit_lazy", field: "function", names: Arc::default() };
     tracing::subscriber::set_global_default(spans.clone()).unwrap();
 
     let jit = LazyJitBuilder::new(Jit::builder().opt_level(OptLevel::Speed))
@@ -72,12 +36,12 @@ fn first_calls_promotions_and_what_is_compiled_ahead_have_spans() {
         .unwrap();
     redefine(&jit, &constant("f", 7)).unwrap();
     let f = at(jit.lookup_address("f").unwrap());
-    assert_eq!(spans.0.lock().unwrap().len(), 0);
+    assert_eq!(spans.names.lock().unwrap().len(), 0);
     for _ in 0..20 {
         // SAFETY: the function only computes.
         assert_eq!(unsafe { f() }, 7);
     }
-    assert_eq!((count(&spans, "first call of f"), count(&spans, "promote of f")), (1, 1));
+    assert_eq!((count(&spans, "first call f"), count(&spans, "promote f")), (1, 1));
 
     // What nobody calls is compiled by nobody else.
     let jit = common::builder().ahead_threads(1).build().unwrap();
@@ -103,5 +67,5 @@ fn first_calls_promotions_and_what_is_compiled_ahead_have_spans() {
     };
     // SAFETY: the functions only compute.
     assert_eq!(unsafe { outer(0) }, 1);
-    assert_eq!((count(&spans, "first call of outer"), count(&spans, "ahead of likely")), (1, 1));
+    assert_eq!((count(&spans, "first call outer"), count(&spans, "ahead likely")), (1, 1));
 }

@@ -12,40 +12,33 @@ use jit_lazy::{LazyJit, LazyJitBuilder, Tiering};
 
 type Function = extern "C-unwind" fn(i64) -> i64;
 
-const TRAPS: &str = "
+const DIVIDE: &str = "
     function %divide(i64) -> i64 system_v {
     block0(v0: i64):
         v1 = iconst.i64 100
         v2 = sdiv v1, v0
         return v2
-    }
-    function %recurse(i64) -> i64 system_v {
-        sig0 = (i64) -> i64 system_v
-        fn0 = %recurse sig0
-    block0(v0: i64):
-        v1 = call fn0(v0)
-        v2 = iadd v1, v0
-        return v2
     }";
 
-/// Not lazy, and calls `divide`, which is.
-const CALLER: &str = "
-    function %caller(i64) -> i64 system_v {
-        sig0 = (i64) -> i64 system_v
-        fn0 = %divide sig0
-    block0(v0: i64):
-        v1 = call fn0(v0)
-        v2 = iadd v1, v0
-        return v2
-    }
-    function %deep(i64) -> i64 system_v {
-        sig0 = (i64) -> i64 system_v
-        fn0 = %recurse sig0
-    block0(v0: i64):
-        v1 = call fn0(v0)
-        v2 = iadd v1, v0
-        return v2
-    }";
+/// A function that adds its argument to what another makes of it.
+fn adding(name: &str, callee: &str) -> String {
+    format!(
+        "function %{name}(i64) -> i64 system_v {{
+            sig0 = (i64) -> i64 system_v
+            fn0 = %{callee} sig0
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            v2 = iadd v1, v0
+            return v2
+        }}"
+    )
+}
+
+/// Adds two functions that trap, and two that call them and are not lazy.
+fn add_functions(jit: &LazyJit) {
+    redefine(jit, &format!("{DIVIDE}{}", adding("recurse", "recurse"))).unwrap();
+    common::add(jit, &format!("{}{}", adding("caller", "divide"), adding("deep", "recurse")));
+}
 
 fn builder() -> LazyJitBuilder {
     LazyJitBuilder::new(Jit::builder().opt_level(OptLevel::Speed).verifier(true).traps(true))
@@ -70,8 +63,7 @@ fn trap_of(jit: &LazyJit, name: &str, argument: i64) -> (TrapKind, String) {
 #[test]
 fn a_first_call_traps_as_later_ones_do() {
     let jit = builder().build().unwrap();
-    redefine(&jit, TRAPS).unwrap();
-    common::add(&jit, CALLER);
+    add_functions(&jit);
     for _ in 0..3 {
         assert_eq!(trap_of(&jit, "caller", 0), (TrapKind::DivisionByZero, "divide".to_owned()));
         assert_eq!(trap_of(&jit, "deep", 0), (TrapKind::StackOverflow, "recurse".to_owned()));
@@ -88,8 +80,7 @@ fn a_first_call_traps_as_later_ones_do() {
 #[test]
 fn both_tiers_trap() {
     let jit = builder().tiers(Tiering::default().threshold(50)).build().unwrap();
-    redefine(&jit, TRAPS).unwrap();
-    common::add(&jit, CALLER);
+    add_functions(&jit);
     let trapped = (TrapKind::DivisionByZero, "divide".to_owned());
     let start = Instant::now();
     while !jit.tier_statistics().promotions.iter().any(|promotion| promotion.function.as_str() == "divide") {

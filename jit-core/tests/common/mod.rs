@@ -3,10 +3,11 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use cranelift_codegen::ir::{ExternalName, Function, UserExternalName, UserFuncName};
 use cranelift_module::{FuncId, Linkage, Module};
-use jit_core::{ClifModule, Jit, OptLevel};
+use jit_core::{ClifModule, Jit, JitFn, OptLevel};
 
 /// A JIT that verifies what it compiles.
 pub(crate) fn jit() -> Jit {
@@ -108,4 +109,35 @@ pub(crate) fn chain(module: &mut ClifModule, count: usize) {
         });
         previous = Some(id);
     }
+}
+
+/// Calls functions on four threads while they are redefined, `last` times. Of n, the body of number i in version v gives
+/// v * n + i, and its caller a hundred more.
+///
+/// # Panics
+///
+/// When a call enters the body of another function, or an older one than before it was known to be redefined.
+pub(crate) fn redirected_in_use(callers: &[JitFn<unsafe extern "C" fn() -> i64>], last: i64, redefine: impl Fn(i64)) {
+    let (count, redefined) = (callers.len() as i64, AtomicI64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut seen = vec![0; callers.len()];
+                while seen.iter().any(|seen| *seen < last) {
+                    for ((index, caller), seen) in (0..).zip(callers).zip(&mut seen) {
+                        let least = redefined.load(Ordering::Acquire).max(*seen);
+                        // SAFETY: the functions only compute.
+                        let value = unsafe { caller.call() } - 100;
+                        assert_eq!(value % count, index, "another function's body");
+                        *seen = value / count;
+                        assert!((least..=last).contains(seen), "{seen} after {least}");
+                    }
+                }
+            });
+        }
+        for version in 1..=last {
+            redefine(version);
+            redefined.store(version, Ordering::Release);
+        }
+    });
 }

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jit_core::Error;
-use jit_core::seam::{self, Frames};
+use jit_core::seam::Frames;
 use jit_linker::arch::Architecture;
 use jit_linker::arch::counted::{ENTRY_TAIL, EntryWords, encode_entries, entry_size};
-use jit_linker::memory::{Allocation, FinalizedAllocation, MemoryManager, SegmentKind, SegmentRequest};
+use jit_linker::memory::{FinalizedAllocation, MemoryManager, SegmentKind};
 
-use crate::reentry;
+use crate::block;
 
 /// How many a block has.
 const LEN: usize = 32;
@@ -46,16 +46,14 @@ impl Entries {
 
     /// An entry that counts down from `left`.
     pub(super) fn take(self: &Arc<Self>, memory: &Arc<dyn MemoryManager>, left: u32) -> Result<Entry, Error> {
-        let architecture = Architecture::host().ok_or_else(unsupported)?;
+        let architecture = block::architecture()?;
         let free = self.free().pop();
         let place = match free {
             Some(place) => place,
             None => {
                 let block = Arc::new(make_block(architecture, memory)?);
-                let mut places = (0..LEN).map(|index| Place { block: Arc::clone(&block), index });
-                let first = places.next().ok_or_else(unsupported)?;
-                self.free().extend(places);
-                first
+                self.free().extend((1..LEN).map(|index| Place { block: Arc::clone(&block), index }));
+                Place { block, index: 0 }
             }
         };
         let start = |kind| place.block.range(kind).start;
@@ -67,25 +65,15 @@ impl Entries {
     }
 }
 
-fn unsupported() -> Error {
-    Error::Target("no counted entries for this machine".to_owned())
-}
-
 fn make_block(architecture: Architecture, memory: &Arc<dyn MemoryManager>) -> Result<FinalizedAllocation, Error> {
-    const WORDS: usize = LEN * size_of::<EntryWords>();
-    let routine = reentry::address().ok_or_else(unsupported)?;
-    let code = SegmentRequest { size: LEN * entry_size(architecture) + ENTRY_TAIL, align: 16 };
-    let words = SegmentRequest { size: WORDS + size_of::<u64>(), align: align_of::<EntryWords>() };
-    let mut block = Allocation::new(memory, &[code, SegmentRequest::NONE, words])?;
-    let (code, words) = (block.address(SegmentKind::Code), block.address(SegmentKind::Data));
-    block.working(SegmentKind::Data)[WORDS..][..size_of::<u64>()].copy_from_slice(&routine.to_le_bytes());
-    let bytes = encode_entries(architecture, code, LEN as u32, words, words + WORDS as u64)
-        .map_err(|error| Error::Target(error.to_string()))?;
-    block.working(SegmentKind::Code)[..bytes.len()].copy_from_slice(&bytes);
-    let mut block = block.finalize()?;
-    let frames = Frames::of_counted_entries(architecture, block.range(SegmentKind::Code), LEN as u32);
-    block.attach(Box::new(seam::register(frames)));
-    Ok(block)
+    const COUNT: u32 = LEN as u32;
+    block::make(
+        memory,
+        LEN * entry_size(architecture) + ENTRY_TAIL,
+        LEN * size_of::<EntryWords>(),
+        |places| encode_entries(architecture, places.code, COUNT, places.words, places.routine),
+        |code| Frames::of_counted_entries(architecture, code, COUNT),
+    )
 }
 
 impl Entry {

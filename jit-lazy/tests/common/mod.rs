@@ -7,7 +7,10 @@ pub(crate) mod clif;
 
 use std::process::Command;
 
-use jit_core::{Error, Jit, OptLevel, ResourceTracker};
+use jit_core::{
+    Error, FnPointer, Jit, MaterializationResponsibility, MaterializationUnit, OptLevel, RedirectableFunction,
+    ResourceTracker, SymbolDef, SymbolName,
+};
 use jit_lazy::{LazyJit, LazyJitBuilder};
 
 pub(crate) type Nullary = unsafe extern "C" fn() -> i64;
@@ -59,6 +62,34 @@ pub(crate) fn call(jit: &Jit, name: &str) -> i64 {
     let function = at(jit.lookup_address(name).unwrap());
     // SAFETY: the functions of these tests only compute.
     unsafe { function() }
+}
+
+/// What [`ready`] bodies are.
+pub(crate) extern "C" fn answer() -> i64 {
+    42
+}
+
+/// A body that is there already.
+struct Ready(SymbolName);
+
+impl MaterializationUnit for Ready {
+    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+        let definition = SymbolDef::at((answer as extern "C" fn() -> i64).address());
+        if responsibility.resolve(&[(self.0, definition)]).is_ok() {
+            responsibility.emit(&[]).unwrap();
+        }
+    }
+
+    fn discard(&mut self, _: &SymbolName) {}
+}
+
+/// A lazy function whose body is [`answer`].
+pub(crate) fn ready(jit: &Jit, name: &str) -> RedirectableFunction {
+    RedirectableFunction {
+        name: jit.session().intern(name),
+        signature: None,
+        body: Box::new(|body| Box::new(Ready(body.clone()))),
+    }
 }
 
 pub(crate) fn at(address: u64) -> Nullary {

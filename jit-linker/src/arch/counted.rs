@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::Architecture;
 use super::stub::{
-    BTI_C, ENDBR64, INT3, StubError, UDF, W17, X16, aarch64_jump, aarch64_page, check_alignment, from_words,
-    x86_64_jump, x86_64_reach,
+    BRANCH_REACH, BTI_C, ENDBR64, INT3, StubError, TRAMPOLINE_TAIL, UDF, W17, X16, aarch64_page, check_alignment,
+    from_words, shared_jump, x86_64_jump, x86_64_reach,
 };
 
 /// What a counted entry reads and writes.
@@ -28,7 +28,7 @@ pub struct EntryWords {
 }
 
 /// Bytes after the last entry of a block: the jump that all of them share.
-pub const ENTRY_TAIL: usize = 16;
+pub const ENTRY_TAIL: usize = TRAMPOLINE_TAIL;
 
 /// Bytes of an entry. Blocks are aligned to 16.
 #[must_use]
@@ -56,7 +56,8 @@ pub const fn entry_push(architecture: Architecture) -> Option<usize> {
 ///
 /// # Errors
 ///
-/// When the block and its words are further apart than 2 GiB (x86-64) or 4 GiB (AArch64), or not aligned.
+/// When the block and its words are further apart than 2 GiB (x86-64) or 4 GiB (AArch64), or not aligned; when the
+/// block is larger than 128 MiB, the reach of a branch to the jump at its end.
 pub fn encode_entries(
     architecture: Architecture,
     place: u64,
@@ -66,6 +67,9 @@ pub fn encode_entries(
 ) -> Result<Vec<u8>, StubError> {
     let (size, count) = (entry_size(architecture) as u64, u64::from(count));
     let tail = place.wrapping_add(count * size);
+    if count * size >= BRANCH_REACH as u64 {
+        return Err(StubError::OutOfRange { place, slot: tail });
+    }
     let mut bytes = Vec::with_capacity((count * size) as usize + ENTRY_TAIL);
     for number in 0..count {
         let place = place.wrapping_add(number * size);
@@ -78,16 +82,7 @@ pub fn encode_entries(
         }
     }
     check_alignment(architecture, tail, routine)?;
-    match architecture {
-        Architecture::X86_64 => {
-            bytes.extend_from_slice(&x86_64_jump(place, tail.wrapping_add(6), routine)?);
-            bytes.extend_from_slice(&[INT3; ENTRY_TAIL - 6]);
-        }
-        Architecture::Aarch64 => {
-            let [adrp, ldr, br] = aarch64_jump(place, tail, routine)?;
-            bytes.extend_from_slice(&from_words::<4, ENTRY_TAIL>([adrp, ldr, br, UDF]));
-        }
-    }
+    bytes.extend_from_slice(&shared_jump(architecture, place, tail, routine)?);
     Ok(bytes)
 }
 
@@ -190,13 +185,15 @@ mod tests {
     }
 
     #[test]
-    fn words_out_of_reach_are_an_error() {
+    fn what_is_out_of_reach_is_an_error() {
         for (architecture, far) in [(Architecture::X86_64, 1 << 31), (Architecture::Aarch64, 1 << 32)] {
             let too_far = PLACE + far + 0x1000;
             for (words, routine) in [(too_far, ROUTINE), (WORDS, too_far)] {
                 let error = encode_entries(architecture, PLACE, 1, words, routine).expect_err("too far");
                 assert!(matches!(error, StubError::OutOfRange { place: PLACE, .. }), "{error}");
             }
+            let error = encode_entries(architecture, PLACE, u32::MAX, WORDS, ROUTINE).expect_err("too many");
+            assert!(matches!(error, StubError::OutOfRange { place: PLACE, .. }), "{error}");
         }
     }
 }

@@ -18,6 +18,9 @@ pub const TRAMPOLINE_SIZE: usize = 16;
 /// Bytes after the last trampoline of a block: the jump that all of them share.
 pub const TRAMPOLINE_TAIL: usize = 16;
 
+/// How far a branch reaches on AArch64, and so how long a block may be.
+pub(super) const BRANCH_REACH: usize = 128 << 20;
+
 /// How far into a trampoline the index has been pushed, on the architectures where it is.
 #[must_use]
 pub const fn trampoline_push(architecture: Architecture) -> Option<usize> {
@@ -88,7 +91,7 @@ pub fn encode_trampolines(
 ) -> Result<Vec<u8>, StubError> {
     check_alignment(architecture, place, routine)?;
     let size = count as usize * TRAMPOLINE_SIZE;
-    assert!(size < 128 << 20, "a branch reaches 128 MiB");
+    assert!(size < BRANCH_REACH, "a branch reaches 128 MiB");
     let tail = place.wrapping_add(size as u64);
     let mut bytes = Vec::with_capacity(size + TRAMPOLINE_TAIL);
     for number in 0..count {
@@ -104,17 +107,28 @@ pub fn encode_trampolines(
             }
         });
     }
+    bytes.extend_from_slice(&shared_jump(architecture, place, tail, routine)?);
+    Ok(bytes)
+}
+
+/// The jump at `tail` that all pieces of a block at `place` share, to what the word at `routine` holds.
+pub(super) fn shared_jump(
+    architecture: Architecture,
+    place: u64,
+    tail: u64,
+    routine: u64,
+) -> Result<[u8; TRAMPOLINE_TAIL], StubError> {
     match architecture {
         Architecture::X86_64 => {
-            bytes.extend_from_slice(&x86_64_jump(place, tail.wrapping_add(6), routine)?);
-            bytes.extend_from_slice(&[INT3; TRAMPOLINE_TAIL - 6]);
+            let mut bytes = [INT3; TRAMPOLINE_TAIL];
+            bytes[..6].copy_from_slice(&x86_64_jump(place, tail.wrapping_add(6), routine)?);
+            Ok(bytes)
         }
         Architecture::Aarch64 => {
             let [adrp, ldr, br] = aarch64_jump(place, tail, routine)?;
-            bytes.extend_from_slice(&from_words::<4, TRAMPOLINE_TAIL>([adrp, ldr, br, UDF]));
+            Ok(from_words([adrp, ldr, br, UDF]))
         }
     }
-    Ok(bytes)
 }
 
 /// What the TLS descriptor of a variable in the static block leads to: it returns its argument.
