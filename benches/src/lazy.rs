@@ -454,21 +454,29 @@ fn steady_state() -> Result<Steady> {
     Ok(Steady { slot, pointer, direct, is_final })
 }
 
-/// How long it takes from a lazy function of CLIF to its result.
+/// How long it takes from a lazy function of CLIF to its result, in a JIT that has run another: what each makes at its
+/// creation and what with its first function is not compared.
 fn run_fibonacci(tiering: Option<Tiering>, level: OptLevel, argument: i64) -> Result<Duration> {
     let mut builder = LazyJitBuilder::new(Jit::builder().opt_level(level).verifier(false));
     if let Some(tiering) = tiering {
         builder = builder.tiers(tiering);
     }
     let jit = builder.build()?;
+    let run = |module, name| -> Result<()> {
+        jit.redefine(module)?;
+        // SAFETY: the address of a function of this type.
+        let function: Unary = unsafe { std::mem::transmute(jit.lookup_address(name)? as usize) };
+        // SAFETY: the function only computes.
+        black_box(unsafe { function(argument) });
+        Ok(())
+    };
+    let mut another = jit.module("another").redirectable();
+    define(&mut another, "another", |_, builder, value| _ = builder.ins().return_(&[value]))?;
+    run(another, "another")?;
     let mut module = jit.module("fibonacci").redirectable();
     define_fibonacci(&mut module)?;
     let start = Instant::now();
-    jit.redefine(module)?;
-    // SAFETY: the address of a function of this type.
-    let function: Unary = unsafe { std::mem::transmute(jit.lookup_address("fib")? as usize) };
-    // SAFETY: the function only computes.
-    black_box(unsafe { function(argument) });
+    run(module, "fib")?;
     Ok(start.elapsed())
 }
 

@@ -281,7 +281,7 @@ impl JitBuilder {
             self.first_call,
             self.failure_address,
         );
-        let redirections = Redirections::new(table, self.first_tier, &session);
+        let redirections = Redirections::new(table, self.first_tier, &session)?;
         Ok(Jit { layer, objects, main, redirections, memory, session })
     }
 

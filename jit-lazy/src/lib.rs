@@ -29,4 +29,4 @@ mod trampoline;
 
 pub use call_through::{FailureHandler, LazyCallThrough, Partition, abort_on_failure, one_function, whole_module};
 pub use lazy_jit::{LazyJit, LazyJitBuilder};
-pub use tier::{Counting, CountingTransform, Promotion, TierStatistics, Tiering, count_loops};
+pub use tier::{Counting, CountingTransform, Promotion, PromotionCause, TierStatistics, Tiering, count_loops};

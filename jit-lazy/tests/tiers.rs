@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::{Nullary, at, call, constant, redefine};
 use jit_core::{InlineSmallFunctions, Jit, OptLevel};
-use jit_lazy::{LazyJit, LazyJitBuilder, Tiering};
+use jit_lazy::{LazyJit, LazyJitBuilder, PromotionCause, Tiering};
 
 const FIB: &str = "
     function %fib(i64) -> i64 system_v {
@@ -82,7 +82,8 @@ fn a_function_that_is_called_often_is_promoted_and_gives_the_same() {
     // SAFETY: as above.
     assert_eq!(unsafe { fib(20) }, 6765);
     let statistics = jit.tier_statistics();
-    assert_eq!((statistics.first_tier, statistics.promotions[0].count), (2, 100));
+    let promotion = &statistics.promotions[0];
+    assert_eq!((statistics.first_tier, promotion.count, promotion.cause), (2, 100, PromotionCause::Call));
     // The first tier's two, and the second's one.
     assert_eq!(jit.stats().compile.functions, 3);
     assert_eq!(jit.lookup_address("fib").unwrap(), fib as usize as u64);
@@ -123,6 +124,7 @@ fn a_loop_that_runs_long_counts() {
     // SAFETY: the functions only compute.
     assert_eq!(unsafe { turn(100_000) }, 100_000);
     assert_eq!(promoted(&jit, 1), ["turn"]);
+    assert_eq!(jit.tier_statistics().promotions[0].cause, PromotionCause::Loop);
     // SAFETY: as above.
     assert_eq!(unsafe { turn(77) }, 77);
 }

@@ -225,8 +225,7 @@ impl<'a> Batch<'a> {
         let symbols = responsibility.symbols();
         let body = symbols.first().ok_or_else(|| refused("the function was removed"))?;
         let function = &self.module.functions[index as usize].name;
-        let memory = self.session.executor().memory();
-        let body = first_tier.transform(function, &body.name, &mut func, memory).map_err(refused)?;
+        let body = first_tier.transform(function, &body.name, &mut func).map_err(refused)?;
         let (block, told) = self.add_clif(context, index, func, &**first_tier.isa(), None)?;
         self.functions += 1;
         Ok(Added { symbol: self.define(FUNCTION, index, block), told, extra: Extra::FirstTier(body) })

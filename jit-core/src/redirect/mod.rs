@@ -60,7 +60,7 @@ impl Redirections {
         table: FunctionTable,
         first_tier: Option<Arc<dyn FirstTier>>,
         session: &ExecutionSession,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let table = Arc::new(table);
         let slots = Arc::downgrade(&table);
         session.set_slots(Arc::new(move |linked| {
@@ -68,9 +68,9 @@ impl Redirections {
             Some(links)
         }));
         if let Some(first_tier) = &first_tier {
-            first_tier.start(Promoter { table: Arc::downgrade(&table) });
+            first_tier.start(Promoter { table: Arc::downgrade(&table) }, session.executor().memory())?;
         }
-        Self { table, first_tier, trackers: Mutex::default(), versions: Arc::default() }
+        Ok(Self { table, first_tier, trackers: Mutex::default(), versions: Arc::default() })
     }
 
     /// Makes functions of objects lazy, if functions are.

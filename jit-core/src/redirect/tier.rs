@@ -8,7 +8,7 @@ use jit_linker::memory::MemoryManager;
 use super::body::BodySource;
 use super::table::{Body, FunctionTable};
 use crate::clif::ClifTransform;
-use crate::error::LookupError;
+use crate::error::{Error, LookupError};
 use crate::session::Priority;
 use crate::sync::{Arc, Weak};
 
@@ -19,8 +19,7 @@ pub trait FirstTier: Send + Sync {
     fn isa(&self) -> &OwnedTargetIsa;
 
     /// Changes a function before it is compiled at the first tier. `body` names this body of
-    /// `function` to [`Promoter::promote`]. What is returned lives as long as the code. Code that it needs beside the
-    /// function's own it puts into `memory`.
+    /// `function` to [`Promoter::promote`]. What is returned lives as long as the code.
     ///
     /// # Errors
     ///
@@ -30,7 +29,6 @@ pub trait FirstTier: Send + Sync {
         function: &SymbolName,
         body: &SymbolName,
         func: &mut ir::Function,
-        memory: &Arc<dyn MemoryManager>,
     ) -> Result<Box<dyn FirstTierBody>, String>;
 
     /// What is done to a function before it is compiled again, in addition to what its module asks for: to be asked once a
@@ -39,8 +37,12 @@ pub trait FirstTier: Send + Sync {
         None
     }
 
-    /// Is given what promotes functions, before any is compiled.
-    fn start(&self, promoter: Promoter);
+    /// Is given what promotes functions, and the memory for code that it needs beside theirs, before any is compiled.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't start: there will be no JIT then.
+    fn start(&self, promoter: Promoter, memory: &Arc<dyn MemoryManager>) -> Result<(), Error>;
 }
 
 /// A function that is to be compiled at the first tier.

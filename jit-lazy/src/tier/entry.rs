@@ -18,9 +18,10 @@ use crate::block;
 /// How many a block has.
 const LEN: usize = 32;
 
-/// The entries that no function has.
-#[derive(Default)]
+/// The entries that no function has, and where more of them are made.
 pub(super) struct Entries {
+    memory: Arc<dyn MemoryManager>,
+    architecture: Architecture,
     free: Mutex<Vec<Place>>,
 }
 
@@ -40,29 +41,41 @@ pub(super) struct Entry {
 }
 
 impl Entries {
+    /// With a block of them: what a first function has to wait for must be little.
+    pub(super) fn new(memory: &Arc<dyn MemoryManager>) -> Result<Arc<Self>, Error> {
+        let architecture = block::architecture()?;
+        let free = places(make_block(architecture, memory)?);
+        Ok(Arc::new(Self { memory: Arc::clone(memory), architecture, free: Mutex::new(free) }))
+    }
+
     fn free(&self) -> MutexGuard<'_, Vec<Place>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An entry that counts down from `left`.
-    pub(super) fn take(self: &Arc<Self>, memory: &Arc<dyn MemoryManager>, left: u32) -> Result<Entry, Error> {
-        let architecture = block::architecture()?;
-        let free = self.free().pop();
-        let place = match free {
-            Some(place) => place,
-            None => {
-                let block = Arc::new(make_block(architecture, memory)?);
-                self.free().extend((1..LEN).map(|index| Place { block: Arc::clone(&block), index }));
-                Place { block, index: 0 }
+    pub(super) fn take(self: &Arc<Self>, left: u32) -> Result<Entry, Error> {
+        let place = loop {
+            let free = self.free().pop();
+            match free {
+                Some(place) => break place,
+                None => {
+                    let made = places(make_block(self.architecture, &self.memory)?);
+                    self.free().extend(made);
+                }
             }
         };
         let start = |kind| place.block.range(kind).start;
-        let code = start(SegmentKind::Code) + (place.index * entry_size(architecture)) as u64;
+        let code = start(SegmentKind::Code) + (place.index * entry_size(self.architecture)) as u64;
         let words = start(SegmentKind::Data) + (place.index * size_of::<EntryWords>()) as u64;
         let entry = Entry { place: Some(place), code, words, pool: Arc::clone(self) };
         entry.words().left.store(left, Ordering::Relaxed);
         Ok(entry)
     }
+}
+
+fn places(block: FinalizedAllocation) -> Vec<Place> {
+    let block = Arc::new(block);
+    (0..LEN).map(|index| Place { block: Arc::clone(&block), index }).collect()
 }
 
 fn make_block(architecture: Architecture, memory: &Arc<dyn MemoryManager>) -> Result<FinalizedAllocation, Error> {

@@ -11,6 +11,7 @@ use std::thread::Thread;
 use jit_core::SymbolName;
 use jit_core::seam::FirstTierBody;
 
+use super::PromotionCause;
 use super::entry::{self, Entry};
 
 /// A function's counter, and what to do when it has run out.
@@ -22,6 +23,8 @@ pub(super) struct Counter {
     inbox: Arc<Inbox>,
     /// In the inbox, or about to be.
     sent: AtomicBool,
+    /// Whether it is a loop that has sent it, and not a call.
+    sent_by_loop: AtomicBool,
     next: AtomicPtr<Counter>,
 }
 
@@ -33,8 +36,8 @@ impl Counter {
         body: SymbolName,
         inbox: Arc<Inbox>,
     ) -> Arc<Self> {
-        let (sent, next) = (AtomicBool::new(false), AtomicPtr::default());
-        let counter = Arc::new(Self { entry, threshold, function, body, inbox, sent, next });
+        let (sent, sent_by_loop, next) = (AtomicBool::new(false), AtomicBool::new(false), AtomicPtr::default());
+        let counter = Arc::new(Self { entry, threshold, function, body, inbox, sent, sent_by_loop, next });
         counter.entry.tell(IS_COUNTER | Arc::as_ptr(&counter).expose_provenance() as u64);
         counter
     }
@@ -81,7 +84,7 @@ pub(crate) unsafe fn counted(told: u64) -> Option<u64> {
     // SAFETY: as the caller says.
     let counter = unsafe { counter_of(told) }?;
     let target = counter.entry.target();
-    Arc::clone(&counter.inbox).put(counter);
+    Arc::clone(&counter.inbox).put(counter, PromotionCause::Call);
     Some(target)
 }
 
@@ -93,7 +96,7 @@ pub(crate) unsafe fn counted(told: u64) -> Option<u64> {
 pub(super) unsafe extern "C" fn report(counter: *const AtomicU32) {
     // SAFETY: as the caller says.
     if let Some(counter) = unsafe { counter_of(entry::told_at(counter)) } {
-        Arc::clone(&counter.inbox).put(counter);
+        Arc::clone(&counter.inbox).put(counter, PromotionCause::Loop);
     }
 }
 
@@ -117,11 +120,12 @@ impl Inbox {
         _ = self.taker.set(thread);
     }
 
-    fn put(&self, counter: Arc<Counter>) {
+    fn put(&self, counter: Arc<Counter>, cause: PromotionCause) {
         // A counter that wraps around before it was taken.
         if counter.sent.swap(true, Ordering::Acquire) {
             return;
         }
+        counter.sent_by_loop.store(cause == PromotionCause::Loop, Ordering::Relaxed);
         let counter = Arc::into_raw(counter);
         let link = |newest: *mut Counter| {
             // SAFETY: this call owns a count of it until it is in the list.
@@ -138,7 +142,7 @@ impl Inbox {
     }
 
     /// What has come since the last call, in this order; nothing once it is closed.
-    pub(super) fn take(&self) -> Option<Vec<Arc<Counter>>> {
+    pub(super) fn take(&self) -> Option<Vec<(Arc<Counter>, PromotionCause)>> {
         let taken = self.newest.fetch_update(Ordering::Acquire, Ordering::Acquire, |newest| {
             (newest != closed()).then_some(ptr::null_mut())
         });
@@ -162,14 +166,15 @@ impl Inbox {
 }
 
 /// The counters of a list that was taken whole, the oldest first.
-fn unlink(mut newest: *mut Counter) -> Vec<Arc<Counter>> {
+fn unlink(mut newest: *mut Counter) -> Vec<(Arc<Counter>, PromotionCause)> {
     let mut counters = Vec::new();
     while !newest.is_null() {
         // SAFETY: the list owned a count of it, and was taken by this thread alone.
         let counter = unsafe { Arc::from_raw(newest) };
         newest = counter.next.load(Ordering::Relaxed);
+        let by_loop = counter.sent_by_loop.load(Ordering::Relaxed);
         counter.sent.store(false, Ordering::Release);
-        counters.push(counter);
+        counters.push((counter, if by_loop { PromotionCause::Loop } else { PromotionCause::Call }));
     }
     counters.reverse();
     counters
@@ -186,12 +191,12 @@ mod tests {
     fn counter(inbox: &Arc<Inbox>, name: &str) -> Arc<Counter> {
         let pool = SymbolStringPool::new();
         let memory: Arc<dyn MemoryManager> = Arc::new(PageManager::new());
-        let entry = Arc::new(Entries::default()).take(&memory, 1).unwrap();
+        let entry = Entries::new(&memory).unwrap().take(1).unwrap();
         Counter::new(entry, 1, pool.intern(name), pool.intern("body"), Arc::clone(inbox))
     }
 
-    fn functions(taken: &[Arc<Counter>]) -> Vec<&str> {
-        taken.iter().map(|counter| counter.function.as_str()).collect()
+    fn functions(taken: &[(Arc<Counter>, PromotionCause)]) -> Vec<&str> {
+        taken.iter().map(|(counter, _)| counter.function.as_str()).collect()
     }
 
     fn send(counter: &Arc<Counter>) {

@@ -106,8 +106,20 @@ pub struct Promotion {
     pub function: SymbolName,
     /// Calls and iterations after which.
     pub count: u32,
+    /// What the last of them was.
+    pub cause: PromotionCause,
     /// How long that took in the background, from its first instruction to the redirection.
     pub took: Duration,
+}
+
+/// What made a counter run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PromotionCause {
+    /// A call of the function.
+    Call,
+    /// An iteration of one of its loops, or what else [`Tiering::transform`] makes it count.
+    Loop,
 }
 
 /// The first tier of a JIT.
@@ -116,7 +128,8 @@ pub(crate) struct Tiers {
     tiering: Tiering,
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
-    entries: Arc<Entries>,
+    /// From the start on.
+    entries: OnceLock<Arc<Entries>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -165,7 +178,7 @@ impl Tiers {
         let thread =
             thread.spawn(move || own_shared.run(&own_inbox)).map_err(|error| Error::Thread(Arc::new(error)))?;
         inbox.taken_by(thread.thread().clone());
-        Ok(Self { isa, tiering, shared, inbox, entries: Arc::default(), thread: Some(thread) })
+        Ok(Self { isa, tiering, shared, inbox, entries: OnceLock::new(), thread: Some(thread) })
     }
 
     pub(crate) fn statistics(&self) -> TierStatistics {
@@ -191,10 +204,10 @@ impl FirstTier for Tiers {
         function: &SymbolName,
         body: &SymbolName,
         func: &mut ir::Function,
-        memory: &Arc<dyn MemoryManager>,
     ) -> Result<Box<dyn FirstTierBody>, String> {
         let threshold = self.tiering.threshold;
-        let entry = self.entries.take(memory, threshold).map_err(|error| error.to_string())?;
+        let entries = self.entries.get().ok_or("the first tier was not started")?;
+        let entry = entries.take(threshold).map_err(|error| error.to_string())?;
         let counter = Counter::new(entry, threshold, function.clone(), body.clone(), Arc::clone(&self.inbox));
         let counting = Counting {
             counter: counter.counts_at().expose_provenance() as u64,
@@ -210,9 +223,11 @@ impl FirstTier for Tiers {
         Some(Arc::new(self.tiering.inlining?))
     }
 
-    fn start(&self, promoter: Promoter) {
+    fn start(&self, promoter: Promoter, memory: &Arc<dyn MemoryManager>) -> Result<(), Error> {
         // A second JIT with the same tiers would be refused by the builder's taking them.
+        _ = self.entries.set(Entries::new(memory)?);
         _ = self.shared.promoter.set(promoter);
+        Ok(())
     }
 }
 
@@ -234,23 +249,23 @@ impl Shared {
 
     fn run(&self, inbox: &Inbox) {
         while let Some(hot) = inbox.take() {
-            for counter in hot {
+            for (counter, cause) in hot {
                 if inbox.is_closed() {
                     return;
                 }
-                self.promote(&counter);
+                self.promote(&counter, cause);
             }
             std::thread::park();
         }
     }
 
-    fn promote(&self, Counter { function, body, threshold, .. }: &Counter) {
+    fn promote(&self, Counter { function, body, threshold, .. }: &Counter, cause: PromotionCause) {
         let _span = tracing::debug_span!("promote", function = function.as_str()).entered();
         let start = Instant::now();
         let promoted = self.promoter.get().map(|promoter| promoter.promote(function, body));
         let (function, took) = (function.clone(), start.elapsed());
         match promoted {
-            Some(Ok(true)) => self.lock().promotions.push(Promotion { function, count: *threshold, took }),
+            Some(Ok(true)) => self.lock().promotions.push(Promotion { function, count: *threshold, cause, took }),
             Some(Err(error)) => {
                 tracing::debug!(function = function.as_str(), %error, "a hot function stays at the first tier");
                 self.lock().refusals.push((function, error.to_string()));
