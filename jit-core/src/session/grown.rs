@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use jit_linker::memory::prefer_huge_pages;
+
 use crate::sync;
 
 /// Elements of the first segment.
@@ -71,6 +73,7 @@ impl<T: Default + Send, const PARTS: usize> Grown<T, PARTS> {
     fn add_segment(&self, index: u32) -> &T {
         let (segment, offset, length) = place::<PARTS>(index);
         let mut elements = Vec::with_capacity(length);
+        // Lookups in a large table go anywhere in it: with small pages, each would first look for its page.
         prefer_huge_pages(&elements.spare_capacity_mut()[..length]);
         elements.extend((0..length).map(|_| T::default()));
         let new = Box::into_raw(elements.into_boxed_slice()).cast::<T>();
@@ -107,24 +110,6 @@ impl<T, const PARTS: usize> Drop for Grown<T, PARTS> {
             }
         }
     }
-}
-
-/// Lookups in a large table go anywhere in it: with small pages, each would first look for its page.
-fn prefer_huge_pages<T>(memory: &[T]) {
-    #[cfg(target_os = "linux")]
-    {
-        const HUGE: usize = 2 << 20;
-        let range = memory.as_ptr_range();
-        let start = range.start.addr().next_multiple_of(HUGE);
-        let length = range.end.addr().saturating_sub(start) / HUGE * HUGE;
-        if length > 0 {
-            // SAFETY: it changes nothing that a program sees, and the range is a part of `memory`. If it is refused,
-            // pages are small.
-            unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = memory;
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub(crate) use self::source::Text;
 pub use self::symbol::{Definition, Linkage, Scope, Symbol, SymbolKind};
 use crate::SymbolName;
 use crate::arch::{Architecture, aarch64, x86_64};
-use crate::memory::SegmentKind;
+use crate::memory::{SegmentKind, prefer_huge_pages};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -191,6 +191,18 @@ impl LinkGraph {
         self.symbols.reserve(2 * blocks);
         self.edges.reserve(2 * blocks);
         self.arena.reserve(64 * blocks);
+    }
+
+    /// Makes room for the symbols that an object has.
+    pub(crate) fn reserve_symbols(&mut self, count: usize) {
+        self.symbols.reserve_exact(count);
+        prefer_huge_pages(self.symbols.spare_capacity_mut());
+    }
+
+    /// Makes room for the edges that an object has at most.
+    pub(crate) fn reserve_edges(&mut self, count: usize) {
+        self.edges.reserve_exact(count);
+        prefer_huge_pages(self.edges.spare_capacity_mut());
     }
 
     /// Adds a block of bytes. Its edges are added next: see [`add_edge`](Self::add_edge).

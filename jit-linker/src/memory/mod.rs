@@ -12,6 +12,7 @@
 mod apple;
 mod detached;
 mod page;
+mod pages;
 #[cfg(target_os = "linux")]
 mod slab;
 mod slot;
@@ -27,6 +28,8 @@ use smallvec::SmallVec;
 pub use apple::AppleMemory;
 pub use detached::DetachedMemory;
 pub use page::PageManager;
+pub(crate) use pages::populate;
+pub use pages::prefer_huge_pages;
 #[cfg(target_os = "linux")]
 pub use slab::SlabManager;
 pub use slot::SlotBlock;

@@ -6,10 +6,34 @@ use super::indirect::{self, GOT_ENTRY, GotContent, Indirection};
 use crate::arch::{self, FixupError, Operands, Origin, Referent, aarch64, stub, x86_64};
 use crate::graph::{Block, BlockId, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionRole, SymbolId, SymbolKind};
 use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
-use crate::memory::{Allocation, SegmentKind};
+use crate::memory::{self, Allocation, SegmentKind};
 
 /// Room for so many edges is given back at a time: it is worth a system call.
 const SPARE_EDGES: usize = 1 << 15;
+
+/// How much memory is brought at a time, ahead of what is written.
+const WINDOW: usize = 256 << 10;
+
+/// Where the part of each segment begins whose memory is there, as the segments are written from their ends.
+struct Windows([usize; 3]);
+
+impl Windows {
+    /// Small segments share their pages with others: none of theirs is brought.
+    fn new(allocation: &Allocation) -> Self {
+        Self(SegmentKind::ALL.map(|kind| Some(allocation.size(kind)).filter(|size| *size >= WINDOW).unwrap_or(0)))
+    }
+
+    /// Brings the memory of a block that is about to be written, and of those before it.
+    fn open(&mut self, allocation: &mut Allocation, block: &Block) {
+        let first = &mut self.0[block.kind as usize];
+        let (start, size) = (block.segment_offset as usize, block.size as usize);
+        if start < *first {
+            let end = (start + size).min(*first);
+            *first = start.saturating_sub(WINDOW);
+            memory::populate(&mut allocation.working(block.kind)[*first..end]);
+        }
+    }
+}
 
 /// A graph whose addresses are all known, and where it goes.
 #[derive(Debug)]
@@ -57,12 +81,14 @@ impl Placement {
         debug_assert!(edges.is_sorted_by_key(|edge| edge.block), "edges are in the order of their blocks");
         let is_whole = self.graph.blocks.iter().all(|block| block.live);
         let mut end = edges.len();
+        let mut windows = Windows::new(&self.allocation);
         // From the last: what is done with gives its memory back while more is written.
         for index in (0..self.graph.blocks.len()).rev() {
             let block = BlockId::new(index);
             let count = edges[..end].iter().rev().take_while(|edge| edge.block == block).count();
             let start = end - count;
             if self.graph.blocks[index].live {
+                windows.open(&mut self.allocation, &self.graph.blocks[index]);
                 self.copy_content(index);
                 let result = self.apply_all(block, &edges[start..end], is_whole);
                 result.map_err(|(edge, source)| LinkError::fixup(&self.graph, &edge, source))?;

@@ -71,6 +71,7 @@ pub(super) fn parse_with(
         sections,
         symbols,
     };
+    reader.graph.reserve_symbols(reader.symbols.len());
     reader.read().map_err(|error| *error)?;
     Ok(reader.graph)
 }

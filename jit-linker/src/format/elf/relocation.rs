@@ -27,7 +27,7 @@ impl<'data> Reader<'data> {
         // A record of unwinding has about one relocation, and an edge to its CIE beside.
         let counts = tables.iter().flatten().map(|table| table.len());
         let records = self.unwind_tables.keys().filter_map(|section| tables[*section]).map(<[_]>::len);
-        self.graph.edges.reserve_exact(counts.chain(records).sum());
+        self.graph.reserve_edges(counts.chain(records).sum());
         for (section, table) in tables.iter().enumerate() {
             match (self.placed[section], table) {
                 (Some(block), Some(table)) if self.graph.is_note(block) => self.add_note_relocations(block, table),

@@ -1,0 +1,35 @@
+//! What the system is told about memory in advance: it changes no contents, and is as well not done.
+
+use std::mem::MaybeUninit;
+
+/// Asks for huge pages where `memory`, which is about to be used, has room for some: fewer have to be brought, and found again.
+pub fn prefer_huge_pages<T>(memory: &[MaybeUninit<T>]) {
+    #[cfg(target_os = "linux")]
+    {
+        const HUGE: usize = 2 << 20;
+        let range = memory.as_ptr_range();
+        let start = range.start.addr().next_multiple_of(HUGE);
+        let length = range.end.addr().saturating_sub(start) / HUGE * HUGE;
+        if length > 0 {
+            // SAFETY: a program sees no difference, and the range is a part of `memory`.
+            unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}
+
+/// Brings all pages of `memory` at once, to be written: cheaper than each at its first write.
+pub(crate) fn populate(memory: &mut [u8]) {
+    #[cfg(target_os = "linux")]
+    {
+        let page = region::page::size();
+        let range = memory.as_mut_ptr_range();
+        let start = range.start.addr() / page * page;
+        let length = range.end.addr().next_multiple_of(page) - start;
+        // SAFETY: contents stay; pages whose ends are not in `memory` may be brought as well.
+        unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_POPULATE_WRITE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}
