@@ -7,6 +7,8 @@ use cranelift_codegen::isa::unwind::UnwindInst;
 use gimli::leb128::write::Leb128;
 use smallvec::SmallVec;
 
+use super::machine_code::push_number;
+
 /// Instructions of one function; most take less than twenty bytes.
 pub(crate) type Instructions = SmallVec<[u8; 32]>;
 
@@ -44,7 +46,7 @@ pub(crate) fn instructions(isa: &dyn TargetIsa, code: &[u8], unwind: &[(CodeOffs
         match *inst {
             UnwindInst::PushFrameRegs { offset_upward_to_caller_sp: frame } => {
                 out.push(DEF_CFA_OFFSET);
-                out.extend_from_slice(Leb128::unsigned(frame.into()).bytes());
+                push_number(&mut out, Leb128::unsigned(frame.into()));
                 saved(&mut out, OFFSET, machine.frame_pointer, frame);
                 kept.push(machine.frame_pointer);
                 if let Some(link) = machine.link_register {
@@ -128,7 +130,7 @@ fn saved(out: &mut Instructions, how: u8, register: u8, below: u32) {
         OFFSET => out.extend_from_slice(&[OFFSET_EXTENDED, register]),
         other => out.extend_from_slice(&[other, register]),
     }
-    out.extend_from_slice(Leb128::unsigned((below / WORD).into()).bytes());
+    push_number(out, Leb128::unsigned((below / WORD).into()));
 }
 
 /// DWARF's number of a register.
@@ -187,8 +189,8 @@ impl Machine {
                 const POP_RBP: u8 = 0x5d;
                 const RET: u8 = 0xc3;
                 const RET_AND_DROP: u8 = 0xc2;
-                let is_it = |pair: &[u8]| pair[0] == POP_RBP && matches!(pair[1], RET | RET_AND_DROP);
-                code.windows(2).position(is_it)? + 1
+                let is_it = |at: &usize| matches!(code.get(at + 1), Some(&(RET | RET_AND_DROP)));
+                memchr::memchr_iter(POP_RBP, code).find(is_it)? + 1
             }
             Some(_) => {
                 // ldp x29, x30, [sp], #16; ret

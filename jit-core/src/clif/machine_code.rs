@@ -9,7 +9,7 @@ use gimli::leb128::write::Leb128;
 use gimli::{EndianSlice, LittleEndian, Reader};
 use memmap2::MmapMut;
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
+use smallvec::{Array, SmallVec};
 
 use super::module::Body;
 use crate::platform::code::Details;
@@ -88,7 +88,7 @@ impl MachineCode {
         relocs.iter().for_each(|reloc| self.encode(reloc, &mut encoded));
         let mut head = Numbers::new();
         for number in [code.len() as u64, frame.len() as u64, encoded.len() as u64, align] {
-            head.extend_from_slice(Leb128::unsigned(number).bytes());
+            push_number(&mut head, Leb128::unsigned(number));
         }
         let parts = [&head[..], code, frame, &encoded[..]];
         let len = parts.iter().map(|part| part.len()).sum();
@@ -124,11 +124,12 @@ impl MachineCode {
                 (self.targets.len() as u32 - 1, LISTED)
             }
         };
-        to.extend_from_slice(&[kind, meaning]);
+        to.push(kind);
+        to.push(meaning);
         for number in
             [Leb128::unsigned(index.into()), Leb128::unsigned(reloc.offset.into()), Leb128::signed(reloc.addend)]
         {
-            to.extend_from_slice(number.bytes());
+            push_number(to, number);
         }
     }
 
@@ -168,6 +169,11 @@ impl MachineCode {
 
 /// Encoded numbers of one function.
 type Numbers = SmallVec<[u8; 128]>;
+
+/// Appends a number, which mostly has one byte: not worth a copy of memory.
+pub(super) fn push_number<A: Array<Item = u8>>(to: &mut SmallVec<A>, number: Leb128) {
+    number.bytes().iter().for_each(|byte| to.push(*byte));
+}
 
 impl<'a> Run<'a> {
     fn at(chunk: &'a [u8], start: u32) -> Option<Self> {

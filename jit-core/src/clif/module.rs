@@ -233,39 +233,21 @@ impl ClifModule {
     /// Sets how a function refers to others: a call to a final function is near and direct, any
     /// other goes through the linker's tables, and an address that is taken is told from a call.
     fn bind(&self, func: &mut ir::Function) -> Result<(), String> {
-        let mut taken = Vec::new();
-        for block in func.layout.blocks() {
-            for inst in func.layout.block_insts(block) {
-                if let InstructionData::FuncAddr { func_ref, .. } = func.dfg.insts[inst] {
-                    taken.push((inst, func_ref));
-                }
-            }
-        }
+        let mut are_near = true;
         for data in func.stencil.dfg.ext_funcs.values_mut() {
             let ir::ExternalName::User(name) = data.name else { continue };
             let Some(name) = func.params.user_named_funcs().get(name) else {
                 return Err(format!("refers to the undeclared name {name}"));
             };
-            if name.namespace != FUNCTION {
-                continue;
-            }
-            let id = self.known_function(name.index)?;
-            if data.colocated && !self.is_final(id) {
-                data.colocated = false;
+            if name.namespace == FUNCTION {
+                let id = self.known_function(name.index)?;
+                data.colocated &= self.is_final(id);
+                are_near &= data.colocated;
             }
         }
-        for (inst, func_ref) in taken {
-            let data = func.dfg.ext_funcs[func_ref].clone();
-            if data.colocated {
-                continue;
-            }
-            let ir::ExternalName::User(name) = data.name else { continue };
-            let UserExternalName { namespace: FUNCTION, index } = func.params.user_named_funcs()[name] else {
-                continue;
-            };
-            let name = func.declare_imported_user_function(UserExternalName { namespace: ADDRESS_OF, index });
-            let func_ref = func.import_function(ir::ExtFuncData { name: ir::ExternalName::user(name), ..data });
-            func.dfg.insts[inst] = InstructionData::FuncAddr { opcode: Opcode::FuncAddr, func_ref };
+        // What is near is at one address, be it called or taken.
+        if !are_near {
+            tell_addresses_from_calls(func);
         }
         Ok(())
     }
@@ -384,6 +366,23 @@ impl Module for ClifModule {
         }
         self.data[index] = Some(data.clone());
         Ok(())
+    }
+}
+
+/// Has a function take the addresses of functions that are not near by a name of their own.
+fn tell_addresses_from_calls(func: &mut ir::Function) {
+    let insts = func.layout.blocks().flat_map(|block| func.layout.block_insts(block));
+    let taken = insts.filter_map(|inst| match func.dfg.insts[inst] {
+        InstructionData::FuncAddr { func_ref, .. } if !func.dfg.ext_funcs[func_ref].colocated => Some((inst, func_ref)),
+        _ => None,
+    });
+    for (inst, func_ref) in taken.collect::<Vec<_>>() {
+        let data = func.dfg.ext_funcs[func_ref].clone();
+        let ir::ExternalName::User(name) = data.name else { continue };
+        let UserExternalName { namespace: FUNCTION, index } = func.params.user_named_funcs()[name] else { continue };
+        let name = func.declare_imported_user_function(UserExternalName { namespace: ADDRESS_OF, index });
+        let func_ref = func.import_function(ir::ExtFuncData { name: ir::ExternalName::user(name), ..data });
+        func.dfg.insts[inst] = InstructionData::FuncAddr { opcode: Opcode::FuncAddr, func_ref };
     }
 }
 

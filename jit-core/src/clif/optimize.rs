@@ -19,7 +19,7 @@ pub(super) fn optimize(
         if is_final {
             take_in_recursion(context, function)?;
         }
-        rotate_loops(&mut context.func);
+        rotate_loops(context);
     }
     Ok(())
 }

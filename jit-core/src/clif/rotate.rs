@@ -10,6 +10,7 @@
 //! executed more or less often than before, so any test may move. Of what the header defines, the body and what comes
 //! after the loop now have two definitions: they get them as parameters of blocks.
 
+use cranelift_codegen::Context;
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::EntitySet;
@@ -25,22 +26,31 @@ const INSTRUCTIONS: usize = 12;
 const LOOPS: usize = 32;
 
 /// Rotates the loops of a function whose tests are small.
-pub(super) fn rotate_loops(func: &mut Function) {
+pub(super) fn rotate_loops(context: &mut Context) {
     // A value's label would have to go with each of its definitions.
-    if !may_loop(func) || func.dfg.values_labels.is_some() {
+    if !may_loop(&context.func) || context.func.dfg.values_labels.is_some() {
         return;
     }
-    func.dfg.resolve_all_aliases();
-    let mut analysis = Analysis::of(func);
-    let headers = analysis.loops.loops().map(|one| analysis.loops.loop_header(one)).take(LOOPS);
-    let mut headers: Vec<_> = headers.collect();
+    context.func.dfg.resolve_all_aliases();
+    analyse(context);
+    let loops = &context.loop_analysis;
+    let mut headers: Vec<_> = loops.loops().map(|one| loops.loop_header(one)).take(LOOPS).collect();
     while let Some(header) = headers.pop() {
+        let Context { func, cfg, domtree: tree, loop_analysis: loops, .. } = context;
+        let analysis = Analysis { cfg, tree, loops };
         let Some(found) = Loop::find(func, &analysis, header) else { continue };
         found.rotate(func, &analysis);
         if !headers.is_empty() {
-            analysis = Analysis::of(func);
+            analyse(context);
         }
     }
+}
+
+/// In the context's tables, whose memory is there already.
+fn analyse(context: &mut Context) {
+    context.compute_cfg();
+    context.compute_domtree();
+    context.compute_loop_analysis();
 }
 
 /// Whether a function may loop, for transforms that would have to analyse it: whether a branch leads to a block that
@@ -57,21 +67,13 @@ pub fn may_loop(func: &Function) -> bool {
     })
 }
 
-struct Analysis {
-    cfg: ControlFlowGraph,
-    tree: DominatorTree,
-    loops: LoopAnalysis,
+struct Analysis<'a> {
+    cfg: &'a ControlFlowGraph,
+    tree: &'a DominatorTree,
+    loops: &'a LoopAnalysis,
 }
 
-impl Analysis {
-    fn of(func: &Function) -> Self {
-        let cfg = ControlFlowGraph::with_function(func);
-        let tree = DominatorTree::with_function(func, &cfg);
-        let mut loops = LoopAnalysis::new();
-        loops.compute(func, &cfg, &tree);
-        Self { cfg, tree, loops }
-    }
-
+impl Analysis<'_> {
     /// The blocks that are only reached through the edge from `header` to `target`.
     fn behind(&self, header: Block, target: Block) -> Vec<Block> {
         let mut others = self.cfg.pred_iter(target).filter(|from| from.block != header);
@@ -104,7 +106,7 @@ struct Way {
 }
 
 impl Loop {
-    fn find(func: &Function, analysis: &Analysis, header: Block) -> Option<Self> {
+    fn find(func: &Function, analysis: &Analysis<'_>, header: Block) -> Option<Self> {
         let Analysis { cfg, tree, loops } = analysis;
         let own = loops.is_loop_header(header)?;
         let last = func.dfg.insts[func.layout.last_inst(header)?];
@@ -127,7 +129,7 @@ impl Loop {
         goes_back.then_some(Self { header, ways, condition, back })
     }
 
-    fn rotate(self, func: &mut Function, analysis: &Analysis) {
+    fn rotate(self, func: &mut Function, analysis: &Analysis<'_>) {
         self.move_constants(func);
         self.reuse(func);
         let results = func.layout.block_insts(self.header).flat_map(|inst| func.dfg.inst_results(inst));
@@ -192,7 +194,7 @@ impl Loop {
     }
 
     /// Whether each use of what the header defines is on one way or the other, and not where they meet.
-    fn is_only_used_behind(&self, func: &Function, analysis: &Analysis, defined: &EntitySet<Value>) -> bool {
+    fn is_only_used_behind(&self, func: &Function, analysis: &Analysis<'_>, defined: &EntitySet<Value>) -> bool {
         let mut behind = EntitySet::new();
         behind.insert(self.header);
         behind.extend(self.ways.iter().flat_map(|way| way.behind.iter().copied()));
@@ -279,8 +281,10 @@ mod tests {
     use super::*;
 
     fn rotated(text: &str) -> Function {
-        let mut func = cranelift_reader::parse_functions(text).expect("the text is CLIF").remove(0);
-        rotate_loops(&mut func);
+        let func = cranelift_reader::parse_functions(text).expect("the text is CLIF").remove(0);
+        let mut context = Context::for_function(func);
+        rotate_loops(&mut context);
+        let func = context.func;
         let flags = Flags::new(settings::builder());
         verify_function(&func, &flags).unwrap_or_else(|errors| panic!("{errors}{func}"));
         func
