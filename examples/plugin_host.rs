@@ -42,6 +42,9 @@ fn call(jit: &Jit, program: &Program, dylib: &JitDylib) -> Result<i64> {
 }
 
 fn main() -> Result<()> {
+    if std::env::args().len() < 2 {
+        return Err("usage: plugin_host FILE.o...".into());
+    }
     let jit = Jit::new()?;
     jit.define_function("tell", tell as extern "C" fn(i64))?;
     let program = Program::new(jit.session().clone());

@@ -44,6 +44,10 @@ pub(super) fn rotate_loops(context: &mut Context) {
             analyse(context);
         }
     }
+    // They are not what the function is now, which a verifier would find.
+    context.cfg.clear();
+    context.domtree.clear();
+    context.loop_analysis.clear();
 }
 
 /// In the context's tables, whose memory is there already.
@@ -276,7 +280,6 @@ fn is_pure(opcode: Opcode) -> bool {
 #[cfg(test)]
 mod tests {
     use cranelift_codegen::settings::{self, Flags};
-    use cranelift_codegen::verify_function;
 
     use super::*;
 
@@ -284,10 +287,9 @@ mod tests {
         let func = cranelift_reader::parse_functions(text).expect("the text is CLIF").remove(0);
         let mut context = Context::for_function(func);
         rotate_loops(&mut context);
-        let func = context.func;
         let flags = Flags::new(settings::builder());
-        verify_function(&func, &flags).unwrap_or_else(|errors| panic!("{errors}{func}"));
-        func
+        context.verify(&flags).unwrap_or_else(|errors| panic!("{errors}{}", context.func));
+        context.func
     }
 
     /// The conditional branches of a function, each as its block and where it leads.
