@@ -8,11 +8,11 @@
 //! writes code through a second mapping; [`PageManager`] gives each allocation pages of its own
 //! and changes their protection, for systems where a second mapping can't be had.
 
+mod advice;
 #[cfg(unix)]
 mod apple;
 mod detached;
 mod page;
-mod pages;
 #[cfg(target_os = "linux")]
 mod slab;
 mod slot;
@@ -24,12 +24,12 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+pub(crate) use advice::populate;
+pub use advice::prefer_huge_pages;
 #[cfg(unix)]
 pub use apple::AppleMemory;
 pub use detached::DetachedMemory;
 pub use page::PageManager;
-pub(crate) use pages::populate;
-pub use pages::prefer_huge_pages;
 #[cfg(target_os = "linux")]
 pub use slab::SlabManager;
 pub use slot::SlotBlock;
