@@ -11,8 +11,7 @@
 //!
 //! This crate is policy: a first call is a lookup, and the session does all waiting. A thread with
 //! little stack left has another one compile for it. A first call takes locks and allocates, so in
-//! a signal handler it ends the process, with the handler's name. (Not seen is one that blocks no signal:
-//! `SA_NODEFER`, and an empty mask.)
+//! a signal handler it ends the process, with the handler's name.
 //!
 //! It has no features: it needs `jit-core` with `cranelift`.
 
@@ -23,6 +22,7 @@ mod lazy_jit;
 mod reentry;
 mod registry;
 mod signal;
+mod sigreturn;
 mod stack;
 mod tier;
 mod trampoline;

@@ -7,7 +7,7 @@ use std::thread;
 use jit_core::seam::{LazyFunction, LazyFunctions};
 
 use crate::call_through::Target;
-use crate::signal;
+use crate::signal::{self, Handler};
 use crate::tier::counted;
 
 static TARGETS: RwLock<Registry> = RwLock::new(Registry { targets: Vec::new(), free: Vec::new() });
@@ -73,7 +73,7 @@ pub(crate) extern "C-unwind" fn resolve(told: u64) -> u64 {
     let index = told as u32;
     // First of all: what the handler has interrupted may hold the locks that are taken here.
     if let Some(handler) = signal::handler() {
-        return resolve_in_handler(index, handler);
+        return resolve_in_handler(index, &handler);
     }
     let target = read().target(index).cloned();
     match target.and_then(|target| target.resolve(index % LazyFunctions::LEN)) {
@@ -83,7 +83,7 @@ pub(crate) extern "C-unwind" fn resolve(told: u64) -> u64 {
 }
 
 /// As [`resolve`], in a signal handler: goes to a body that is ready, and refuses what is not.
-fn resolve_in_handler(index: u32, handler: usize) -> u64 {
+fn resolve_in_handler(index: u32, handler: &Handler) -> u64 {
     /// Other threads give their locks back by then. The interrupted one does not.
     const TRIES: u32 = 10_000;
     for _ in 0..TRIES {

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_int, c_void};
 
 use jit_core::SymbolName;
 
-use crate::stack;
+use crate::{sigreturn, stack};
 
 /// Frames that are looked at: a handler that goes deeper before it calls is not recognized.
 const DEPTH: u32 = 256;
@@ -17,34 +17,41 @@ thread_local! {
     static USUAL: Cell<u64> = const { Cell::new(0) };
 }
 
-/// An address in the signal handler that the calling thread is in. Takes no lock.
-///
-/// A handler that runs with the signals blocked that were before (`SA_NODEFER`, and no mask of its own), on the thread's
-/// own stack, is not seen: only its frames could tell, and they are not looked at by every first call.
-pub(crate) fn handler() -> Option<usize> {
+/// A signal handler that the calling thread is in.
+pub(crate) struct Handler {
+    /// An address in it, if that is known.
+    address: Option<usize>,
+}
+
+/// The signal handler that the calling thread is in. Takes no lock.
+pub(crate) fn handler() -> Option<Handler> {
+    // Every first call asks: the system only for what can't be known without.
     let blocked = blocked_signals();
-    if !may_be_in_handler(blocked) {
+    let signal_stack = if stack::is_known_as_own() { None } else { left_on_signal_stack() };
+    let returns = sigreturn::on_stack(stack::here());
+    // The signal that is being handled is blocked by default, and was not: it would not have been delivered.
+    if blocked == USUAL.get() && signal_stack.is_none() && returns.is_none() {
         return None;
+    }
+    if signal_stack.is_some_and(|left| left < WALK) {
+        return Some(Handler { address: returns.and_then(sigreturn::handler) });
     }
     let handler = handler_on_stack();
     if handler.is_none() {
         USUAL.set(blocked);
     }
-    handler
+    handler.map(|address| Handler { address: Some(address) })
 }
 
-/// Whether a signal is blocked that was not, as the one that is being handled is by default, or the thread is on its
-/// stack for signals. One that was blocked is not delivered.
-fn may_be_in_handler(blocked: u64) -> bool {
-    // Every first call asks: the system only for what can't be known without.
-    blocked != USUAL.get() || !stack::is_threads_own() && is_on_signal_stack()
-}
+/// Bytes of stack that a walk may take.
+const WALK: usize = 12 << 10;
 
-fn is_on_signal_stack() -> bool {
+/// How much is left of the thread's stack for signals, if it is on that.
+fn left_on_signal_stack() -> Option<usize> {
     let mut stack = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
     // SAFETY: only asks, and fills in what it is given.
     unsafe { libc::sigaltstack(std::ptr::null(), &raw mut stack) };
-    stack.ss_flags & libc::SS_ONSTACK != 0
+    (stack.ss_flags & libc::SS_ONSTACK != 0).then(|| stack::here() - stack.ss_sp as usize)
 }
 
 /// Which of the first 64 are, from the lowest bit on: no system has more.
@@ -113,7 +120,7 @@ fn handler_on_stack() -> Option<usize> {
 
 /// Says in which handler a function was called, by its name if that is known, with nothing that a signal handler may
 /// not do, and aborts.
-pub(crate) fn refuse(function: Option<&SymbolName>, handler: usize) -> ! {
+pub(crate) fn refuse(function: Option<&SymbolName>, handler: &Handler) -> ! {
     let mut message = Message::default();
     message.text(b"orcane: ");
     match function {
@@ -124,11 +131,15 @@ pub(crate) fn refuse(function: Option<&SymbolName>, handler: usize) -> ! {
         }
         None => message.text(b"a lazy function"),
     }
-    message.text(b" was first called in the signal handler ");
-    name(&mut message, handler);
+    match handler.address {
+        Some(address) => {
+            message.text(b" was first called in the signal handler ");
+            name(&mut message, address);
+        }
+        None => message.text(b" was first called in a signal handler"),
+    }
     message.text(b", where it can't be compiled: have it compiled before\n");
-    // SAFETY: writes the message, which may fail: there is nobody else to tell.
-    unsafe { libc::write(libc::STDERR_FILENO, message.bytes.as_ptr().cast(), message.length) };
+    message.write();
     std::process::abort()
 }
 
@@ -158,22 +169,20 @@ fn name(message: &mut Message, address: usize) {
     }
 }
 
-/// What is written at once, cut off at the end of its buffer.
+/// What is written on standard error, a buffer at a time: stacks for signals are small.
+#[derive(Default)]
 struct Message {
-    bytes: [u8; 1024],
+    bytes: [u8; 32],
     length: usize,
-}
-
-impl Default for Message {
-    fn default() -> Self {
-        Self { bytes: [0; 1024], length: 0 }
-    }
 }
 
 impl Message {
     fn text(&mut self, text: &[u8]) {
-        for (to, from) in self.bytes[self.length..].iter_mut().zip(text) {
-            *to = *from;
+        for byte in text {
+            if self.length == self.bytes.len() {
+                self.write();
+            }
+            self.bytes[self.length] = *byte;
             self.length += 1;
         }
     }
@@ -185,6 +194,12 @@ impl Message {
             self.text(&[b"0123456789abcdef"[number >> (digit * 4) & 0xf]]);
         }
     }
+
+    fn write(&mut self) {
+        // SAFETY: writes what is there, which may fail: there is nobody else to tell.
+        unsafe { libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.length) };
+        self.length = 0;
+    }
 }
 
 #[cfg(test)]
@@ -192,13 +207,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_cut_off_at_its_end() {
+    fn a_message_has_numbers_in_it() {
         let mut message = Message::default();
         message.number(0);
         message.number(0x10ab);
         assert_eq!(&message.bytes[..message.length], b"0x00x10ab");
-        message.text(&[b'a'; 2000]);
-        assert_eq!(message.length, 1024);
     }
 
     #[test]
@@ -212,7 +225,6 @@ mod tests {
         for signal in signals {
             let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
             assert_eq!(blocked_signals(), 0);
-            assert!(!may_be_in_handler(0));
             // SAFETY: a set that is made empty first; the signal is blocked for this thread and freed again.
             unsafe {
                 libc::sigemptyset(set.as_mut_ptr());
@@ -220,14 +232,14 @@ mod tests {
                 libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
             }
             let blocked = blocked_signals();
-            let seen = may_be_in_handler(blocked);
-            assert_eq!(handler(), None);
-            let again = may_be_in_handler(blocked);
+            assert_ne!(blocked, USUAL.get());
+            assert!(handler().is_none());
+            assert_eq!(blocked, USUAL.get());
             // SAFETY: as above.
             unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
-            assert!(seen && !again, "{signal}");
-            assert!(may_be_in_handler(0));
-            assert_eq!(handler(), None);
+            assert_eq!(blocked.count_ones(), 1, "{signal}");
+            assert!(handler().is_none());
+            assert_eq!(USUAL.get(), 0);
         }
     }
 

@@ -39,22 +39,62 @@ pub(crate) fn with_enough<T: Send>(work: impl FnOnce() -> T + Send) -> io::Resul
     })
 }
 
-/// Whether the caller runs on the stack that the system knows its thread by.
-pub(crate) fn is_threads_own() -> bool {
-    remaining() != 0
+/// Whether the caller is known to run on the stack that the system knows its thread by. Asks nobody.
+pub(crate) fn is_known_as_own() -> bool {
+    BOUNDS.get().is_some_and(|(start, end)| (start..end).contains(&here()))
+}
+
+/// Where the words of the caller's stack are from a place in it up, as many bytes as are asked for and can be read: to the
+/// end of the thread's own stack, or of what is mapped. For signal handlers, too.
+pub(crate) fn above(from: usize, bytes: usize) -> Range<usize> {
+    let start = from.next_multiple_of(size_of::<usize>());
+    let wanted = start + bytes;
+    match BOUNDS.get() {
+        Some((_, end)) if is_known_as_own() => start..end.min(wanted),
+        // It may not be asked for in a handler, or it is not this one.
+        _ => start..mapped(start, wanted),
+    }
+}
+
+/// How far memory can be read that can be where it begins.
+fn mapped(start: usize, wanted: usize) -> usize {
+    // SAFETY: only asks.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let mut end = (start + 1).next_multiple_of(page);
+    while end < wanted && is_readable(end, page) {
+        end += page;
+    }
+    end.min(wanted)
+}
+
+#[cfg(target_os = "linux")]
+fn is_readable(start: usize, bytes: usize) -> bool {
+    // SAFETY: reads what can be read, for Linux 5.14 and later, and says so. Earlier ones don't know the advice.
+    unsafe { libc::madvise(std::ptr::without_provenance_mut(start), bytes, libc::MADV_POPULATE_READ) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_readable(_: usize, _: usize) -> bool {
+    false
 }
 
 /// Bytes below the stack pointer. None if that is not in the thread's own stack: a coroutine's
 /// stack, whose size nobody knows, or one for signals, which is small.
 fn remaining() -> usize {
-    let mark = 0_u8;
-    let here = std::ptr::from_ref(&mark) as usize;
+    let here = here();
     let (start, end) = BOUNDS.get().unwrap_or_else(|| {
         let bounds = bounds().map_or((0, 0), |bounds| (bounds.start, bounds.end));
         BOUNDS.set(Some(bounds));
         bounds
     });
     if (start..end).contains(&here) { here - start } else { 0 }
+}
+
+/// A place in the caller's frame.
+#[inline(always)]
+pub(crate) fn here() -> usize {
+    let mark = 0_u8;
+    std::hint::black_box(std::ptr::from_ref(&mark)).expose_provenance()
 }
 
 #[cfg(target_os = "linux")]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -90,14 +90,18 @@ extern "C" fn a_signal_handler(_: libc::c_int) {
 }
 
 fn raise(address: u64) -> i64 {
-    raise_signal(libc::SIGUSR1, address)
+    raise_signal(libc::SIGUSR1, libc::SA_RESTART, address)
 }
 
-fn raise_signal(signal: libc::c_int, address: u64) -> i64 {
+/// Calls what is at an address in a handler that was installed with these flags and an empty mask.
+fn raise_signal(signal: libc::c_int, flags: libc::c_int, address: u64) -> i64 {
     CALLEE.store(address, Ordering::Relaxed);
     // SAFETY: the handler is a function of the type that is asked for.
     unsafe {
-        libc::signal(signal, a_signal_handler as *const () as libc::sighandler_t);
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = a_signal_handler as *const () as libc::sighandler_t;
+        action.sa_flags = flags;
+        assert_eq!(libc::sigaction(signal, &raw const action, std::ptr::null_mut()), 0);
         libc::raise(signal);
     }
     RESULT.load(Ordering::Relaxed)
@@ -115,15 +119,28 @@ fn a_signal_handler_can_call_what_is_compiled() {
     assert_eq!(raise(jit.lookup_address("g").unwrap()), 6);
 }
 
-#[test]
-fn a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name() {
-    const CHILD: &str = "ORCANE_TEST_SIGNAL";
-    if let Ok(how) = std::env::var(CHILD) {
-        let (signal, blocks_another) = how.split_once(' ').unwrap();
-        let jit = jit();
-        redefine(&jit, &format!("{}{}", constant("before", 4), constant("callee", 5))).unwrap();
-        let callee = jit.lookup_address("callee").unwrap();
-        if blocks_another == "yes" {
+/// What is known of a thread that comes to be in a signal handler.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Interrupted {
+    /// It has made first calls.
+    Known,
+    /// So has it, with another signal blocked than that of the handler.
+    Blocking,
+    /// It makes its first.
+    New,
+    /// It is on a stack that it did not begin with, and the system does not know.
+    OnStackOfOurs,
+}
+
+/// Does `work` on a thread of this kind.
+fn interrupted(thread: Interrupted, jit: &Jit, work: fn()) {
+    let call_before = || assert_eq!(call(jit, "before"), 4);
+    match thread {
+        Interrupted::Known => {
+            call_before();
+            work();
+        }
+        Interrupted::Blocking => {
             // SAFETY: blocks a signal that nobody sends.
             unsafe {
                 let mut set = std::mem::zeroed();
@@ -131,30 +148,114 @@ fn a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name() {
                 libc::sigaddset(&raw mut set, libc::SIGUSR2);
                 libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
             }
-            assert_eq!(call(&jit, "before"), 4);
+            call_before();
+            work();
         }
-        raise_signal(signal.parse().unwrap(), callee);
-        return;
+        Interrupted::New => thread::spawn(work).join().unwrap(),
+        Interrupted::OnStackOfOurs => {
+            call_before();
+            on_stack_of_ours(work);
+        }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn on_stack_of_ours(work: fn()) {
+    extern "C" fn start(high: u32, low: u32) {
+        let work = (u64::from(high) << 32 | u64::from(low)) as usize;
+        // SAFETY: the address of such a function, as `makecontext` is given it below.
+        let work: fn() = unsafe { std::mem::transmute(work) };
+        work();
+    }
+    let mut stack = vec![0_u8; 256 << 10];
+    let work = work as *const () as u64;
+    // SAFETY: a context with a stack of its own, which goes on in this one when it ends. Arguments are of type `int`.
+    unsafe {
+        let (mut here, mut there) = (std::mem::zeroed(), std::mem::zeroed::<libc::ucontext_t>());
+        libc::getcontext(&raw mut there);
+        there.uc_stack.ss_sp = stack.as_mut_ptr().cast();
+        there.uc_stack.ss_size = stack.len();
+        there.uc_link = &raw mut here;
+        let start = std::mem::transmute::<*const (), extern "C" fn()>(start as *const ());
+        libc::makecontext(&raw mut there, start, 2, (work >> 32) as u32, work as u32);
+        assert_eq!(libc::swapcontext(&raw mut here, &raw const there), 0);
+    }
+}
+
+/// The signal, the flags of its handler, and the thread.
+fn handlers() -> Vec<(libc::c_int, libc::c_int, Interrupted)> {
+    use Interrupted::{Blocking, Known, New, OnStackOfOurs};
+    let usual = libc::SA_RESTART;
     let mut signals = vec![libc::SIGUSR1];
     #[cfg(target_os = "linux")]
     signals.push(libc::SIGRTMIN());
     // Other machines may be emulated, and the last signals the emulator's own.
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     signals.push(libc::SIGRTMAX());
-    for (signal, blocks_another) in signals.iter().flat_map(|signal| [(signal, "no"), (signal, "yes")]) {
-        let name = "a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name";
-        let output = this_program()
-            .args(["--exact", "--nocapture", name])
-            .env(CHILD, format!("{signal} {blocks_another}"))
-            .output()
-            .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{told}");
-        assert!(told.contains("'callee' was first called in the signal handler "), "{told}");
-        // By name where the program exports it, by place in its file otherwise.
-        assert!(told.contains("a_signal_handler") || told.contains("at 0x") && told.contains("stacks"), "{told}");
+    let mut handlers: Vec<_> =
+        signals.into_iter().flat_map(|signal| [Known, Blocking, New].map(|thread| (signal, usual, thread))).collect();
+    // With the same signals blocked in the handler as outside of it.
+    #[cfg(target_os = "linux")]
+    for flags in [libc::SA_NODEFER, libc::SA_NODEFER | libc::SA_RESETHAND, libc::SA_NODEFER | libc::SA_ONSTACK] {
+        let threads = [Known, Blocking, New, OnStackOfOurs];
+        handlers.extend(threads.map(|thread| (libc::SIGUSR1, flags, thread)));
     }
+    handlers
+}
+
+#[test]
+fn a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name() {
+    const CHILD: &str = "ORCANE_TEST_SIGNAL";
+    static CASE: AtomicUsize = AtomicUsize::new(0);
+    let handlers = handlers();
+    if let Ok(case) = std::env::var(CHILD) {
+        CASE.store(case.parse().unwrap(), Ordering::Relaxed);
+        let (_, _, thread) = handlers[CASE.load(Ordering::Relaxed)];
+        let jit = jit();
+        redefine(&jit, &format!("{}{}", constant("before", 4), constant("callee", 5))).unwrap();
+        CALLEE.store(jit.lookup_address("callee").unwrap(), Ordering::Relaxed);
+        interrupted(thread, &jit, || {
+            let (signal, flags, _) = self::handlers()[CASE.load(Ordering::Relaxed)];
+            raise_signal(signal, flags, CALLEE.load(Ordering::Relaxed));
+        });
+        return;
+    }
+    for (case, what) in handlers.iter().enumerate() {
+        let name = "a_first_call_in_a_signal_handler_ends_the_process_with_the_handlers_name";
+        let output =
+            this_program().args(["--exact", "--nocapture", name]).env(CHILD, case.to_string()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{what:?}: {told}");
+        assert!(
+            told.contains("'callee' was first called in the signal handler "),
+            "{what:?}: {:?} {told}",
+            output.status
+        );
+        // By name where the program exports it, by place in its file otherwise.
+        let names_it = told.contains("a_signal_handler") || told.contains("at 0x") && told.contains("stacks");
+        assert!(names_it, "{what:?}: {told}");
+    }
+}
+
+#[test]
+fn what_a_signal_handler_has_left_on_the_stack_is_none() {
+    #[inline(never)]
+    fn at_depth(work: &dyn Fn()) {
+        let frame = [const { std::mem::MaybeUninit::<u8>::uninit() }; 16 << 10];
+        std::hint::black_box(&frame);
+        work();
+        std::hint::black_box(&frame);
+    }
+    let jit = jit();
+    redefine(&jit, &format!("{}{}", constant("ready", 4), constant("f", 5))).unwrap();
+    call(&jit, "ready");
+    let ready = jit.lookup_address("ready").unwrap();
+    #[cfg(target_os = "linux")]
+    let flags = libc::SA_NODEFER;
+    #[cfg(not(target_os = "linux"))]
+    let flags = 0;
+    assert_eq!(raise_signal(libc::SIGUSR1, flags, ready), 4);
+    at_depth(&|| assert_eq!(call(&jit, "f"), 5));
 }
 
 #[test]

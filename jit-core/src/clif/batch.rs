@@ -1,5 +1,6 @@
 //! Compiles and links a few items of a module together.
 
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::entity::EntityRef;
 use cranelift_codegen::ir::{self, UserExternalName};
 use cranelift_codegen::isa::TargetIsa;
+use cranelift_codegen::settings::OptLevel;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{DataDescription, FuncId, Init, ModuleReloc, ModuleRelocTarget};
 use jit_linker::arch::Architecture;
@@ -205,9 +207,9 @@ impl<'a> Batch<'a> {
         if let Some(first_tier) = self.module.first_tier.clone()
             && self.module.is_redirectable(FUNCTION, index)
         {
-            // It stays, for another tier.
-            let copy = lock(&self.module.bodies).copy_clif(index);
-            if let Some(func) = copy {
+            // It comes back, for another tier.
+            let lent = lock(&self.module.bodies).lend_clif(index);
+            if let Some(func) = lent {
                 return self.add_first_tier(context, index, func, &*first_tier, responsibility);
             }
         }
@@ -225,8 +227,31 @@ impl<'a> Batch<'a> {
         let symbols = responsibility.symbols();
         let body = symbols.first().ok_or_else(|| refused("the function was removed"))?;
         let function = &self.module.functions[index as usize].name;
-        let body = first_tier.transform(function, &body.name, &mut func).map_err(refused)?;
-        let (block, told) = self.add_clif(context, index, func, &**first_tier.isa(), None)?;
+        let isa = &**first_tier.isa();
+        let mut to_compile = Cow::Borrowed(&*func);
+        let body = first_tier.transform(function, &body.name, &mut to_compile).map_err(refused)?;
+        context.clear();
+        let is_copy = match to_compile {
+            Cow::Owned(changed) => {
+                context.func = changed;
+                true
+            }
+            Cow::Borrowed(_) if self.is_elsewhere || self.changes_meaning(isa) => {
+                context.func = (*func).clone();
+                true
+            }
+            // What Cranelift makes of it on the way is the same function.
+            Cow::Borrowed(_) => {
+                std::mem::swap(&mut context.func, &mut func);
+                false
+            }
+        };
+        let added = self.add_loaded(context, index, isa, None);
+        if !is_copy {
+            std::mem::swap(&mut context.func, &mut func);
+        }
+        lock(&self.module.bodies).give_back(index, func);
+        let (block, told) = added?;
         self.functions += 1;
         Ok(Added { symbol: self.define(FUNCTION, index, block), told, extra: Extra::FirstTier(body) })
     }
@@ -288,6 +313,24 @@ impl<'a> Batch<'a> {
             std::mem::swap(&mut context.func, &mut func);
         }
         self.spent.push(func);
+        self.add_loaded(context, index, isa, first)
+    }
+
+    /// Whether a function that was compiled can't be compiled again as if it had not been.
+    fn changes_meaning(&self, isa: &dyn TargetIsa) -> bool {
+        let flags = isa.flags();
+        let optimizes = flags.opt_level() != OptLevel::None;
+        optimizes || flags.enable_nan_canonicalization() || !self.module.transforms.is_empty()
+    }
+
+    /// Adds the function that the context holds.
+    fn add_loaded(
+        &mut self,
+        context: &mut Context,
+        index: u32,
+        isa: &dyn TargetIsa,
+        first: Option<&dyn FunctionTransform>,
+    ) -> Result<(BlockId, Told), Refused> {
         for transform in first.into_iter().chain(self.module.transforms.iter().map(|transform| &**transform)) {
             transform.apply(FuncId::new(index as usize), context).map_err(|error| Arc::new(Cause::Other(error)))?;
         }

@@ -644,7 +644,7 @@ impl ModuleUnits {
                         }
                     }
                 }
-                None => {}
+                Some(Body::Lent) | None => {}
             }
         }
     }
@@ -657,11 +657,22 @@ pub(crate) enum TakenBody {
 }
 
 impl Bodies {
-    /// A function's CLIF, which stays.
-    pub(crate) fn copy_clif(&self, index: u32) -> Option<BoxedFunction> {
-        match self.functions.get(index as usize)? {
-            Some(Body::Clif(func)) => Some(func.clone()),
-            _ => None,
+    /// A function's CLIF, which is to be given back.
+    pub(crate) fn lend_clif(&mut self, index: u32) -> Option<BoxedFunction> {
+        let body = self.functions.get_mut(index as usize)?.as_mut()?;
+        match std::mem::replace(body, Body::Lent) {
+            Body::Clif(func) => Some(func),
+            other => {
+                *body = other;
+                None
+            }
+        }
+    }
+
+    /// Gives back what was lent, unless it is not wanted any more.
+    pub(crate) fn give_back(&mut self, index: u32, func: BoxedFunction) {
+        if let Some(Some(body @ Body::Lent)) = self.functions.get_mut(index as usize) {
+            *body = Body::Clif(func);
         }
     }
 
@@ -670,6 +681,7 @@ impl Bodies {
         match self.functions.get_mut(index as usize)?.take()? {
             Body::Clif(func) => Some(TakenBody::Clif(func)),
             Body::Compiled(compiled) => self.machine_code.take(index, compiled).map(TakenBody::Compiled),
+            Body::Lent => None,
         }
     }
 

@@ -109,6 +109,8 @@ pub(crate) struct VariableNames {
 pub(crate) enum Body {
     Clif(Box<ir::Function>),
     Compiled(CompiledBody),
+    /// CLIF that is being compiled, and comes back to be compiled again.
+    Lent,
 }
 
 impl ClifModule {

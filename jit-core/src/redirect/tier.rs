@@ -1,5 +1,7 @@
 //! The hook for tiers: what a body is at first, and how it becomes what it was defined as.
 
+use std::borrow::Cow;
+
 use cranelift_codegen::ir;
 use cranelift_codegen::isa::OwnedTargetIsa;
 use jit_linker::SymbolName;
@@ -18,7 +20,7 @@ pub trait FirstTier: Send + Sync {
     /// What compiles them: for the same target as the JIT's own.
     fn isa(&self) -> &OwnedTargetIsa;
 
-    /// Changes a function before it is compiled at the first tier. `body` names this body of
+    /// Changes a function, if it has to, before it is compiled at the first tier. `body` names this body of
     /// `function` to [`Promoter::promote`]. What is returned lives as long as the code.
     ///
     /// # Errors
@@ -28,7 +30,7 @@ pub trait FirstTier: Send + Sync {
         &self,
         function: &SymbolName,
         body: &SymbolName,
-        func: &mut ir::Function,
+        func: &mut Cow<'_, ir::Function>,
     ) -> Result<Box<dyn FirstTierBody>, String>;
 
     /// What is done to a function before it is compiled again, in addition to what its module asks for: to be asked once a

@@ -9,6 +9,7 @@ mod count;
 mod entry;
 mod inbox;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use jit_core::cranelift::codegen::ir;
 use jit_core::cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
-use jit_core::seam::{FirstTier, FirstTierBody, Promoter};
+use jit_core::seam::{FirstTier, FirstTierBody, Promoter, may_loop};
 use jit_core::{ClifTransform, Error, InlineSmallFunctions, SymbolName};
 use jit_linker::memory::MemoryManager;
 
@@ -45,7 +46,8 @@ pub type CountingTransform = Arc<dyn Fn(&mut ir::Function, Counting) -> Result<(
 #[must_use]
 pub struct Tiering {
     threshold: u32,
-    transform: CountingTransform,
+    /// By default [`count_loops`].
+    transform: Option<CountingTransform>,
     inlining: Option<InlineSmallFunctions>,
 }
 
@@ -53,7 +55,7 @@ impl Default for Tiering {
     /// After 1000 calls and iterations of loops, with small functions inlined.
     fn default() -> Self {
         let inlining = Some(InlineSmallFunctions::default());
-        Self { threshold: 1000, transform: Arc::new(count_loops), inlining }
+        Self { threshold: 1000, transform: None, inlining }
     }
 }
 
@@ -70,7 +72,7 @@ impl Tiering {
         mut self,
         transform: impl Fn(&mut ir::Function, Counting) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
-        self.transform = Arc::new(transform);
+        self.transform = Some(Arc::new(transform));
         self
     }
 
@@ -203,7 +205,7 @@ impl FirstTier for Tiers {
         &self,
         function: &SymbolName,
         body: &SymbolName,
-        func: &mut ir::Function,
+        func: &mut Cow<'_, ir::Function>,
     ) -> Result<Box<dyn FirstTierBody>, String> {
         let threshold = self.tiering.threshold;
         let entries = self.entries.get().ok_or("the first tier was not started")?;
@@ -214,7 +216,11 @@ impl FirstTier for Tiers {
             report: inbox::report as *const () as u64,
             convention: CallConv::triple_default(self.isa.triple()),
         };
-        (self.tiering.transform)(func, counting)?;
+        match &self.tiering.transform {
+            Some(transform) => transform(func.to_mut(), counting)?,
+            None if may_loop(func) => count_loops(func.to_mut(), counting)?,
+            None => {}
+        }
         self.shared.first_tier.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(Counted(counter)))
     }

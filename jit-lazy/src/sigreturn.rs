@@ -1,0 +1,192 @@
+//! Where signal handlers return to: an address that is on the stack while one runs.
+//!
+//! All of this is done in signal handlers: it takes no lock and allocates nothing.
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+use std::ffi::c_int;
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::stack;
+
+/// Bytes of the stack that are looked at: a handler that goes deeper before it calls is not seen.
+const WINDOW: usize = 64 << 10;
+
+/// A place on the stack where the address is, from one in the frame of a caller up, and not far from there: in the frame of
+/// a handler that runs, or where one ran.
+// In a frame of its own, which is below: it may have the address in it.
+#[inline(never)]
+pub(crate) fn on_stack(from: usize) -> Option<usize> {
+    let address = address()?;
+    stack::above(from, WINDOW).step_by(size_of::<usize>()).find(|place| {
+        // SAFETY: it is aligned, and in the stack that the caller runs on. Whatever is there, it is only compared.
+        let word = unsafe { ptr::with_exposed_provenance::<usize>(*place).read_volatile() };
+        (word ^ address) & ADDRESS == 0
+    })
+}
+
+/// The handler that runs where the address is at this place on the stack for signals, if that can be told without a walk.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) fn handler(place: usize) -> Option<usize> {
+    // What the kernel puts there: the address, the interrupted context, and, if the handler wants it, what is known of the
+    // signal.
+    const CONTEXT: usize = 304;
+    let signal = place + size_of::<usize>() + CONTEXT;
+    stack::above(place, WINDOW).contains(&(signal + size_of::<c_int>())).then_some(())?;
+    // SAFETY: it is aligned, and can be read.
+    let signal = unsafe { ptr::with_exposed_provenance::<c_int>(signal).read_volatile() };
+    system::handler_on_signal_stack(signal)
+}
+
+/// As the other.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) fn handler(_: usize) -> Option<usize> {
+    None
+}
+
+/// The bits of a return address that are one. Others sign it, on AArch64.
+const ADDRESS: usize = if cfg!(target_arch = "aarch64") { (1 << 48) - 1 } else { usize::MAX };
+
+fn address() -> Option<usize> {
+    /// Zero until it is known. It is one and the same for all handlers that the C library installs.
+    static KNOWN: AtomicUsize = AtomicUsize::new(0);
+    match KNOWN.load(Ordering::Relaxed) {
+        0 => {
+            let address = system::address()?;
+            KNOWN.store(address, Ordering::Relaxed);
+            Some(address)
+        }
+        known => Some(known),
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::ffi::{c_int, c_ulong};
+    use std::ptr;
+
+    /// No kernel has more signals.
+    const SIGNALS: c_int = 64;
+
+    /// That an action says where its handler returns to.
+    const SA_RESTORER: c_ulong = 0x0400_0000;
+
+    /// An action as the kernel keeps it: the C library's own does not show the restorer.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Action {
+        handler: usize,
+        flags: c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+
+    /// `None` as long as no handler was ever installed.
+    pub(super) fn address() -> Option<usize> {
+        let restorer = (1..=SIGNALS).find_map(|signal| {
+            let action = action(signal)?;
+            (action.flags & SA_RESTORER != 0).then_some(action.restorer)
+        });
+        restorer.or_else(kernels_own)
+    }
+
+    /// The function that handles a signal on the stack for signals, given what is told of the signal to one that wants to be
+    /// told. There, something else may be left from another one: `None` if it can't be known.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn handler_on_signal_stack(told: c_int) -> Option<usize> {
+        const WANTS_TO_BE_TOLD: c_ulong = libc::SA_SIGINFO as c_ulong;
+        let told = action(told).filter(|action| action.flags & WANTS_TO_BE_TOLD != 0);
+        let mut possible = (1..=SIGNALS)
+            .filter_map(action)
+            .filter(|action| {
+                action.flags & (WANTS_TO_BE_TOLD | libc::SA_ONSTACK as c_ulong) == libc::SA_ONSTACK as c_ulong
+            })
+            .chain(told)
+            .map(|action| action.handler);
+        let handler = possible.next()?;
+        let is_one = handler != libc::SIG_DFL && handler != libc::SIG_IGN;
+        (is_one && possible.all(|other| other == handler)).then_some(handler)
+    }
+
+    fn action(signal: c_int) -> Option<Action> {
+        let mut action = Action::default();
+        let (new, size) = (ptr::null::<Action>(), size_of_val(&action.mask));
+        // SAFETY: only asks, and fills in what it is given.
+        let asked = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, &raw mut action, size) };
+        (asked == 0).then_some(action)
+    }
+
+    /// x86-64's kernel has none.
+    #[cfg(target_arch = "x86_64")]
+    fn kernels_own() -> Option<usize> {
+        None
+    }
+
+    /// In the code that the kernel maps into every process: where it calls `rt_sigreturn`.
+    #[cfg(target_arch = "aarch64")]
+    fn kernels_own() -> Option<usize> {
+        /// `mov x8, #139` and `svc #0`.
+        const CALL: [u32; 2] = [0xd280_1168, 0xd400_0001];
+        // SAFETY: what it gives is null or the image of an ELF file, loaded from its beginning on, for the whole life of
+        // the process.
+        let image: &[u32] = unsafe {
+            let header =
+                ptr::with_exposed_provenance::<libc::Elf64_Ehdr>(libc::getauxval(libc::AT_SYSINFO_EHDR) as usize);
+            let file = header.as_ref()?;
+            let segments = header.cast::<u8>().add(file.e_phoff as usize).cast::<libc::Elf64_Phdr>();
+            let segments = std::slice::from_raw_parts(segments, file.e_phnum.into());
+            let loaded = segments.iter().find(|segment| segment.p_type == libc::PT_LOAD && segment.p_vaddr == 0)?;
+            std::slice::from_raw_parts(header.cast(), loaded.p_filesz as usize / size_of::<u32>())
+        };
+        let at = image.windows(CALL.len()).position(|words| words == CALL)?;
+        Some(image[at..].as_ptr().expose_provenance())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    pub(super) fn address() -> Option<usize> {
+        None
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_known_and_on_no_stack_outside_of_handlers() {
+        // The standard library has installed handlers.
+        assert!(address().is_some());
+        // A stack that nothing ran on before.
+        assert!(std::thread::spawn(|| on_stack(stack::here()).is_none()).join().unwrap());
+    }
+
+    #[test]
+    fn it_is_seen_as_far_as_is_looked() {
+        #[inline(never)]
+        fn put_address(word: &mut usize) {
+            *word = address().unwrap();
+        }
+        fn is_seen_after(bytes: usize) -> bool {
+            let mut stack = [0_usize; 2 * WINDOW / size_of::<usize>()];
+            put_address(&mut stack[bytes / size_of::<usize>()]);
+            let seen = on_stack(stack.as_ptr().expose_provenance()).is_some();
+            std::hint::black_box(&stack);
+            seen
+        }
+        for knows_its_stack in [false, true] {
+            let is_seen_after = move |bytes| {
+                let thread = move || {
+                    if knows_its_stack {
+                        stack::with_enough(|| ()).unwrap();
+                    }
+                    is_seen_after(bytes)
+                };
+                std::thread::spawn(thread).join().unwrap()
+            };
+            assert!(is_seen_after(0) && is_seen_after(WINDOW - 8), "{knows_its_stack}");
+            assert!(!is_seen_after(WINDOW), "{knows_its_stack}");
+        }
+    }
+}
