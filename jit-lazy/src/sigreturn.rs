@@ -17,12 +17,23 @@ const WINDOW: usize = 64 << 10;
 // In a frame of its own, which is below: it may have the address in it.
 #[inline(never)]
 pub(crate) fn on_stack(from: usize) -> Option<usize> {
+    /// Every first call looks: more words at a time than one.
+    const AT_ONCE: usize = 8;
+    const WORD: usize = size_of::<usize>();
     let address = address()?;
-    stack::above(from, WINDOW).step_by(size_of::<usize>()).find(|place| {
-        // SAFETY: it is aligned, and in the stack that the caller runs on. Whatever is there, it is only compared.
-        let word = unsafe { ptr::with_exposed_provenance::<usize>(*place).read_volatile() };
+    // SAFETY: only used for aligned places in the stack that the caller runs on. Whatever is there, it is only compared.
+    let is_at = |place: usize| unsafe {
+        let word = ptr::with_exposed_provenance::<usize>(place).read_volatile();
         (word ^ address) & ADDRESS == 0
-    })
+    };
+    let mut places = stack::above(from, WINDOW);
+    while places.len() >= AT_ONCE * WORD {
+        if (0..AT_ONCE).fold(false, |any, word| any | is_at(places.start + word * WORD)) {
+            break;
+        }
+        places.start += AT_ONCE * WORD;
+    }
+    places.step_by(WORD).find(|place| is_at(*place))
 }
 
 /// The handler that runs where the address is at this place on the stack for signals, if that can be told without a walk.

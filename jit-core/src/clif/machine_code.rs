@@ -80,7 +80,7 @@ const LISTED: u8 = u8::MAX;
 impl MachineCode {
     /// Of the first chunk. Each next one is twice as large as the last.
     const LEAST_BYTES: usize = 4 << 10;
-    const MOST_BYTES: usize = 256 << 10;
+    const MOST_BYTES: usize = 64 << 10;
 
     /// Adds a function. Nothing is added once something was taken.
     pub(crate) fn add(&mut self, code: &[u8], frame: &[u8], relocs: &[ModuleReloc], align: u64) -> Body {

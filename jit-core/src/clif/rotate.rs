@@ -28,7 +28,7 @@ const LOOPS: usize = 32;
 /// Rotates the loops of a function whose tests are small.
 pub(super) fn rotate_loops(context: &mut Context) {
     // A value's label would have to go with each of its definitions.
-    if !may_loop(&context.func) || context.func.dfg.values_labels.is_some() {
+    if !may_rotate(&context.func) || context.func.dfg.values_labels.is_some() {
         return;
     }
     context.func.dfg.resolve_all_aliases();
@@ -55,6 +55,19 @@ fn analyse(context: &mut Context) {
     context.compute_cfg();
     context.compute_domtree();
     context.compute_loop_analysis();
+}
+
+/// Whether a jump leads to a test that stands before it: analysis costs more than all the rest, and most functions have no
+/// such loop. Where the test stands last, there is one jump a round already.
+fn may_rotate(func: &Function) -> bool {
+    let mut seen = EntitySet::with_capacity(func.dfg.num_blocks());
+    func.layout.blocks().any(|block| {
+        seen.insert(block);
+        let last_of = |block| func.layout.last_inst(block).map(|last| func.dfg.insts[last]);
+        let Some(InstructionData::Jump { destination, .. }) = last_of(block) else { return false };
+        let header = destination.block(&func.dfg.value_lists);
+        seen.contains(header) && matches!(last_of(header), Some(InstructionData::Brif { .. }))
+    })
 }
 
 /// Whether a function may loop, for transforms that would have to analyse it: whether a branch leads to a block that
