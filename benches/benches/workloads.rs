@@ -1,8 +1,8 @@
 //! Times of what runs in this process: the workloads of the instruction gate, and single operations.
 //!
 //! ```sh
-//! cargo bench -p benches                 # all; reports and plots are in target/criterion
-//! cargo bench -p benches -- lookup       # those whose name has it
+//! cargo bench -p benches --bench workloads             # all; reports and plots are in target/criterion
+//! cargo bench -p benches --bench workloads -- lookup   # those whose name has it
 //! ```
 #![allow(missing_docs, reason = "criterion's macro writes a public function")]
 

@@ -8,7 +8,7 @@
 //! scripts/bench report --small FOLDER   # the same at small sizes, to see that it works
 //! scripts/bench run-time   # what the compiled code takes, beside cranelift-jit and LLVM 22
 //! scripts/bench link       # linking, beside LLVM 22's JITLink
-//! scripts/bench instructions [--update]   # against benches/instructions.txt
+//! scripts/bench instructions   # of workloads, against benches/benches/instructions.rs
 //! scripts/bench llvm       # beside LLVM 22, which is linked as a shared library
 //! ```
 //!
@@ -18,7 +18,6 @@
 
 mod bars;
 mod beside_llvm;
-mod gate;
 mod linking;
 mod measure;
 mod report;
@@ -79,9 +78,6 @@ fn main() -> Result<ExitCode> {
         }
         ["report", "--small", folder] => report(SMALL, Path::new(folder), &[]),
         ["report", ref sections @ ..] => report(1, Path::new(env!("CARGO_MANIFEST_DIR")), sections),
-        [gate::WORKLOAD, name, part] => gate::run(name, part),
-        ["instructions"] => gate::compare(),
-        ["instructions", "--update"] => gate::update(),
         ["run-time"] => {
             print(&run_time::bars(&run_time::measure()?));
             Ok(ExitCode::SUCCESS)
