@@ -44,7 +44,7 @@ pub(crate) fn handler() -> Option<Handler> {
 }
 
 /// Bytes of stack that a walk may take.
-const WALK: usize = 12 << 10;
+const WALK: usize = 8 << 10;
 
 /// How much is left of the thread's stack for signals, if it is on that.
 fn left_on_signal_stack() -> Option<usize> {

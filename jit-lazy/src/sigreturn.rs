@@ -146,7 +146,7 @@ mod system {
             let file = header.as_ref()?;
             let segments = header.cast::<u8>().add(file.e_phoff as usize).cast::<libc::Elf64_Phdr>();
             let segments = std::slice::from_raw_parts(segments, file.e_phnum.into());
-            let loaded = segments.iter().find(|segment| segment.p_type == libc::PT_LOAD && segment.p_vaddr == 0)?;
+            let loaded = segments.iter().find(|segment| segment.p_type == libc::PT_LOAD && segment.p_offset == 0)?;
             std::slice::from_raw_parts(header.cast(), loaded.p_filesz as usize / size_of::<u32>())
         };
         let at = image.windows(CALL.len()).position(|words| words == CALL)?;

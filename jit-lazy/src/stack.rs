@@ -60,21 +60,28 @@ pub(crate) fn above(from: usize, bytes: usize) -> Range<usize> {
 fn mapped(start: usize, wanted: usize) -> usize {
     // SAFETY: only asks.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    /// Where nothing is: in case that the system does not look, as an emulator may not.
+    const NOWHERE: usize = size_of::<u64>();
     let mut end = (start + 1).next_multiple_of(page);
-    while end < wanted && is_readable(end, page) {
+    let is_told = end < wanted && !is_readable(NOWHERE);
+    while is_told && end < wanted && is_readable(end) {
         end += page;
     }
     end.min(wanted)
 }
 
+/// Whether there is memory at an address, as the system finds when it is to read a set of signals there.
 #[cfg(target_os = "linux")]
-fn is_readable(start: usize, bytes: usize) -> bool {
-    // SAFETY: reads what can be read, for Linux 5.14 and later, and says so. Earlier ones don't know the advice.
-    unsafe { libc::madvise(std::ptr::without_provenance_mut(start), bytes, libc::MADV_POPULATE_READ) == 0 }
+fn is_readable(address: usize) -> bool {
+    const NO_SUCH_CHANGE: libc::c_int = -1;
+    let (new, old) = (std::ptr::without_provenance::<u64>(address), std::ptr::null_mut::<u64>());
+    // SAFETY: changes nothing. The set is read before what is to be done with it is looked at.
+    let asked = unsafe { libc::syscall(libc::SYS_rt_sigprocmask, NO_SUCH_CHANGE, new, old, size_of::<u64>()) };
+    asked == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_readable(_: usize, _: usize) -> bool {
+fn is_readable(_: usize) -> bool {
     false
 }
 
@@ -154,6 +161,18 @@ mod tests {
         };
         on_a_stack_of(2 << 20, move || assert!(!moved()));
         on_a_stack_of(64 << 10, move || assert!(moved()));
+    }
+
+    #[test]
+    fn a_stack_that_is_not_known_is_read_to_its_end_and_no_further() {
+        let page = region::page::size();
+        let mut stack = region::alloc(3 * page, region::Protection::READ_WRITE).unwrap();
+        let start = stack.as_mut_ptr::<u8>().addr();
+        // SAFETY: the last page is nobody's.
+        unsafe { region::protect(stack.as_ptr::<u8>().add(2 * page), page, region::Protection::NONE).unwrap() };
+        assert_eq!(mapped(start + 8, start + 64), start + 64);
+        assert_eq!(mapped(start + 8, start + 2 * page), start + 2 * page);
+        assert_eq!(mapped(start + 8, start + 16 * page), start + 2 * page);
     }
 
     #[test]
