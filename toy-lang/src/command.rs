@@ -94,7 +94,7 @@ pub fn run(options: &Options) -> ExitCode {
 
 fn execute(options: &Options) -> Result<(), CommandError> {
     let mut session = Session::new(EngineOptions {
-        opt_level: match options.optimise {
+        opt_level: match options.optimise() {
             Optimise::None => OptLevel::None,
             Optimise::Speed => OptLevel::Speed,
         },
@@ -151,9 +151,9 @@ fn emit_program(options: &Options, emit: Emit) -> Result<(), CommandError> {
     let items = read_program(options, emit)?;
     let bytes = match emit {
         Emit::LlvmIr => llvm_ir::emit(&items).into_bytes(),
-        Emit::Obj => object::emit(host(options.optimise)?, &items)?,
+        Emit::Obj => object::emit(host(options.optimise())?, &items)?,
         Emit::Clif => {
-            let builder = ObjectBuilder::new(host(options.optimise)?, "kaleidoscope", default_libcall_names());
+            let builder = ObjectBuilder::new(host(options.optimise())?, "kaleidoscope", default_libcall_names());
             let mut module = ObjectModule::new(builder.map_err(Box::new)?);
             listing::program_clif(&mut module, &items)?.into_bytes()
         }

@@ -14,6 +14,7 @@ use orcane::{
     AbsoluteSymbol, ClifModule, Debugger, DylibLookup, FnPointer, Jit, LookupError, OptLevel, SourceText, SymbolDef,
     SymbolFlags, SymbolName, VariableKind,
 };
+use target_lexicon::Triple;
 
 use crate::ast::{Expr, ExprKind, Function, Name, Parameter};
 use crate::body::Workshop;
@@ -153,7 +154,13 @@ impl Engine {
     /// The host can't be compiled for, or the system refuses memory or threads.
     pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
         let debugger = if options.debug { Debugger::On } else { Debugger::Off };
-        let builder = Jit::builder().opt_level(options.opt_level).compile_threads(options.threads).debugger(debugger);
+        let mut builder =
+            Jit::builder().opt_level(options.opt_level).compile_threads(options.threads).debugger(debugger);
+        if options.debug {
+            // Without what this processor has beyond others: GDB before 16 steps over instructions of AVX wrongly, if
+            // they address constants.
+            builder = builder.target(Triple::host());
+        }
         let jit = match options.compile {
             Compile::Eagerly => builder.build()?,
             Compile::Lazily => LazyJitBuilder::new(builder).failure_handler(give_up).build()?.into(),

@@ -23,9 +23,9 @@ pub struct Options {
     #[arg(short = 'o', long, value_name = "PATH", requires = "emit")]
     pub output: Option<PathBuf>,
 
-    /// How hard the code generator tries.
-    #[arg(short = 'O', long = "optimise", value_enum, default_value = "speed", value_name = "LEVEL")]
-    pub optimise: Optimise,
+    /// How hard the code generator tries: `speed` by default, and `none` for debuggers.
+    #[arg(short = 'O', long = "optimise", value_enum, value_name = "LEVEL")]
+    pub optimise: Option<Optimise>,
 
     /// Compile a function when it is first called.
     #[arg(long, conflicts_with = "eager")]
@@ -43,13 +43,20 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1024))]
     pub threads: u16,
 
-    /// Tell debuggers of functions, lines and variables. Best with `-O none`.
+    /// Tell debuggers of functions, lines and variables.
     #[arg(short = 'g', long)]
     pub debug: bool,
 
     /// Say on standard error what was compiled, and how long it took.
     #[arg(long)]
     pub stats: bool,
+}
+
+impl Options {
+    /// How hard the code generator is to try.
+    pub fn optimise(&self) -> Optimise {
+        self.optimise.unwrap_or(if self.debug { Optimise::None } else { Optimise::Speed })
+    }
 }
 
 /// What a program is compiled to.

@@ -36,7 +36,7 @@ fn a_breakpoint_stops_at_a_function_with_its_callers_and_variables() {
         command.args(["-o", line]);
     }
     let kaleidoscope = env!("CARGO_BIN_EXE_kaleidoscope");
-    let output = command.args(["--", kaleidoscope, "-g", "-O", "none"]).arg(&program).output().unwrap();
+    let output = command.args(["--", kaleidoscope, "-g"]).arg(&program).output().unwrap();
     let output = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let mut rest = &*output;
     for text in [

@@ -1,5 +1,7 @@
 //! What Cranelift says of a function's frame, as DWARF call frame instructions.
 
+use std::ops::RangeInclusive;
+
 use cranelift_codegen::Reg;
 use cranelift_codegen::binemit::CodeOffset;
 use cranelift_codegen::isa::TargetIsa;
@@ -139,6 +141,11 @@ pub(crate) fn register(isa: &dyn TargetIsa, register: Reg) -> Option<u16> {
     Some(u16::from(Machine::of(isa).number(register.class(), register.hw_enc())))
 }
 
+/// Whether a call leaves a register, by DWARF's number, as it was.
+pub(super) fn is_preserved(isa: &dyn TargetIsa, register: u16) -> bool {
+    Machine::of(isa).preserved.iter().any(|registers| registers.contains(&register))
+}
+
 /// DWARF's numbers of an architecture's registers.
 struct Machine {
     code_alignment: u32,
@@ -150,6 +157,8 @@ struct Machine {
     /// DWARF's number of each integer register, where it is not the machine's.
     integer: Option<[u8; 16]>,
     vector: u8,
+    /// What functions of the C convention leave as it was, by DWARF's numbers.
+    preserved: [RangeInclusive<u16>; 3],
 }
 
 impl Machine {
@@ -167,6 +176,8 @@ impl Machine {
                 link_register: None,
                 integer: Some([0, 2, 1, 3, 7, 6, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15]),
                 vector: 17,
+                // rbx, rbp, and from r12 on.
+                preserved: [3..=3, 6..=6, 12..=15],
             },
             _ => Self {
                 code_alignment: 4,
@@ -176,6 +187,8 @@ impl Machine {
                 link_register: Some(30),
                 integer: None,
                 vector: 64,
+                // From x19 on, x29, and of v8 to v15 the lower halves.
+                preserved: [19..=28, 29..=29, 72..=79],
             },
         }
     }

@@ -416,6 +416,8 @@ pub(crate) fn details(isa: &dyn TargetIsa, code: &CompiledCode, names: Option<&V
     let known = code.buffer.get_srclocs_sorted().iter().filter(|line| !line.loc.is_default());
     let lines = known.map(|line| (line.start, line.end, line.loc.bits())).collect();
     let parameters = names.map_or(0, |names| names.parameters);
+    // In ascending order.
+    let returns: Vec<_> = code.buffer.call_sites().map(|site| site.ret_addr).collect();
     let names = names.into_iter().flat_map(|names| &names.names).enumerate();
     let variables = names.filter_map(|(label, (name, kind))| {
         let role = if label < parameters { VariableRole::Parameter } else { VariableRole::Local };
@@ -425,12 +427,16 @@ pub(crate) fn details(isa: &dyn TargetIsa, code: &CompiledCode, names: Option<&V
             None if role == VariableRole::Parameter => &[],
             None => return None,
         };
-        let places = ranges.iter().filter_map(|range| {
-            let place = match range.loc {
-                LabelValueLoc::Reg(register) => Place::Register(cfi::register(isa, register)?),
-                LabelValueLoc::CFAOffset(offset) => Place::Frame(offset),
-            };
-            Some((range.start, range.end, place))
+        let places = ranges.iter().filter_map(|range| match range.loc {
+            LabelValueLoc::Reg(register) => {
+                let register = cfi::register(isa, register)?;
+                // A call takes it away, and debuggers take the call's last byte for the place that a caller is at. Cranelift
+                // counts what it has put behind the call as a part of it.
+                let call = returns.get(returns.partition_point(|end| *end <= range.start)).copied();
+                let call = call.filter(|end| *end <= range.end && !cfi::is_preserved(isa, register));
+                Some((range.start, call.map_or(range.end, |end| end - 1), Place::Register(register)))
+            }
+            LabelValueLoc::CFAOffset(offset) => Some((range.start, range.end, Place::Frame(offset))),
         });
         Some(LocatedVariable { name: name.clone(), kind: *kind, role, places: places.collect() })
     });
