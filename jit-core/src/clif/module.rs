@@ -416,8 +416,8 @@ pub(crate) fn details(isa: &dyn TargetIsa, code: &CompiledCode, names: Option<&V
     let known = code.buffer.get_srclocs_sorted().iter().filter(|line| !line.loc.is_default());
     let lines = known.map(|line| (line.start, line.end, line.loc.bits())).collect();
     let parameters = names.map_or(0, |names| names.parameters);
-    // In ascending order.
-    let returns: Vec<_> = code.buffer.call_sites().map(|site| site.ret_addr).collect();
+    // In ascending order; most functions have no names.
+    let returns: Vec<_> = names.iter().flat_map(|_| code.buffer.call_sites()).map(|site| site.ret_addr).collect();
     let names = names.into_iter().flat_map(|names| &names.names).enumerate();
     let variables = names.filter_map(|(label, (name, kind))| {
         let role = if label < parameters { VariableRole::Parameter } else { VariableRole::Local };
