@@ -6,13 +6,16 @@
 //! that of a *region* of the address space, and is replaced when a function in it comes or goes.
 //! The new one is registered before the old one is withdrawn; a throw in between finds in either
 //! what it looks for.
+//!
+//! A throw reads the entry that it has found after libgcc has let go of its lock, when the table may have been replaced
+//! already. So a table is a list of parts, of which each stays where it is as long as its functions are there.
 
 use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
 use super::Frames;
-use super::runtime::{Table, Unwinder};
+use super::runtime::TableList;
 use crate::sync::{Mutex, lock};
 
 /// The size of a region, as a power of two: a few hundred functions. Replacing a table takes time
@@ -30,17 +33,10 @@ pub(super) struct Part {
 
 #[derive(Debug, Default)]
 struct Region {
-    parts: Vec<Extent>,
+    /// The numbers of the parts, and their entries.
+    parts: Vec<(u32, Box<[u8]>)>,
     next: u32,
-    table: Option<Table>,
-}
-
-/// Where a part's bytes are in the table. A part holds its own common entries, so it can be moved.
-#[derive(Clone, Copy, Debug)]
-struct Extent {
-    id: u32,
-    start: u32,
-    end: u32,
+    table: Option<TableList>,
 }
 
 /// Registers frames with the tables of their regions.
@@ -55,7 +51,7 @@ pub(super) fn register(frames: &mut Frames) -> SmallVec<[Part; 1]> {
     list.chunk_by(|a, b| key(a.start) == key(b.start))
         .map(|frames_of_region| {
             let region = key(frames_of_region[0].start);
-            let id = regions.entry(region).or_default().add(&frames.encode(frames_of_region));
+            let id = regions.entry(region).or_default().add(frames.encode(frames_of_region));
             Part { region, id }
         })
         .collect()
@@ -74,38 +70,29 @@ pub(super) fn withdraw(parts: &[Part]) {
 }
 
 impl Region {
-    fn add(&mut self, bytes: &[u8]) -> u32 {
-        let old = self.table.as_ref().map_or(&[][..], Table::bytes);
-        let mut table = Vec::with_capacity(old.len() + bytes.len() + Table::TERMINATOR);
-        table.extend_from_slice(old);
-        let start = table.len() as u32;
-        table.extend_from_slice(bytes);
+    fn add(&mut self, mut entries: Vec<u8>) -> u32 {
         let id = self.next;
         // After 2³² parts the first ones are long gone.
         self.next = self.next.wrapping_add(1);
-        self.parts.push(Extent { id, start, end: table.len() as u32 });
-        self.replace(table);
+        entries.extend_from_slice(&[0; TableList::TERMINATOR]);
+        self.parts.push((id, entries.into_boxed_slice()));
+        self.replace();
         id
     }
 
     fn remove(&mut self, id: u32) {
-        self.parts.retain(|part| part.id != id);
-        let Some(old) = self.table.as_ref().filter(|_| !self.parts.is_empty()) else {
-            self.table = None;
-            return;
-        };
-        let mut table = Vec::with_capacity(old.bytes().len());
-        for part in &mut self.parts {
-            let start = table.len() as u32;
-            table.extend_from_slice(&old.bytes()[part.start as usize..part.end as usize]);
-            (part.start, part.end) = (start, table.len() as u32);
-        }
-        self.replace(table);
+        let Some(place) = self.parts.iter().position(|(part, _)| *part == id) else { return };
+        let part = self.parts.swap_remove(place);
+        self.replace();
+        // Nobody is in its functions any more, and no table has it.
+        drop(part);
     }
 
     /// The new table is known before the old one is withdrawn.
-    fn replace(&mut self, table: Vec<u8>) {
-        self.table = Some(Table::register(table, Unwinder::host()));
+    fn replace(&mut self) {
+        // SAFETY: the parts are whole, and go only after a table without them has taken this one's place.
+        self.table = (!self.parts.is_empty())
+            .then(|| unsafe { TableList::register(self.parts.iter().map(|(_, entries)| &**entries)) });
     }
 }
 

@@ -17,6 +17,17 @@ unsafe extern "C" {
     fn __deregister_frame(begin: *const c_void);
 }
 
+#[cfg(target_env = "gnu")]
+unsafe extern "C" {
+    // Of libgcc alone.
+    fn __register_frame_table(begins: *const c_void);
+}
+
+#[cfg(not(target_env = "gnu"))]
+unsafe fn __register_frame_table(_: *const c_void) {
+    unreachable!("no other unwinder has lists of tables");
+}
+
 /// How the unwinder wants its tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tables {
@@ -150,5 +161,37 @@ impl Drop for Table {
         // SAFETY: registered with the same addresses, once, and the bytes are there until after
         // this.
         self.each(|begin| unsafe { __deregister_frame(begin.cast()) });
+    }
+}
+
+/// Tables that libgcc knows as one. Dropped, they are withdrawn.
+#[derive(Debug)]
+pub(super) struct TableList {
+    /// Where they begin, and a zero.
+    begins: Box<[usize]>,
+}
+
+impl TableList {
+    /// What each ends with.
+    pub(super) const TERMINATOR: usize = Table::TERMINATOR;
+
+    /// Registers tables: at least one.
+    ///
+    /// # Safety
+    ///
+    /// Their entries are whole, end with the terminator, and stay where they are until this is dropped.
+    pub(super) unsafe fn register<'a>(tables: impl Iterator<Item = &'a [u8]>) -> Self {
+        let begins = tables.map(|table| table.as_ptr().expose_provenance()).chain([0]).collect();
+        let list = Self { begins };
+        // SAFETY: as the caller says; the list stays where it is, too.
+        unsafe { __register_frame_table(list.begins.as_ptr().cast()) };
+        list
+    }
+}
+
+impl Drop for TableList {
+    fn drop(&mut self) {
+        // SAFETY: registered with this address, once.
+        unsafe { __deregister_frame(self.begins.as_ptr().cast()) };
     }
 }
