@@ -45,6 +45,7 @@ least of several), and depend on what else the machine did; instructions and mem
 generation is as fast as with a static library, and loading it is not part of any figure. Its IR is built with its
 `IRBuilder`, ours with Cranelift's `FunctionBuilder`; the programs whose run time is compared are translated from the same
 CLIF, block by block. `llvm-o2-scalar` is O2 without its vectorisers: what Cranelift has none of.
+Sections can be measured one by one: they need not be of one day.
 ";
 
 /// Times of LLVM O2's from which on a program is listed.

@@ -18,9 +18,11 @@ thread_local! {
 }
 
 /// A signal handler that the calling thread is in.
-pub(crate) struct Handler {
-    /// An address in it, if that is known.
-    address: Option<usize>,
+pub(crate) enum Handler {
+    /// An address in it.
+    At(usize),
+    /// It has too little stack left, one for signals, to tell: what it returns to is at this place there.
+    OnSignalStack(Option<usize>),
 }
 
 /// The signal handler that the calling thread is in. Takes no lock.
@@ -34,13 +36,13 @@ pub(crate) fn handler() -> Option<Handler> {
         return None;
     }
     if signal_stack.is_some_and(|left| left < WALK) {
-        return Some(Handler { address: returns.and_then(sigreturn::handler) });
+        return Some(Handler::OnSignalStack(returns));
     }
     let handler = handler_on_stack();
     if handler.is_none() {
         USUAL.set(blocked);
     }
-    handler.map(|address| Handler { address: Some(address) })
+    handler.map(Handler::At)
 }
 
 /// Bytes of stack that a walk may take.
@@ -131,12 +133,26 @@ pub(crate) fn refuse(function: Option<&SymbolName>, handler: &Handler) -> ! {
         }
         None => message.text(b"a lazy function"),
     }
-    match handler.address {
-        Some(address) => {
-            message.text(b" was first called in the signal handler ");
+    message.text(b" was first called in ");
+    match *handler {
+        Handler::At(address) => {
+            message.text(b"the signal handler ");
             name(&mut message, address);
         }
-        None => message.text(b" was first called in a signal handler"),
+        Handler::OnSignalStack(returns) => {
+            let mut is_first = true;
+            sigreturn::each_on_signal_stack(returns, |address| {
+                message.text(if is_first { b"the signal handler " } else { b" or " });
+                is_first = false;
+                match address {
+                    Some(address) => name(&mut message, address),
+                    None => message.text(b"that was to be called once"),
+                }
+            });
+            if is_first {
+                message.text(b"a signal handler");
+            }
+        }
     }
     message.text(b", where it can't be compiled: have it compiled before\n");
     message.write();

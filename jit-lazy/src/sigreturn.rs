@@ -2,7 +2,6 @@
 //!
 //! All of this is done in signal handlers: it takes no lock and allocates nothing.
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 use std::ffi::c_int;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,22 +35,26 @@ pub(crate) fn on_stack(from: usize) -> Option<usize> {
     places.step_by(WORD).find(|place| is_at(*place))
 }
 
-/// The handler that runs where the address is at this place on the stack for signals, if that can be told without a walk.
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub(crate) fn handler(place: usize) -> Option<usize> {
-    // What the kernel puts there: the address, the interrupted context, and, if the handler wants it, what is known of the
-    // signal.
+/// Visits each handler that may be the one that runs where the address is at this place on the stack for signals, as far as
+/// can be told without a walk; `None` for those that were to be called once.
+pub(crate) fn each_on_signal_stack(place: Option<usize>, visit: impl FnMut(Option<usize>)) {
+    system::each_on_signal_stack(place.and_then(signal), visit);
+}
+
+/// The signal that the kernel has told of behind the address, if it was to. Something else may be left there.
+#[cfg(target_arch = "x86_64")]
+fn signal(place: usize) -> Option<c_int> {
+    /// What is between: the interrupted context.
     const CONTEXT: usize = 304;
     let signal = place + size_of::<usize>() + CONTEXT;
     stack::above(place, WINDOW).contains(&(signal + size_of::<c_int>())).then_some(())?;
     // SAFETY: it is aligned, and can be read.
-    let signal = unsafe { ptr::with_exposed_provenance::<c_int>(signal).read_volatile() };
-    system::handler_on_signal_stack(signal)
+    Some(unsafe { ptr::with_exposed_provenance::<c_int>(signal).read_volatile() })
 }
 
-/// As the other.
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-pub(crate) fn handler(_: usize) -> Option<usize> {
+/// The address is in the frame of the handler, and not in what the kernel has put there.
+#[cfg(not(target_arch = "x86_64"))]
+fn signal(_: usize) -> Option<c_int> {
     None
 }
 
@@ -101,22 +104,31 @@ mod system {
         restorer.or_else(kernels_own)
     }
 
-    /// The function that handles a signal on the stack for signals, given what is told of the signal to one that wants to be
-    /// told. There, something else may be left from another one: `None` if it can't be known.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn handler_on_signal_stack(told: c_int) -> Option<usize> {
-        const WANTS_TO_BE_TOLD: c_ulong = libc::SA_SIGINFO as c_ulong;
-        let told = action(told).filter(|action| action.flags & WANTS_TO_BE_TOLD != 0);
-        let mut possible = (1..=SIGNALS)
-            .filter_map(action)
-            .filter(|action| {
-                action.flags & (WANTS_TO_BE_TOLD | libc::SA_ONSTACK as c_ulong) == libc::SA_ONSTACK as c_ulong
-            })
-            .chain(told)
-            .map(|action| action.handler);
-        let handler = possible.next()?;
-        let is_one = handler != libc::SIG_DFL && handler != libc::SIG_IGN;
-        (is_one && possible.all(|other| other == handler)).then_some(handler)
+    /// Each that was installed to run on the stack for signals, once; of those that want to be told of the signal, that of
+    /// the one that was told of, if it is known.
+    pub(super) fn each_on_signal_stack(told: Option<c_int>, mut visit: impl FnMut(Option<usize>)) {
+        const HOW: c_int = libc::SA_ONSTACK | libc::SA_SIGINFO;
+        let handler = |signal| {
+            let action = action(signal)?;
+            let flags = action.flags as c_int;
+            let is_possible = match flags & HOW {
+                libc::SA_ONSTACK => true,
+                HOW => told.is_none_or(|told| told == signal),
+                _ => false,
+            };
+            let can_run = match action.handler {
+                libc::SIG_IGN => false,
+                libc::SIG_DFL => flags & libc::SA_RESETHAND != 0,
+                _ => true,
+            };
+            (is_possible && can_run).then_some(action.handler)
+        };
+        for signal in 1..=SIGNALS {
+            let Some(address) = handler(signal) else { continue };
+            if !(1..signal).any(|earlier| handler(earlier) == Some(address)) {
+                visit(Some(address).filter(|address| *address != libc::SIG_DFL));
+            }
+        }
     }
 
     fn action(signal: c_int) -> Option<Action> {
@@ -156,9 +168,13 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
+    use std::ffi::c_int;
+
     pub(super) fn address() -> Option<usize> {
         None
     }
+
+    pub(super) fn each_on_signal_stack(_: Option<c_int>, _: impl FnMut(Option<usize>)) {}
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -58,10 +58,10 @@ pub(crate) fn above(from: usize, bytes: usize) -> Range<usize> {
 
 /// How far memory can be read that can be where it begins.
 fn mapped(start: usize, wanted: usize) -> usize {
-    // SAFETY: only asks.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
     /// Where nothing is: in case that the system does not look, as an emulator may not.
     const NOWHERE: usize = size_of::<u64>();
+    // SAFETY: only asks.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
     let mut end = (start + 1).next_multiple_of(page);
     let is_told = end < wanted && !is_readable(NOWHERE);
     while is_told && end < wanted && is_readable(end) {

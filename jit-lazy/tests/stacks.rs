@@ -93,17 +93,25 @@ fn raise(address: u64) -> i64 {
     raise_signal(libc::SIGUSR1, libc::SA_RESTART, address)
 }
 
+extern "C" fn another_signal_handler(_: libc::c_int) {}
+
 /// Calls what is at an address in a handler that was installed with these flags and an empty mask.
 fn raise_signal(signal: libc::c_int, flags: libc::c_int, address: u64) -> i64 {
     CALLEE.store(address, Ordering::Relaxed);
-    // SAFETY: the handler is a function of the type that is asked for.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = a_signal_handler as *const () as libc::sighandler_t;
-        action.sa_flags = flags;
-        assert_eq!(libc::sigaction(signal, &raw const action, std::ptr::null_mut()), 0);
-        libc::raise(signal);
-    }
+    let install = |signal, handler: extern "C" fn(libc::c_int)| {
+        // SAFETY: the handler is a function of the type that is asked for.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handler as *const () as libc::sighandler_t;
+            action.sa_flags = flags;
+            assert_eq!(libc::sigaction(signal, &raw const action, std::ptr::null_mut()), 0);
+        }
+    };
+    // One of two that were installed alike.
+    install(libc::SIGURG, another_signal_handler);
+    install(signal, a_signal_handler);
+    // SAFETY: its handler was just installed.
+    unsafe { libc::raise(signal) };
     RESULT.load(Ordering::Relaxed)
 }
 

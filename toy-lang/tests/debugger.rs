@@ -78,11 +78,11 @@ fn a_breakpoint_stops_at_a_line_each_time_round() {
 #[test]
 fn a_step_off_a_breakpoint_computes_what_the_program_does() {
     let output = gdb(&["break program.ks:6", "break program.ks:3", "run", "continue", "continue"]);
-    in_order(&output, &["program.ks:6", "program.ks:3", "18", "exited normally"]);
+    in_order(&output, &["program.ks:6", "program.ks:3", "\n18\n", "exited normally"]);
 }
 
 #[test]
 fn the_program_runs_to_its_end_and_its_functions_are_withdrawn() {
     let output = gdb(&["break work", "run", "delete", "continue"]);
-    in_order(&output, &["program.ks:6", "18", "exited normally"]);
+    in_order(&output, &["program.ks:6", "\n18\n", "exited normally"]);
 }

@@ -102,7 +102,7 @@ mod tests {
 
     use jit_linker::arch::Architecture;
 
-    use super::super::runtime::{Tables, Unwinder, finds, tables};
+    use super::super::runtime::{Tables, Unwinder, entry_at, finds, tables};
     use super::super::{Cie, Registration, register_with};
     use super::*;
 
@@ -164,6 +164,27 @@ mod tests {
         if Unwinder::host() == Unwinder::Libgcc {
             come_and_go(tables(), 40);
         }
+    }
+
+    #[test]
+    fn an_entry_stays_where_it_is_while_others_come_and_go() {
+        if tables() != Tables::Listed {
+            // What comes later has a table of its own.
+            return;
+        }
+        let place = vec![0u8; (FUNCTIONS * SIZE) as usize];
+        let start = place.as_ptr() as u64;
+        let _stays = functions(start, &[1], Tables::Listed);
+        // A throw may be reading it at any time from here on.
+        let entry = entry_at(start + SIZE + 1);
+        assert!(!entry.is_null());
+        let before = functions(start, &[0], Tables::Listed);
+        let after = functions(start, &[2], Tables::Listed);
+        assert_eq!(entry_at(start + SIZE + 1), entry);
+        drop(before);
+        assert_eq!(entry_at(start + SIZE + 1), entry);
+        drop(after);
+        assert_eq!(entry_at(start + SIZE + 1), entry);
     }
 
     #[test]

@@ -91,6 +91,12 @@ fn finds_between_tables() -> bool {
 /// Whether libgcc finds an entry for an address.
 #[cfg(target_env = "gnu")]
 pub(super) fn finds(address: u64) -> bool {
+    !entry_at(address).is_null()
+}
+
+/// The entry that libgcc finds for an address, or null.
+#[cfg(target_env = "gnu")]
+pub(super) fn entry_at(address: u64) -> *const c_void {
     /// `struct dwarf_eh_bases` of `unwind-dw2-fde.h`.
     #[repr(C)]
     struct Bases([*mut c_void; 3]);
@@ -102,7 +108,7 @@ pub(super) fn finds(address: u64) -> bool {
     let mut bases = Bases([std::ptr::null_mut(); 3]);
     let pc = std::ptr::with_exposed_provenance_mut(address as usize);
     // SAFETY: the function only looks tables up, all of which are whole; `bases` is written.
-    !unsafe { _Unwind_Find_FDE(pc, &mut bases) }.is_null()
+    unsafe { _Unwind_Find_FDE(pc, &mut bases) }
 }
 
 #[cfg(not(target_env = "gnu"))]
@@ -133,7 +139,7 @@ impl Table {
     }
 
     /// The entries.
-    pub(super) fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         &self.bytes[..self.bytes.len() - Self::TERMINATOR]
     }
 
