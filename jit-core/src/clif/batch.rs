@@ -56,6 +56,9 @@ pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
     batch.count();
     batch.link();
     counters.link_nanoseconds.fetch_add(compiled.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    if lock(&module.bodies).are_done() {
+        module.layer.spent.free();
+    }
 }
 
 /// A symbol the batch defines, and who has to answer for it.
@@ -195,7 +198,10 @@ impl<'a> Batch<'a> {
             }
         }
         layer.contexts.give_back(context);
-        layer.spent.free(std::mem::take(&mut self.spent));
+        let are_many = layer.spent.keep(std::mem::take(&mut self.spent));
+        if are_many || !self.is_elsewhere {
+            layer.spent.free();
+        }
     }
 
     fn add_function(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cranelift_codegen::Context;
 use cranelift_codegen::entity::EntityRef;
-use cranelift_codegen::ir::{self, GlobalValueData, InstructionData};
+use cranelift_codegen::ir;
 use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
 use cranelift_module::{DataDescription, Linkage, ModuleRelocTarget};
 use jit_linker::SymbolName;
@@ -16,6 +16,7 @@ use super::batch;
 use super::cache::{CacheCounters, ObjectCache};
 use super::machine_code::{MachineCode, TakenCode};
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, Variables};
+use super::references::{self, References};
 use super::signature::describe;
 use super::transform::{ClifTransform, FunctionTransform};
 use crate::error::Error;
@@ -64,6 +65,9 @@ pub(crate) struct LayerShared {
     pub(crate) options: ClifOptions,
 }
 
+/// Contexts that are kept for threads that have none of their batches to compile at the moment.
+const MAX_CONTEXTS: usize = 16;
+
 /// Contexts between two batches: they keep their buffers, and each goes back to the thread from whose
 /// heap those are.
 #[derive(Default)]
@@ -74,8 +78,9 @@ impl Contexts {
         let here = thread::current().id();
         let mut contexts = lock(&self.0);
         let own = contexts.iter().position(|(thread, _)| *thread == here);
-        match own.map(|place| contexts.swap_remove(place)).or_else(|| contexts.pop()) {
-            Some((_, context)) => context,
+        // Another thread's only if that is hardly coming back.
+        match own.or_else(|| (contexts.len() >= MAX_CONTEXTS).then_some(0)) {
+            Some(place) => contexts.remove(place).1,
             None => Box::new(Context::new()),
         }
     }
@@ -96,8 +101,12 @@ pub(crate) struct ClifOptions {
 /// A function as its module holds it: large, and moved from hand to hand.
 pub(crate) type BoxedFunction = Box<ir::Function>;
 
-/// Functions that were compiled and have to be freed. Whoever built them allocated them; compile
-/// threads that free them at once fight for that thread's heap.
+/// How many functions that were compiled on another thread than the one that built them are kept until nothing is left to
+/// compile.
+const MAX_SPENT: usize = 4096;
+
+/// Functions that were compiled and have to be freed. Whoever built them allocated them: what a compile thread frees, its
+/// allocator may give it again, and where it grows that, it waits for the heap of the one that built them.
 #[derive(Default)]
 pub(crate) struct Spent {
     functions: Mutex<Vec<BoxedFunction>>,
@@ -105,9 +114,15 @@ pub(crate) struct Spent {
 }
 
 impl Spent {
-    /// Frees `functions`, or leaves it to the thread that is about it.
-    pub(crate) fn free(&self, functions: Vec<BoxedFunction>) {
-        lock(&self.functions).extend(functions);
+    /// Keeps `functions` to be freed later; says whether there are many.
+    pub(crate) fn keep(&self, functions: Vec<BoxedFunction>) -> bool {
+        let mut kept = lock(&self.functions);
+        kept.extend(functions);
+        kept.len() >= MAX_SPENT
+    }
+
+    /// Frees what was kept, or leaves it to the thread that is about it.
+    pub(crate) fn free(&self) {
         if self.freeing.swap(true, Ordering::Acquire) {
             return;
         }
@@ -298,13 +313,24 @@ impl ClifLayer {
         let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
         let names = Names::new(session, &module, number)?;
         // The declarations go first: a large module's are as large as what the session keeps.
-        let ClifModule { name, functions, mut data, declarations, machine_code, source, transforms, variables, .. } =
-            module;
+        let ClifModule {
+            name,
+            functions,
+            mut data,
+            declarations,
+            references,
+            machine_code,
+            source,
+            transforms,
+            variables,
+            ..
+        } = module;
         drop(declarations);
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
             followed: vec![false; functions.len()],
             functions,
+            references,
             data,
             machine_code,
             planned: Vec::new(),
@@ -471,6 +497,7 @@ pub(crate) struct ModuleUnits {
 
 pub(crate) struct Bodies {
     pub(crate) functions: Vec<Option<Body>>,
+    references: References,
     pub(crate) data: Vec<Option<DataDescription>>,
     machine_code: MachineCode,
     /// Functions whose references have been followed.
@@ -583,7 +610,7 @@ impl ModuleUnits {
         let bodies = lock(&self.bodies);
         let mut callees = Vec::new();
         if let Some(Some(Body::Clif(func))) = bodies.functions.get(function as usize) {
-            references(func, &mut |namespace, index| {
+            references::of(func, &mut |namespace, index| {
                 if matches!(namespace, FUNCTION | ADDRESS_OF)
                     && let Some(entry) = self.functions.get(index as usize)
                     && !callees.contains(&entry.name)
@@ -618,7 +645,7 @@ impl ModuleUnits {
     /// Plans for what a function leads to within the module and was not followed before: it will
     /// be needed, and asked for early it is compiled in one batch with others, callees first.
     fn follow(&self, bodies: &mut Bodies, function: u32) {
-        let Bodies { functions, machine_code, followed, planned, .. } = bodies;
+        let Bodies { functions, references, machine_code, followed, planned, .. } = bodies;
         let mut work = vec![function];
         while let Some(index) = work.pop() {
             if std::mem::replace(&mut followed[index as usize], true) {
@@ -636,7 +663,10 @@ impl ModuleUnits {
                 _ => {}
             };
             match &functions[index as usize] {
-                Some(Body::Clif(func)) => references(func, &mut see),
+                Some(Body::Clif(func)) => match references.noted(index) {
+                    Some(noted) => noted.for_each(|(namespace, index)| see(namespace, index)),
+                    None => references::of(func, &mut see),
+                },
                 Some(Body::Compiled(compiled)) => {
                     for reloc in machine_code.relocs(compiled) {
                         if let ModuleRelocTarget::User { namespace, index } = reloc.name {
@@ -685,6 +715,11 @@ impl Bodies {
         }
     }
 
+    /// Whether no batch is asked for, or will be by what is planned.
+    pub(crate) fn are_done(&self) -> bool {
+        self.scheduled == 0 && self.waiting.is_empty() && self.planned.is_empty()
+    }
+
     /// Takes the next items to link, and the names to ask the session for meanwhile.
     pub(crate) fn next_batch(
         &mut self,
@@ -698,32 +733,5 @@ impl Bodies {
         let rest = self.planned.len().saturating_sub(BATCH);
         let planned = self.planned.drain(rest..).map(|item| module.entry(item).name.clone()).collect();
         (items, planned)
-    }
-}
-
-/// Every function that `func` calls or takes the address of, and the data it declares.
-fn references(func: &ir::Function, see: &mut impl FnMut(u32, u32)) {
-    let names = func.params.user_named_funcs();
-    let mut see_name = |name: &ir::ExternalName| {
-        if let ir::ExternalName::User(name) = name
-            && let Some(name) = names.get(*name)
-        {
-            see(name.namespace, name.index);
-        }
-    };
-    for block in func.layout.blocks() {
-        for inst in func.layout.block_insts(block) {
-            if let InstructionData::Call { func_ref, .. }
-            | InstructionData::TryCall { func_ref, .. }
-            | InstructionData::FuncAddr { func_ref, .. } = func.dfg.insts[inst]
-            {
-                see_name(&func.dfg.ext_funcs[func_ref].name);
-            }
-        }
-    }
-    for value in func.global_values.values() {
-        if let GlobalValueData::Symbol { name, .. } = value {
-            see_name(name);
-        }
     }
 }

@@ -10,6 +10,7 @@ mod machine_code;
 mod module;
 mod optimize;
 mod recursion;
+mod references;
 mod reloc;
 mod rotate;
 mod signature;

@@ -20,6 +20,7 @@ use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
 use super::optimize::optimize;
+use super::references::References;
 use super::transform::{ClifTransform, FunctionTransform};
 use crate::error::Error;
 use crate::platform::code::{Details, LocatedVariable, Place, SourceText, VariableKind, VariableRole};
@@ -85,6 +86,7 @@ pub struct ClifModule {
     pub(crate) function_count: usize,
     data_count: usize,
     pub(crate) functions: Vec<Option<Body>>,
+    pub(crate) references: References,
     pub(crate) data: Vec<Option<DataDescription>>,
     pub(crate) machine_code: MachineCode,
     pub(crate) source: Option<Arc<SourceText>>,
@@ -125,6 +127,7 @@ impl ClifModule {
             function_count: 0,
             data_count: 0,
             functions: Vec::new(),
+            references: References::default(),
             data: Vec::new(),
             machine_code: MachineCode::default(),
             source: None,
@@ -310,7 +313,13 @@ impl Module for ClifModule {
         }
         self.bind(&mut ctx.func).map_err(|message| ModuleError::Compilation(CodegenError::Unsupported(message)))?;
         let body = match self.compile_at {
-            CompileAt::Lookup => Body::Clif(Box::new(ctx.func.clone())),
+            CompileAt::Lookup => {
+                // Of functions that are compiled when they are called, few are ever asked.
+                if !self.redirectable {
+                    self.references.note(id.as_u32(), &ctx.func);
+                }
+                Body::Clif(Box::new(ctx.func.clone()))
+            }
             CompileAt::Definition => {
                 optimize(ctx, &*self.isa, id, self.is_final(id)).map_err(ModuleError::Compilation)?;
                 let (cache, counters) = (self.cache.as_deref(), CacheCounters::default());
