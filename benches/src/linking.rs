@@ -17,7 +17,7 @@ use crate::measure::{collected, interleaved, median};
 
 /// Copies of SQLite in the large object, which make it one of 50 MB and more than 70,000 sections.
 const COPIES: usize = 24;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 15;
 
 /// Does what a process does that links an object: see [`workloads::link`].
 pub(crate) fn child(arguments: &[String]) -> Result<String> {

@@ -23,6 +23,7 @@ mod linux {
 
     use jit_linker::arch::Architecture;
     use jit_linker::memory::{Allocation, MemoryManager, SegmentKind, SlabManager, SlotBlock};
+    use jit_linker::{LinkGraph, link};
 
     use crate::machine_code::{address, call, code, link};
 
@@ -30,7 +31,7 @@ mod linux {
     const SECONDS: u32 = 60;
 
     pub(crate) fn run() {
-        let tests: [(&str, fn()); 12] = [
+        let tests: [(&str, fn()); 13] = [
             ("each_runs_its_own_code", each_runs_its_own_code),
             ("a_child_of_a_child_runs_its_own_code", a_child_of_a_child_runs_its_own_code),
             (
@@ -41,6 +42,7 @@ mod linux {
             ("what_a_grandchild_may_run_waits_for_it", what_a_grandchild_may_run_waits_for_it),
             ("exec_ends_a_childs_claim", exec_ends_a_childs_claim),
             ("code_made_after_the_fork_is_nobody_elses", code_made_after_the_fork_is_nobody_elses),
+            ("what_is_written_at_once_is_nobody_elses", what_is_written_at_once_is_nobody_elses),
             ("slots_and_data_are_independent", slots_and_data_are_independent),
             ("an_open_allocation_stays_with_the_parent", an_open_allocation_stays_with_the_parent),
             (
@@ -261,6 +263,36 @@ mod linux {
         child.peer.go_on();
         child.succeeds();
         assert_eq!(call(&first), 1);
+    }
+
+    fn what_is_written_at_once_is_nobody_elses() {
+        /// Constants that are all the same byte: whether they are.
+        fn link_constants(manager: &Arc<dyn MemoryManager>, byte: u8) -> impl Fn() -> bool {
+            const SIZE: usize = 1 << 20;
+            let mut graph = LinkGraph::new("constants", Architecture::host().expect("tests run"));
+            graph.add_block(SegmentKind::ReadOnly, &vec![byte; SIZE], 16).expect("it is small");
+            let allocated = link::prepare(graph).and_then(|prepared| prepared.allocate(manager)).expect("memory");
+            let linked = allocated.fix_up().and_then(|fixed| fixed.finalize()).expect("it can be linked");
+            move || {
+                let start = linked.range(SegmentKind::ReadOnly).start;
+                let start = std::ptr::with_exposed_provenance::<u8>(start as usize);
+                // SAFETY: linked memory, which lives as long as `linked`.
+                unsafe { std::slice::from_raw_parts(start, SIZE) }.iter().all(|there| *there == byte)
+            }
+        }
+        let manager = manager();
+        let (first, second) = (link_constants(&manager, 1), link_constants(&manager, 2));
+        let mut child = Child::new(|parent| {
+            let third = link_constants(&manager, 3);
+            parent.go_on();
+            parent.wait();
+            assert!(first() && second() && third());
+        });
+        child.peer.wait();
+        let fourth = link_constants(&manager, 4);
+        child.peer.go_on();
+        child.succeeds();
+        assert!(first() && second() && fourth());
     }
 
     extern "C" fn one() -> u32 {

@@ -5,9 +5,12 @@ mod machine_code;
 use std::ops::Range;
 use std::sync::Arc;
 
+use jit_linker::arch::{Architecture, aarch64, x86_64};
+use jit_linker::graph::{Edge, EdgeKind, SymbolId};
 use jit_linker::memory::{
     Allocation, FinalizedAllocation, MemoryError, MemoryManager, PageManager, Request, SegmentKind, SegmentRequest,
 };
+use jit_linker::{LinkGraph, link};
 use machine_code::{address, call, code, link};
 
 const CYCLES: usize = if cfg!(target_arch = "aarch64") { 10_000 } else { 1_000_000 };
@@ -237,6 +240,56 @@ fn no_address_is_writable_and_executable(manager: &Manager) {
     drop(open);
 }
 
+const POINTER: EdgeKind = if cfg!(target_arch = "aarch64") {
+    EdgeKind::Aarch64(aarch64::EdgeKind::Pointer64)
+} else {
+    EdgeKind::X86_64(x86_64::EdgeKind::Pointer64)
+};
+
+/// A graph of blocks of many sizes and alignments, some of zeros, of each kind: with the content of each, and a symbol there.
+/// Those with room for it end with their own address.
+fn large_graph(seed: usize) -> (LinkGraph, Vec<(SymbolId, Vec<u8>)>) {
+    const LARGEST: usize = 600_000;
+    let mut graph = LinkGraph::new("large", Architecture::host().expect("tests run"));
+    let blocks = (0..900).map(|index| {
+        let kind = SegmentKind::ALL[index % 3];
+        let size = if index / 3 == 150 { LARGEST } else { index * 37 % 5000 };
+        let align = 1 << (index % 7);
+        let is_zero = index % 10 == 0;
+        let fill = |offset| if is_zero { 0 } else { (seed + index + offset * 7) as u8 };
+        let bytes: Vec<u8> = (0..size).map(fill).collect();
+        let block =
+            if is_zero { graph.add_zero_block(kind, size as u64, align) } else { graph.add_block(kind, &bytes, align) };
+        let block = block.expect("it is small");
+        let symbol = graph.define(None, block, 0, 0);
+        if !is_zero && size >= 8 {
+            let edge = Edge { block, offset: size as u32 - 8, kind: POINTER, target: symbol, addend: 0 };
+            graph.add_edge(edge).expect("the block is the newest");
+        }
+        (symbol, bytes)
+    });
+    let blocks = blocks.collect();
+    (graph, blocks)
+}
+
+fn large_graphs_are_written_whole(manager: &Manager) {
+    // The second one where the first was.
+    for seed in [1, 100] {
+        let (graph, blocks) = large_graph(seed);
+        let allocated = link::prepare(graph).and_then(|prepared| prepared.allocate(manager)).expect("there is memory");
+        let expected: Vec<_> = blocks.iter().map(|(symbol, bytes)| (allocated.address(*symbol), bytes)).collect();
+        let fixed = allocated.fix_up().and_then(|fixed| fixed.finalize()).expect("it can be linked");
+        for (address, bytes) in expected {
+            let linked = bytes_at(address..address + bytes.len() as u64);
+            let has_address = bytes.len() >= 8 && bytes.iter().any(|byte| *byte != 0);
+            let content = bytes.len() - if has_address { 8 } else { 0 };
+            assert!(linked[..content] == bytes[..content], "{} bytes at {address:#x}", bytes.len());
+            assert!(!has_address || linked[content..] == address.to_le_bytes());
+        }
+        drop(fixed);
+    }
+}
+
 macro_rules! tests_of {
     ($make:expr; $($name:ident $(($($argument:expr),*))?),* $(,)?) => {
         $(#[test]
@@ -261,6 +314,7 @@ mod page {
         alignments_are_kept,
         alignments_that_make_no_sense_are_errors,
         sizes_beyond_all_memory_are_errors,
+        large_graphs_are_written_whole,
         threads_share_it,
     }
 
@@ -291,6 +345,7 @@ mod slab {
         alignments_are_kept,
         alignments_that_make_no_sense_are_errors,
         sizes_beyond_all_memory_are_errors,
+        large_graphs_are_written_whole,
         threads_share_it,
         no_address_is_writable_and_executable,
     }

@@ -31,8 +31,8 @@ fn main() -> Result<()> {
         [lazy::PROGRAM, shape, count] => println!("{}", lazy::program(shape, count.parse()?)?),
         [lazy::CALLS, count] => println!("{}", lazy::calls(count.parse()?)?),
         ["table", count] => {
-            let mut table = table::Llvm::new()?;
-            println!("{}", workloads::table::measure(&mut table, count.parse()?)?);
+            let [mut table, mut other] = [table::Llvm::new()?, table::Llvm::new()?];
+            println!("{}", workloads::table::measure(&mut table, &mut other, count.parse()?)?);
         }
         _ => return Err("expected arguments as src/llvm/main.rs says".into()),
     }

@@ -33,3 +33,16 @@ pub(crate) fn populate(memory: &mut [u8]) {
     #[cfg(not(target_os = "linux"))]
     let _ = memory;
 }
+
+/// Has the pages of `memory`, which are in a file's memory, found before they are written: at a read, the system finds those
+/// around as well.
+#[cfg(target_os = "linux")]
+pub(super) fn find_pages(memory: &[u8]) {
+    /// The part of the file that comes with a page, unless somebody has changed that.
+    const AROUND: usize = 64 << 10;
+    let first = AROUND - memory.as_ptr().addr() % AROUND;
+    for byte in memory.first().into_iter().chain(memory.iter().skip(first).step_by(AROUND)) {
+        // SAFETY: a reference is valid for reads.
+        unsafe { std::ptr::from_ref(byte).read_volatile() };
+    }
+}

@@ -18,6 +18,7 @@ mod slab;
 mod slot;
 
 use std::fmt;
+use std::io::IoSlice;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -159,6 +160,24 @@ pub unsafe trait MemoryManager: Send + Sync + fmt::Debug {
     /// `allocation` came from `allocate` of this manager and was not finalized before.
     unsafe fn finalize(&self, allocation: &RawAllocation) -> Result<(), MemoryError>;
 
+    /// Writes `parts`, one behind the other, to the working memory of a segment from `offset` on, if that is cheaper than
+    /// to copy them there, and says whether it did. If not, anything may be there.
+    ///
+    /// # Safety
+    ///
+    /// `allocation` came from `allocate` of this manager and was not finalized before. The segment has room for the
+    /// parts, which are elsewhere, and nobody else uses its working memory.
+    unsafe fn write(
+        &self,
+        allocation: &RawAllocation,
+        kind: SegmentKind,
+        offset: usize,
+        parts: &[IoSlice<'_>],
+    ) -> bool {
+        let _ = (allocation, kind, offset, parts);
+        false
+    }
+
     /// Takes an allocation back, finalized or not.
     ///
     /// # Safety
@@ -253,6 +272,15 @@ impl Allocation {
         // until `finalize`, which consumes `self`; `&mut self` excludes a second slice. Fresh
         // memory comes from the system or from an earlier allocation: initialised either way.
         unsafe { std::slice::from_raw_parts_mut(segment.working.as_ptr(), segment.size) }
+    }
+
+    /// Writes `parts`, one behind the other, to a segment from `offset` on, if the manager has a cheaper way than to copy
+    /// them to [`working`](Self::working), and says whether it did. If not, anything may be there.
+    pub(crate) fn write(&mut self, kind: SegmentKind, offset: usize, parts: &[IoSlice<'_>]) -> bool {
+        let room = self.size(kind).checked_sub(offset);
+        let size = parts.iter().try_fold(0usize, |size, part| size.checked_add(part.len()));
+        // SAFETY: the parts fit. They are borrowed, and the working memory only by `self`: not at the same time.
+        size.is_some() && size <= room && unsafe { self.manager.write(&self.raw, kind, offset, parts) }
     }
 
     /// Publishes what was written.

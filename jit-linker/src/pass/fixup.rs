@@ -1,5 +1,8 @@
 //! Writes content, GOT, stubs and fixups into working memory, once every address is known.
 
+use std::io::IoSlice;
+use std::ops::Range;
+
 use rustc_hash::FxHashMap;
 
 use super::indirect::{self, GOT_ENTRY, GotContent, Indirection};
@@ -14,25 +17,83 @@ const SPARE_EDGES: usize = 1 << 15;
 /// How much memory is brought at a time, ahead of what is written.
 const WINDOW: usize = 256 << 10;
 
-/// Where the part of each segment begins whose memory is there, as the segments are written from their ends.
-struct Windows([usize; 3]);
+/// From this size of a segment on, its content is written at once, if that is cheaper: it is worth a system call.
+const LARGE: usize = 16 << 10;
+
+/// A segment as it is written from its end.
+#[derive(Clone, Copy)]
+struct Window {
+    /// Where the part begins whose memory is there.
+    first: usize,
+    /// Whether the content is there, too.
+    has_content: bool,
+}
+
+/// By kind of segment.
+struct Windows([Window; 3]);
 
 impl Windows {
-    /// Small segments share their pages with others: none of theirs is brought.
-    fn new(allocation: &Allocation) -> Self {
-        Self(SegmentKind::ALL.map(|kind| Some(allocation.size(kind)).filter(|size| *size >= WINDOW).unwrap_or(0)))
+    fn new(graph: &LinkGraph, allocation: &Allocation) -> Self {
+        Self(SegmentKind::ALL.map(|kind| {
+            let size = allocation.size(kind);
+            if size < LARGE {
+                return Window { first: 0, has_content: false };
+            }
+            let blocks = graph.blocks.iter().filter(|block| block.live && block.kind == kind);
+            Window { first: size, has_content: blocks.is_sorted_by_key(|block| block.segment_offset) }
+        }))
     }
 
-    /// Brings the memory of a block that is about to be written, and of those before it.
-    fn open(&mut self, allocation: &mut Allocation, block: &Block) {
-        let first = &mut self.0[block.kind as usize];
-        let (start, size) = (block.segment_offset as usize, block.size as usize);
-        if start < *first {
-            let end = (start + size).min(*first);
-            *first = start.saturating_sub(WINDOW);
-            memory::populate(&mut allocation.working(block.kind)[*first..end]);
+    /// Brings the memory of a block that is about to be written, and of those before it. Says whether its content is there.
+    fn open(&mut self, allocation: &mut Allocation, graph: &LinkGraph, index: usize) -> bool {
+        let block = &graph.blocks[index];
+        let window = &mut self.0[block.kind as usize];
+        let start = block.segment_offset as usize;
+        if start < window.first {
+            let range = start.saturating_sub(WINDOW)..window.first;
+            window.first = range.start;
+            window.has_content = window.has_content && write_content(allocation, graph, index, range.clone());
+            // A small segment shares its pages with others, which have brought some.
+            if !window.has_content && allocation.size(block.kind) >= WINDOW {
+                let end = (start + block.size as usize).min(range.end);
+                memory::populate(&mut allocation.working(block.kind)[range.start..end]);
+            }
         }
+        window.has_content
     }
+}
+
+/// Writes the content of a block and of those before it to a part of their segment, at once: if that is cheaper than to copy
+/// each, which it says. They are in order.
+fn write_content(allocation: &mut Allocation, graph: &LinkGraph, index: usize, range: Range<usize>) -> bool {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    let kind = graph.blocks[index].kind;
+    let mut parts = Vec::new();
+    let zeros = |parts: &mut Vec<IoSlice<'_>>, mut size: usize| {
+        while size > 0 {
+            let part = size.min(ZEROS.len());
+            parts.push(IoSlice::new(&ZEROS[..part]));
+            size -= part;
+        }
+    };
+    // From the end.
+    let mut written = range.end;
+    for block in graph.blocks[..=index].iter().rev().filter(|block| block.live && block.kind == kind) {
+        let start = block.segment_offset as usize;
+        let part = start.max(range.start)..(start + block.size as usize).min(written);
+        if part.is_empty() && start < range.start {
+            break;
+        }
+        zeros(&mut parts, written - part.end);
+        match graph.bytes(block) {
+            Some(bytes) => parts.push(IoSlice::new(&bytes[part.start - start..part.end - start])),
+            None => zeros(&mut parts, part.len()),
+        }
+        written = part.start;
+    }
+    zeros(&mut parts, written - range.start);
+    parts.reverse();
+    allocation.write(kind, range.start, &parts)
 }
 
 /// A graph whose addresses are all known, and where it goes.
@@ -81,15 +142,16 @@ impl Placement {
         debug_assert!(edges.is_sorted_by_key(|edge| edge.block), "edges are in the order of their blocks");
         let is_whole = self.graph.blocks.iter().all(|block| block.live);
         let mut end = edges.len();
-        let mut windows = Windows::new(&self.allocation);
+        let mut windows = Windows::new(&self.graph, &self.allocation);
         // From the last: what is done with gives its memory back while more is written.
         for index in (0..self.graph.blocks.len()).rev() {
             let block = BlockId::new(index);
             let count = edges[..end].iter().rev().take_while(|edge| edge.block == block).count();
             let start = end - count;
             if self.graph.blocks[index].live {
-                windows.open(&mut self.allocation, &self.graph.blocks[index]);
-                self.copy_content(index);
+                if !windows.open(&mut self.allocation, &self.graph, index) {
+                    self.copy_content(index);
+                }
                 let result = self.apply_all(block, &edges[start..end], is_whole);
                 result.map_err(|(edge, source)| LinkError::fixup(&self.graph, &edge, source))?;
             }

@@ -7,13 +7,14 @@ mod reservation;
 mod state;
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::fork::lock;
 use self::reservation::Region;
 use self::state::State;
+use super::advice::find_pages;
 use super::{MemoryError, MemoryManager, MemoryStatistics, RawAllocation, Request, Segment, SegmentKind};
 use crate::arch::cache::{self, History};
 
@@ -164,6 +165,24 @@ unsafe impl MemoryManager for SlabManager {
             unsafe { cache::publish(code.working.as_ptr(), address, code.size, history) };
         }
         Ok(())
+    }
+
+    unsafe fn write(
+        &self,
+        allocation: &RawAllocation,
+        kind: SegmentKind,
+        offset: usize,
+        parts: &[IoSlice<'_>],
+    ) -> bool {
+        let segment = &allocation[kind as usize];
+        let Some((file, start)) = self.lock().file_of(kind, segment.address) else { return false };
+        if !reservation::write(&file, start + offset as u64, parts) {
+            return false;
+        }
+        let size = parts.iter().map(|part| part.len()).sum();
+        // SAFETY: the caller's contract: so many bytes there are the allocation's, and nobody uses them meanwhile.
+        find_pages(unsafe { std::slice::from_raw_parts(segment.working.as_ptr().add(offset), size) });
+        true
     }
 
     unsafe fn deallocate(&self, allocation: &RawAllocation) {

@@ -2,7 +2,7 @@
 //! size through which shared memory is written. Nothing in either is accessible until mapped.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::NonNull;
@@ -171,6 +171,24 @@ pub(super) fn memory_file(size: u64) -> Result<File, MemoryError> {
     let file = unsafe { File::from_raw_fd(descriptor) };
     file.set_len(size).map_err(system("size a memory file"))?;
     Ok(file)
+}
+
+/// Writes `parts`, one behind the other, to a memory file from `start` on. Says whether all of it was.
+///
+/// Pages that are not there need not be cleared first, as those that are written through a mapping.
+pub(super) fn write(file: &File, start: u64, parts: &[IoSlice<'_>]) -> bool {
+    /// As many as the system takes.
+    const MOST: usize = libc::UIO_MAXIOV as usize;
+    let mut start = start;
+    parts.chunks(MOST).all(|parts| {
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        // SAFETY: an `IoSlice` is an `iovec`, and each is readable.
+        let written = unsafe {
+            libc::pwritev(file.as_raw_fd(), parts.as_ptr().cast(), parts.len() as libc::c_int, start as libc::off_t)
+        };
+        start += size as u64;
+        written == size as libc::ssize_t
+    })
 }
 
 pub(super) fn system(action: &'static str) -> impl Fn(io::Error) -> MemoryError {

@@ -17,7 +17,7 @@ use crate::memory::{MemoryError, MemoryStatistics, RawAllocation, SegmentKind};
 pub(super) struct State {
     reservation: Reservation,
     /// The memory of code and read-only data that this process, not an ancestor, has made.
-    file: Option<File>,
+    file: Option<Arc<File>>,
     unused: Range<u64>,
     heaps: [Heap; 3],
     /// Code segments not yet published, at addresses where other code may have run.
@@ -120,6 +120,12 @@ impl State {
         self.inherited.contains(address)
     }
 
+    /// The file whose memory a segment is, and where in it.
+    pub(super) fn file_of(&self, kind: SegmentKind, address: u64) -> Option<(Arc<File>, u64)> {
+        let file = self.file.as_ref().filter(|_| kind != SegmentKind::Data && !self.is_inherited(address))?;
+        Some((Arc::clone(file), address - self.reservation.range().start))
+    }
+
     /// Takes back every segment of an allocation.
     pub(super) fn deallocate(&mut self, allocation: &RawAllocation) {
         self.statistics.allocations -= 1;
@@ -187,7 +193,7 @@ impl State {
                 // SAFETY: the heap's free pages: in its chunks, in no segment, and in none of a
                 // child's, whose ranges are kept back above. In a child `file` and the heap are
                 // its own.
-                unsafe { reservation.release(file.as_ref(), kind, pages) };
+                unsafe { reservation.release(file.as_deref(), kind, pages) };
             });
         }
     }
@@ -225,7 +231,7 @@ impl State {
                 Some(file) => file,
                 none => {
                     let range = self.reservation.range();
-                    none.insert(memory_file(range.end - range.start)?)
+                    none.insert(Arc::new(memory_file(range.end - range.start)?))
                 }
             };
             self.reservation.map_shared(file, chunk.clone(), kind)?;
