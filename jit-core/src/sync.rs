@@ -26,6 +26,14 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     }
 }
 
+/// Has others see an update of an atomic that was just made before anything that follows is read.
+pub(crate) fn fence_after_update() {
+    // On x86-64 the update is such a fence itself.
+    if !cfg!(target_arch = "x86_64") {
+        fence(Ordering::SeqCst);
+    }
+}
+
 /// Waits on `condition`, whatever became of other threads, and says whether `deadline` is over.
 pub(crate) fn wait<'a, T>(
     condition: &Condvar,
@@ -63,5 +71,11 @@ pub(crate) const fn is_torn() -> bool {
 /// Whether the model checker is to be shown a defect: the end of an epoch that somebody is still
 /// in. It has to find it.
 pub(crate) const fn is_broken() -> bool {
+    false
+}
+
+/// Whether the model checker is to be shown a defect: removed code that may be dropped before others see that it was
+/// removed. It has to find it.
+pub(crate) const fn is_unordered() -> bool {
     false
 }

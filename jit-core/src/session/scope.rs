@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::sync::{self, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{self, AtomicUsize, Mutex, Ordering, fence, lock};
 
 /// The threads that are inside the session's code, and what waits for them to leave.
 #[derive(Default)]
@@ -25,9 +25,10 @@ impl ExecutionScopes {
         // If the epoch ends meanwhile, the scope counts on the older side: that holds back the end
         // of the new one.
         let side = self.epoch.load(Ordering::SeqCst) % 2;
-        // In one order with what was unlinked before a `retire`: that sees this scope, or this
-        // scope's thread does not see what was unlinked.
         self.inside[side].fetch_add(1, Ordering::SeqCst);
+        // Pairs with the one in `reclaim`: that sees this scope, or this scope's thread does not see what was unlinked
+        // before. The addition alone lets what follows be read before others see it.
+        sync::fence_after_update();
         ExecutionScope { scopes: self, side }
     }
 
@@ -51,8 +52,12 @@ impl ExecutionScopes {
         let mut garbage = Vec::new();
         {
             let mut retired = lock(&self.retired);
+            // What is in there was unlinked before.
+            if !sync::is_unordered() {
+                fence(Ordering::SeqCst);
+            }
             let mut epoch = self.epoch.load(Ordering::SeqCst);
-            while retired.front().is_some_and(|(removed, _)| epoch.wrapping_sub(*removed) < 2)
+            while retired.back().is_some_and(|(removed, _)| epoch.wrapping_sub(*removed) < 2)
                 && (self.inside[epoch.wrapping_add(1) % 2].load(Ordering::SeqCst) == 0 || sync::is_broken())
             {
                 epoch = epoch.wrapping_add(1);

@@ -4,10 +4,12 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "the sources of a library, of which a part is used")]
 
 mod ready_lookup;
+mod scopes;
 #[path = "../../src/session"]
 mod session {
     pub(crate) mod arena;
     mod grown;
     pub(crate) mod published;
+    pub(crate) mod scope;
 }
 mod sync;

@@ -44,3 +44,11 @@ pub(crate) static BROKEN: Switch = Switch::new(false);
 pub(crate) fn is_broken() -> bool {
     BROKEN.load(Ordering::Relaxed)
 }
+
+pub(crate) const fn is_unordered() -> bool {
+    false
+}
+
+pub(crate) fn fence_after_update() {
+    fence(Ordering::SeqCst);
+}

@@ -130,6 +130,21 @@ fn gap_14_code_stays_until_whoever_was_inside_has_left() {
 }
 
 #[test]
+fn gap_14_all_of_it_goes_when_the_last_has_left() {
+    let stage = Stage::new();
+    let freed = Arc::new(AtomicUsize::new(0));
+    let tracker = stage.dylib.create_tracker().unwrap();
+    let inside = stage.session.enter();
+    for _ in 0..3 {
+        tracker.hold(Box::new(Code(Arc::clone(&freed)))).unwrap();
+        tracker.remove().unwrap();
+    }
+    assert_eq!(freed.load(Ordering::SeqCst), 0);
+    drop(inside);
+    assert_eq!(freed.load(Ordering::SeqCst), 3);
+}
+
+#[test]
 fn gap_14_scopes_that_overlap_for_ever_do_not_hold_everything_back() {
     let stage = Stage::new();
     let freed = Arc::new(AtomicUsize::new(0));
