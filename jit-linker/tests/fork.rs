@@ -31,7 +31,7 @@ mod linux {
     const SECONDS: u32 = 60;
 
     pub(crate) fn run() {
-        let tests: [(&str, fn()); 13] = [
+        let tests: [(&str, fn()); 14] = [
             ("each_runs_its_own_code", each_runs_its_own_code),
             ("a_child_of_a_child_runs_its_own_code", a_child_of_a_child_runs_its_own_code),
             (
@@ -43,6 +43,7 @@ mod linux {
             ("exec_ends_a_childs_claim", exec_ends_a_childs_claim),
             ("code_made_after_the_fork_is_nobody_elses", code_made_after_the_fork_is_nobody_elses),
             ("what_is_written_at_once_is_nobody_elses", what_is_written_at_once_is_nobody_elses),
+            ("a_limit_on_files_ends_no_process", a_limit_on_files_ends_no_process),
             ("slots_and_data_are_independent", slots_and_data_are_independent),
             ("an_open_allocation_stays_with_the_parent", an_open_allocation_stays_with_the_parent),
             (
@@ -265,21 +266,22 @@ mod linux {
         assert_eq!(call(&first), 1);
     }
 
-    fn what_is_written_at_once_is_nobody_elses() {
-        /// Constants that are all the same byte: whether they are.
-        fn link_constants(manager: &Arc<dyn MemoryManager>, byte: u8) -> impl Fn() -> bool {
-            const SIZE: usize = 1 << 20;
-            let mut graph = LinkGraph::new("constants", Architecture::host().expect("tests run"));
-            graph.add_block(SegmentKind::ReadOnly, &vec![byte; SIZE], 16).expect("it is small");
-            let allocated = link::prepare(graph).and_then(|prepared| prepared.allocate(manager)).expect("memory");
-            let linked = allocated.fix_up().and_then(|fixed| fixed.finalize()).expect("it can be linked");
-            move || {
-                let start = linked.range(SegmentKind::ReadOnly).start;
-                let start = std::ptr::with_exposed_provenance::<u8>(start as usize);
-                // SAFETY: linked memory, which lives as long as `linked`.
-                unsafe { std::slice::from_raw_parts(start, SIZE) }.iter().all(|there| *there == byte)
-            }
+    /// Constants that are all the same byte: whether they are.
+    fn link_constants(manager: &Arc<dyn MemoryManager>, byte: u8) -> impl Fn() -> bool {
+        const SIZE: usize = 1 << 20;
+        let mut graph = LinkGraph::new("constants", Architecture::host().expect("tests run"));
+        graph.add_block(SegmentKind::ReadOnly, &vec![byte; SIZE], 16).expect("it is small");
+        let allocated = link::prepare(graph).and_then(|prepared| prepared.allocate(manager)).expect("memory");
+        let linked = allocated.fix_up().and_then(|fixed| fixed.finalize()).expect("it can be linked");
+        move || {
+            let start = linked.range(SegmentKind::ReadOnly).start;
+            let start = std::ptr::with_exposed_provenance::<u8>(start as usize);
+            // SAFETY: linked memory, which lives as long as `linked`.
+            unsafe { std::slice::from_raw_parts(start, SIZE) }.iter().all(|there| *there == byte)
         }
+    }
+
+    fn what_is_written_at_once_is_nobody_elses() {
         let manager = manager();
         let (first, second) = (link_constants(&manager, 1), link_constants(&manager, 2));
         let mut child = Child::new(|parent| {
@@ -293,6 +295,32 @@ mod linux {
         child.peer.go_on();
         child.succeeds();
         assert!(first() && second() && fourth());
+    }
+
+    fn a_limit_on_files_ends_no_process() {
+        let limit = |bytes| {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: both take a limit of ours.
+            unsafe {
+                assert_eq!(libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit), 0);
+                limit.rlim_cur = bytes;
+                assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+            }
+        };
+        Child::new(|_| {
+            limit(64 << 20);
+            let manager = manager();
+            let range = manager.range().expect("a slab manager has one");
+            assert_eq!(range.end - range.start, 64 << 20);
+            let first = link_constants(&manager, 1);
+            // What was mapped may still be written.
+            limit(4096);
+            let second = link_constants(&manager, 2);
+            assert!(first() && second());
+            let error = Allocation::new(&self::manager(), &code(16)).expect_err("a file may not be so large");
+            assert!(error.to_string().starts_with("cannot size a memory file: "), "{error}");
+        })
+        .succeeds();
     }
 
     extern "C" fn one() -> u32 {

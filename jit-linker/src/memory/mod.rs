@@ -160,8 +160,8 @@ pub unsafe trait MemoryManager: Send + Sync + fmt::Debug {
     /// `allocation` came from `allocate` of this manager and was not finalized before.
     unsafe fn finalize(&self, allocation: &RawAllocation) -> Result<(), MemoryError>;
 
-    /// Writes `parts`, one behind the other, to the working memory of a segment from `offset` on, if that is cheaper than
-    /// to copy them there, and says whether it did. If not, anything may be there.
+    /// Writes `parts`, one behind the other, to the working memory of a segment of code or constants from `offset` on, if
+    /// that is cheaper than to copy them there, and says whether it did. If not, anything may be there.
     ///
     /// # Safety
     ///
@@ -274,8 +274,8 @@ impl Allocation {
         unsafe { std::slice::from_raw_parts_mut(segment.working.as_ptr(), segment.size) }
     }
 
-    /// Writes `parts`, one behind the other, to a segment from `offset` on, if the manager has a cheaper way than to copy
-    /// them to [`working`](Self::working), and says whether it did. If not, anything may be there.
+    /// Writes `parts`, one behind the other, to a segment of code or constants from `offset` on, if the manager has a cheaper
+    /// way than to copy them to [`working`](Self::working), and says whether it did. If not, anything may be there.
     pub(crate) fn write(&mut self, kind: SegmentKind, offset: usize, parts: &[IoSlice<'_>]) -> bool {
         let room = self.size(kind).checked_sub(offset);
         let size = parts.iter().try_fold(0usize, |size, part| size.checked_add(part.len()));

@@ -35,12 +35,14 @@ struct Windows([Window; 3]);
 impl Windows {
     fn new(graph: &LinkGraph, allocation: &Allocation) -> Self {
         Self(SegmentKind::ALL.map(|kind| {
-            let size = allocation.size(kind);
-            if size < LARGE {
-                return Window { first: 0, has_content: false };
-            }
+            let size = Some(allocation.size(kind)).filter(|size| *size >= LARGE);
             let blocks = graph.blocks.iter().filter(|block| block.live && block.kind == kind);
-            Window { first: size, has_content: blocks.is_sorted_by_key(|block| block.segment_offset) }
+            // Data comes zeroed, and zeros are not written again.
+            let may_write = size.is_some() && kind != SegmentKind::Data;
+            Window {
+                first: size.unwrap_or(0),
+                has_content: may_write && blocks.is_sorted_by_key(|block| block.segment_offset),
+            }
         }))
     }
 

@@ -67,7 +67,8 @@ impl SlabManager {
     }
 
     /// A manager with address space for `bytes`, rounded to whole megabytes and at most 2 GiB; for
-    /// less if the process may not have so much. A large range is less often near the libraries.
+    /// less if the process may not have so much, or make no file of that size (`RLIMIT_FSIZE`). A
+    /// large range is less often near the libraries.
     ///
     /// # Errors
     ///

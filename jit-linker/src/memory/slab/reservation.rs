@@ -47,6 +47,9 @@ impl Reservation {
     /// Reserves `size` bytes, or less where the process may not have so much.
     pub(super) fn new(size: u64, region: Region) -> Result<Self, MemoryError> {
         let mut size = size;
+        while size > largest_file() && size / 2 >= SMALLEST {
+            size /= 2;
+        }
         loop {
             let base = match region {
                 Region::NearLibraries => reserve_near_libraries(size),
@@ -169,8 +172,20 @@ pub(super) fn memory_file(size: u64) -> Result<File, MemoryError> {
     }
     // SAFETY: the descriptor was just opened, and nobody else knows it.
     let file = unsafe { File::from_raw_fd(descriptor) };
+    if size > largest_file() {
+        // Tried, it would raise a signal that ends the process.
+        return Err(system("size a memory file")(io::Error::from_raw_os_error(libc::EFBIG)));
+    }
     file.set_len(size).map_err(system("size a memory file"))?;
     Ok(file)
+}
+
+/// How large this process may make a file, or write it.
+fn largest_file() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes the limit, which is ours.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) };
+    if result == 0 { limit.rlim_cur } else { u64::MAX }
 }
 
 /// Writes `parts`, one behind the other, to a memory file from `start` on. Says whether all of it was.
@@ -179,6 +194,10 @@ pub(super) fn memory_file(size: u64) -> Result<File, MemoryError> {
 pub(super) fn write(file: &File, start: u64, parts: &[IoSlice<'_>]) -> bool {
     /// As many as the system takes.
     const MOST: usize = libc::UIO_MAXIOV as usize;
+    let end = start + parts.iter().map(|part| part.len() as u64).sum::<u64>();
+    if end > largest_file() {
+        return false;
+    }
     let mut start = start;
     parts.chunks(MOST).all(|parts| {
         let size: usize = parts.iter().map(|part| part.len()).sum();
