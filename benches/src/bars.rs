@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use orcane::OptLevel;
 
 use crate::Result;
-use crate::measure::{Run, interleaved, median};
+use crate::measure::{Run, interleaved};
 use crate::subject::Subject;
 use workloads::child::Times;
+use workloads::median;
 
 const ROUNDS: usize = 15;
 const LEVELS: [(OptLevel, &str); 2] = [(OptLevel::None, "none"), (OptLevel::Speed, "speed")];

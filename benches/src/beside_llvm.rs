@@ -5,11 +5,12 @@ use std::process::Command;
 use orcane::OptLevel;
 use workloads::child::Times;
 use workloads::llvm::{LlvmLevel, LlvmSubject};
+use workloads::median;
 use workloads::table::{self, Figures};
 
 use crate::Result;
 use crate::bars::Bar;
-use crate::measure::{Run, interleaved, median};
+use crate::measure::{Run, interleaved};
 use crate::subject::{Subject, code_bytes};
 use workloads::session::{Shape, Table};
 
@@ -97,7 +98,7 @@ pub(crate) fn report_table(count: usize) -> Result<Figures> {
     table::measure(&mut Table::new()?, &mut Table::new()?, count)
 }
 
-/// One of them.
+/// One of a table's figures.
 type Figure = fn(&Figures) -> f64;
 
 /// A million symbols: definition, lookup, removal.
@@ -112,23 +113,21 @@ pub(crate) fn symbols() -> Result<Vec<Bar>> {
     };
     let rounds = interleaved(SYMBOL_ROUNDS, [&|| figures("benches"), &|| figures("llvm-peer")])?;
     let median_of = |figure: &dyn Fn(&[Figures; 2]) -> f64| median(rounds.iter().map(figure));
-    let least =
-        |figure: fn(&Figures) -> f64| rounds.iter().map(|round| figure(&round[0])).fold(f64::INFINITY, f64::min);
     let mut bars = vec![
         Bar::at_most(
             0.1,
             "random lookup in a million: time / LLVM's",
             median_of(&|[ours, llvm]| ours.random / llvm.random),
         ),
-        Bar::at_most(60.0, "lookup of 10,000 hot names, interned, ns", least(|ours| ours.hot)),
-        Bar::at_most(150.0, "lookup of 10,000 hot names, by text, ns", least(|ours| ours.hot_text)),
+        Bar::at_most(60.0, "lookup of 10,000 hot names, interned, ns", median_of(&|round| round[0].hot)),
+        Bar::at_most(150.0, "lookup of 10,000 hot names, by text, ns", median_of(&|round| round[0].hot_text)),
         Bar::at_least(0.85, "lookup by two threads / twice one", median_of(&|round| round[0].two_threads)),
         Bar::reported(
             "lookup by two threads in one table / in a table each",
             median_of(&|[ours, _]| ours.two_threads / ours.two_tables),
         ),
         Bar::at_most(200.0, "definition of a million, ns each", median_of(&|round| round[0].define)),
-        Bar::at_most(120.0, "bytes a symbol beside its name", least(|ours| ours.bytes)),
+        Bar::at_most(120.0, "bytes a symbol beside its name", median_of(&|round| round[0].bytes)),
     ];
     let figures: [(&str, Figure); 9] = [
         ("intern, ns", |figures| figures.intern),

@@ -22,6 +22,7 @@ use orcane::{
 };
 use workloads::child::memory as memory_of_this_process;
 use workloads::functions::{self, name};
+use workloads::median;
 use workloads::steady;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -293,11 +294,6 @@ fn used_memory() -> Result<u64> {
         libc::malloc_trim(0)
     };
     memory_of_this_process()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 extern "C" fn increment(value: i64) -> i64 {

@@ -16,3 +16,11 @@ pub mod workload;
 
 /// What a benchmark may fail with.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// The middle one of some values; there is at least one.
+#[must_use]
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -10,10 +10,11 @@ use orcane::linker::link;
 use orcane::linker::memory::{MemoryManager, SlabManager};
 use orcane::linker::{SymbolStringPool, format};
 use workloads::link::{LINK, LINK_WITH_MEMORY};
+use workloads::median;
 
 use crate::Result;
 use crate::bars::Bar;
-use crate::measure::{collected, interleaved, median};
+use crate::measure::{collected, interleaved};
 
 /// Copies of SQLite in the large object, which make it one of 50 MB and more than 70,000 sections.
 const COPIES: usize = 24;

@@ -110,9 +110,3 @@ pub(crate) fn interleaved<T: Copy + Default, const N: usize>(
         })
         .collect()
 }
-
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
-}

@@ -3,12 +3,12 @@
 use std::process::Command;
 
 use orcane::{InlineSmallFunctions, Jit, OptLevel};
+use workloads::median;
 use workloads::programs::{MAIN, PROGRAMS, Program};
 use workloads::quality::{self, QUALITY, RunTime};
 
 use crate::Result;
 use crate::bars::Bar;
-use crate::measure::median;
 use crate::subject::jit_module;
 
 /// The code generators: the program that has each, and its name there.

@@ -4,10 +4,11 @@ use std::process::Command;
 
 use orcane::OptLevel;
 use workloads::llvm::{LlvmLevel, LlvmSubject};
+use workloads::median;
 
 use crate::Result;
 use crate::bars::Bar;
-use crate::measure::{Run, median};
+use crate::measure::Run;
 use crate::subject::Subject;
 
 const SIZES: [usize; 3] = [1_000, 5_000, 50_000];

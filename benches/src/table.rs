@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::str::FromStr;
 use std::time::Instant;
 
-use crate::Result;
+use crate::{Result, median};
 
 /// A session with one dylib, as the benchmark needs it. Names go by the order in which they were interned.
 pub trait SymbolTable: Sync {
@@ -119,12 +119,6 @@ pub fn measure<T: SymbolTable>(table: &mut T, other: &mut T, count: usize) -> Re
 /// The least of some measurements: what disturbs one makes it longer.
 fn best(measure: impl Fn() -> f64) -> f64 {
     (0..ROUNDS).map(|_| measure()).fold(f64::INFINITY, f64::min)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn nanoseconds(count: usize, work: impl FnOnce()) -> f64 {

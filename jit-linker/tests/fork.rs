@@ -21,9 +21,10 @@ mod linux {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
 
+    use jit_linker::LinkGraph;
     use jit_linker::arch::Architecture;
+    use jit_linker::link::prepare;
     use jit_linker::memory::{Allocation, MemoryManager, SegmentKind, SlabManager, SlotBlock};
-    use jit_linker::{LinkGraph, link};
 
     use crate::machine_code::{address, call, code, link};
 
@@ -271,7 +272,7 @@ mod linux {
         const SIZE: usize = 1 << 20;
         let mut graph = LinkGraph::new("constants", Architecture::host().expect("tests run"));
         graph.add_block(SegmentKind::ReadOnly, &vec![byte; SIZE], 16).expect("it is small");
-        let allocated = link::prepare(graph).and_then(|prepared| prepared.allocate(manager)).expect("memory");
+        let allocated = prepare(graph).and_then(|prepared| prepared.allocate(manager)).expect("memory");
         let linked = allocated.fix_up().and_then(|fixed| fixed.finalize()).expect("it can be linked");
         move || {
             let start = linked.range(SegmentKind::ReadOnly).start;

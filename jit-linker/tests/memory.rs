@@ -5,12 +5,13 @@ mod machine_code;
 use std::ops::Range;
 use std::sync::Arc;
 
+use jit_linker::LinkGraph;
 use jit_linker::arch::{Architecture, aarch64, x86_64};
 use jit_linker::graph::{Edge, EdgeKind, SymbolId};
+use jit_linker::link::prepare;
 use jit_linker::memory::{
     Allocation, FinalizedAllocation, MemoryError, MemoryManager, PageManager, Request, SegmentKind, SegmentRequest,
 };
-use jit_linker::{LinkGraph, link};
 use machine_code::{address, call, code, link};
 
 const CYCLES: usize = if cfg!(target_arch = "aarch64") { 10_000 } else { 1_000_000 };
@@ -276,7 +277,7 @@ fn large_graphs_are_written_whole(manager: &Manager) {
     // The second one where the first was.
     for seed in [1, 100] {
         let (graph, blocks) = large_graph(seed);
-        let allocated = link::prepare(graph).and_then(|prepared| prepared.allocate(manager)).expect("there is memory");
+        let allocated = prepare(graph).and_then(|prepared| prepared.allocate(manager)).expect("there is memory");
         let expected: Vec<_> = blocks.iter().map(|(symbol, bytes)| (allocated.address(*symbol), bytes)).collect();
         let fixed = allocated.fix_up().and_then(|fixed| fixed.finalize()).expect("it can be linked");
         for (address, bytes) in expected {

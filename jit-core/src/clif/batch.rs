@@ -44,9 +44,19 @@ pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
     {
         dylib.demand(&planned);
     }
-    if items.is_empty() {
-        return;
+    if !items.is_empty() {
+        compile_and_link(session, module, items);
     }
+    if lock(&module.bodies).are_done() {
+        module.layer.spent.free();
+    }
+}
+
+fn compile_and_link(
+    session: &ExecutionSession,
+    module: &Arc<ModuleUnits>,
+    items: Vec<(Item, MaterializationResponsibility)>,
+) {
     let mut batch = Batch::new(session, module, items.len());
     let start = Instant::now();
     batch.compile(items);
@@ -56,9 +66,6 @@ pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
     batch.count();
     batch.link();
     counters.link_nanoseconds.fetch_add(compiled.elapsed().as_nanos() as u64, Ordering::Relaxed);
-    if lock(&module.bodies).are_done() {
-        module.layer.spent.free();
-    }
 }
 
 /// A symbol the batch defines, and who has to answer for it.

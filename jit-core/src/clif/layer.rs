@@ -65,7 +65,7 @@ pub(crate) struct LayerShared {
     pub(crate) options: ClifOptions,
 }
 
-/// Contexts that are kept for threads that have none of their batches to compile at the moment.
+/// How many contexts wait for their threads before one goes to another: threads end, and nobody says so.
 const MAX_CONTEXTS: usize = 16;
 
 /// Contexts between two batches: they keep their buffers, and each goes back to the thread from whose
@@ -78,7 +78,6 @@ impl Contexts {
         let here = thread::current().id();
         let mut contexts = lock(&self.0);
         let own = contexts.iter().position(|(thread, _)| *thread == here);
-        // Another thread's only if that is hardly coming back.
         match own.or_else(|| (contexts.len() >= MAX_CONTEXTS).then_some(0)) {
             Some(place) => contexts.remove(place).1,
             None => Box::new(Context::new()),

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "the sources of a library, of which a part is used")]
 
+mod explore;
 mod ready_lookup;
 mod scopes;
 #[path = "../../src/session"]

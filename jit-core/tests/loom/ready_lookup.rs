@@ -1,17 +1,15 @@
 //! Lookups of ready symbols, beside a thread that has the session's lock and changes them.
 
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::sync::LazyLock;
 
 use jit_linker::{SymbolName, SymbolStringPool};
 use loom::sync::Arc;
 use loom::thread;
 
+use crate::explore::{caught, check};
 use crate::session::arena::Id;
 use crate::session::published::{Entry, Published};
 use crate::sync::{Ordering, TORN};
-
-/// Kept for as long as the defect is on: all others want the code whole.
-static WHOLE: RwLock<()> = RwLock::new(());
 
 /// Of all runs of a scenario: a name's address is its hash, and the checker has to see the same every time.
 static NAMES: LazyLock<SymbolStringPool> = LazyLock::new(SymbolStringPool::new);
@@ -19,18 +17,6 @@ static NAMES: LazyLock<SymbolStringPool> = LazyLock::new(SymbolStringPool::new);
 const TORN_READ: &str = "half of a change was seen";
 
 struct Dylib;
-
-fn check(scenario: fn()) {
-    let _whole = WHOLE.read().unwrap_or_else(PoisonError::into_inner);
-    explore(scenario);
-}
-
-fn explore(scenario: fn()) {
-    let mut model = loom::model::Builder::new();
-    // Three unforced switches of threads show what a reader and a writer can do to each other.
-    model.preemption_bound = Some(3);
-    model.check(scenario);
-}
 
 fn dylib(index: u32) -> Id<Dylib> {
     Id::new(index, 0)
@@ -166,10 +152,6 @@ fn an_index_that_grows_loses_nothing() {
 /// definition under the old version. The checker finds out.
 #[test]
 fn the_checker_finds_a_change_that_is_seen_before_its_version() {
-    let _alone = WHOLE.write().unwrap_or_else(PoisonError::into_inner);
-    TORN.store(true, Ordering::Relaxed);
-    let caught = std::panic::catch_unwind(|| explore(a_place_that_changes_hands));
-    TORN.store(false, Ordering::Relaxed);
-    let message = caught.unwrap_err().downcast::<String>().unwrap();
+    let message = caught(&TORN, a_place_that_changes_hands);
     assert!(message.contains(TORN_READ), "{message}");
 }

@@ -1,16 +1,12 @@
 //! Calls through a slot, beside a thread that leads it elsewhere and drops what it led to.
 
-use std::sync::{PoisonError, RwLock};
-
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
+use crate::explore::{caught, check};
 use crate::session::scope::ExecutionScopes;
 use crate::sync::{AtomicUsize, Ordering, UNORDERED};
-
-/// Kept for as long as the defect is on: all others want the code whole.
-static WHOLE: RwLock<()> = RwLock::new(());
 
 /// What the checker says of a call of what is being dropped.
 const DROPPED_IN_A_CALL: &str = "Causality violation";
@@ -71,17 +67,6 @@ fn nobody_calls_any_more(function: &Function, body: usize) {
     assert_eq!(function.scopes.retired(), 0, "what nobody is inside of is dropped");
 }
 
-fn explore(scenario: fn()) {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(scenario);
-}
-
-fn check(scenario: fn()) {
-    let _whole = WHOLE.read().unwrap_or_else(PoisonError::into_inner);
-    explore(scenario);
-}
-
 fn a_call_while_the_function_is_redefined() {
     let function = Function::new(2);
     let caller = {
@@ -137,10 +122,6 @@ fn calls_of_several_threads_hold_a_body_back() {
 /// the old body. The checker finds out.
 #[test]
 fn the_checker_finds_a_body_that_is_dropped_while_it_is_called() {
-    let _alone = WHOLE.write().unwrap_or_else(PoisonError::into_inner);
-    UNORDERED.store(true, Ordering::Relaxed);
-    let caught = std::panic::catch_unwind(|| explore(a_call_while_the_function_is_redefined));
-    UNORDERED.store(false, Ordering::Relaxed);
-    let message = caught.unwrap_err().downcast::<String>().unwrap();
+    let message = caught(&UNORDERED, a_call_while_the_function_is_redefined);
     assert!(message.contains(DROPPED_IN_A_CALL) || message.contains("a body is whole"), "{message}");
 }
