@@ -205,8 +205,8 @@ impl<'a> Batch<'a> {
             }
         }
         layer.contexts.give_back(context);
-        let are_many = layer.spent.keep(std::mem::take(&mut self.spent));
-        if are_many || !self.is_elsewhere {
+        layer.spent.keep(std::mem::take(&mut self.spent));
+        if !self.is_elsewhere {
             layer.spent.free();
         }
     }
@@ -318,15 +318,21 @@ impl<'a> Batch<'a> {
         first: Option<&dyn FunctionTransform>,
     ) -> Result<(BlockId, Told), Refused> {
         context.clear();
-        if self.is_elsewhere {
-            // Cranelift grows it as it compiles. If compile threads do that in the heap of the one that
-            // built it, each waits for the others.
+        // Cranelift's optimiser grows it. If compile threads do that in the heap of the one that built it, each waits
+        // for the others.
+        let is_copy = self.is_elsewhere && isa.flags().opt_level() != OptLevel::None;
+        if is_copy {
             context.func = (*func).clone();
         } else {
             std::mem::swap(&mut context.func, &mut func);
         }
+        let added = self.add_loaded(context, index, isa, first);
+        if !is_copy {
+            // What the next function clears is this thread's own.
+            std::mem::swap(&mut context.func, &mut func);
+        }
         self.spent.push(func);
-        self.add_loaded(context, index, isa, first)
+        added
     }
 
     /// Whether a function that was compiled can't be compiled again as if it had not been.

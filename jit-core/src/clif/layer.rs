@@ -10,7 +10,7 @@ use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
 use cranelift_module::{DataDescription, Linkage, ModuleRelocTarget};
 use jit_linker::SymbolName;
 use rustc_hash::FxHashMap;
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use super::batch;
 use super::cache::{CacheCounters, ObjectCache};
@@ -100,12 +100,9 @@ pub(crate) struct ClifOptions {
 /// A function as its module holds it: large, and moved from hand to hand.
 pub(crate) type BoxedFunction = Box<ir::Function>;
 
-/// How many functions that were compiled on another thread than the one that built them are kept until nothing is left to
-/// compile.
-const MAX_SPENT: usize = 4096;
-
-/// Functions that were compiled and have to be freed. Whoever built them allocated them: what a compile thread frees, its
-/// allocator may give it again, and where it grows that, it waits for the heap of the one that built them.
+/// Functions that were compiled and have to be freed, which compile threads do when nothing is left to compile. Whoever built
+/// them allocated them: what a compile thread frees, its allocator may give it again, and where it grows that, it waits for
+/// the heap of the one that built them.
 #[derive(Default)]
 pub(crate) struct Spent {
     functions: Mutex<Vec<BoxedFunction>>,
@@ -113,11 +110,9 @@ pub(crate) struct Spent {
 }
 
 impl Spent {
-    /// Keeps `functions` to be freed later; says whether there are many.
-    pub(crate) fn keep(&self, functions: Vec<BoxedFunction>) -> bool {
-        let mut kept = lock(&self.functions);
-        kept.extend(functions);
-        kept.len() >= MAX_SPENT
+    /// Keeps `functions` to be freed later.
+    pub(crate) fn keep(&self, functions: Vec<BoxedFunction>) {
+        lock(&self.functions).extend(functions);
     }
 
     /// Frees what was kept, or leaves it to the thread that is about it.
@@ -645,7 +640,7 @@ impl ModuleUnits {
     /// be needed, and asked for early it is compiled in one batch with others, callees first.
     fn follow(&self, bodies: &mut Bodies, function: u32) {
         let Bodies { functions, references, machine_code, followed, planned, .. } = bodies;
-        let mut work = vec![function];
+        let mut work: SmallVec<[u32; 8]> = smallvec![function];
         while let Some(index) = work.pop() {
             if std::mem::replace(&mut followed[index as usize], true) {
                 continue;
