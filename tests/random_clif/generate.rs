@@ -1,11 +1,12 @@
 //! Random functions that return: scalar types and vectors, branches, tables, counted loops, calls of functions that came
 //! before, recursion with fuel, and memory within a stack slot.
 //!
-//! `f16` and `f128` are left out: the interpreter computes with neither.
+//! `f16` and `f128` are passed, stored, loaded and chosen among; with their bits something is done.
 
 use std::collections::HashMap;
 
 use cranelift_codegen::ir::condcodes::FloatCC;
+use cranelift_codegen::ir::immediates::Ieee16;
 use cranelift_codegen::ir::{
     AbiParam, BlockArg, Endianness, ExtFuncData, ExternalName, Function, InstBuilder, MemFlagsData, Signature,
     StackSlot, StackSlotData, StackSlotKind, Type, UserFuncName, Value, types,
@@ -108,6 +109,12 @@ impl Generator<'_> {
         match of {
             types::F32 => self.builder.ins().f32const(small as f32 / 4.0),
             types::F64 => self.builder.ins().f64const(small as f64 / 4.0),
+            types::F16 => self.builder.ins().f16const(Ieee16::with_bits(small as u16)),
+            types::F128 => {
+                let bits = i128::from(small).wrapping_mul(0x0123_4567_89AB_CDEF_0123_4567_89AB_CDEF).cast_unsigned();
+                let constant = self.builder.func.dfg.constants.insert(bits.to_le_bytes().to_vec().into());
+                self.builder.ins().f128const(constant)
+            }
             types::I128 => {
                 let low = self.builder.ins().iconst(types::I64, small.wrapping_mul(0x0123_4567_89AB_CDEF));
                 self.builder.ins().iconcat(low, low)

@@ -112,7 +112,7 @@ fn value(choices: &mut Choices<'_>, value_type: Type) -> DataValue {
         2 => bytes[value_type.bytes() as usize - 1] = 0x80,
         _ => bytes.iter_mut().for_each(|byte| *byte = choices.below(256) as u8),
     }
-    if value_type.lane_type().is_float() {
+    if value_type.lane_type().is_float() && operations::bits_of_moved(value_type).is_none() {
         let floats = [0.0, 1.0, -1.0, 0.5, 1e10, -3.75, f64::INFINITY, 1e-40, 255.0, -0.0];
         let lane = value_type.lane_bits() as usize / 8;
         for place in bytes[..value_type.bytes() as usize].chunks_mut(lane) {

@@ -2,13 +2,22 @@
 //! bits of a NaN.
 
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
-use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
+use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, types};
 use cranelift_frontend::FunctionBuilder;
 
 use crate::choices::Choices;
 
-pub(crate) const SCALARS: [Type; 7] =
-    [types::I64, types::I32, types::I16, types::I8, types::I128, types::F64, types::F32];
+pub(crate) const SCALARS: [Type; 9] = [
+    types::I64,
+    types::I32,
+    types::I16,
+    types::I8,
+    types::I128,
+    types::F64,
+    types::F32,
+    types::F16,
+    types::F128,
+];
 pub(crate) const VECTORS: [Type; 6] =
     [types::I32X4, types::I8X16, types::I16X8, types::I64X2, types::F32X4, types::F64X2];
 const CONDITIONS: [IntCC; 10] = [
@@ -72,8 +81,26 @@ fn binaries(of: Type) -> &'static [Binary] {
     }
 }
 
+/// The integer with the bits of a type that is only moved: neither the interpreter nor, without a library, the back ends
+/// compute with it.
+pub(crate) fn bits_of_moved(of: Type) -> Option<Type> {
+    match of {
+        types::F16 => Some(types::I16),
+        types::F128 => Some(types::I128),
+        _ => None,
+    }
+}
+
+/// The same bits as another type.
+fn cast(builder: &mut FunctionBuilder<'_>, to: Type, x: Value) -> Value {
+    builder.ins().bitcast(to, MemFlagsData::new(), x)
+}
+
 pub(crate) fn unary(choices: &mut Choices<'_>, builder: &mut FunctionBuilder<'_>, of: Type, x: Value) -> Value {
-    choices.of(unaries(of))(builder, x)
+    let Some(bits) = bits_of_moved(of) else { return choices.of(unaries(of))(builder, x) };
+    let x = cast(builder, bits, x);
+    let x = unary(choices, builder, bits, x);
+    cast(builder, of, x)
 }
 
 pub(crate) fn binary(
@@ -82,7 +109,10 @@ pub(crate) fn binary(
     of: Type,
     [x, y]: [Value; 2],
 ) -> Value {
-    choices.of(binaries(of))(builder, x, y)
+    let Some(bits) = bits_of_moved(of) else { return choices.of(binaries(of))(builder, x, y) };
+    let operands = [x, y].map(|value| cast(builder, bits, value));
+    let result = binary(choices, builder, bits, operands);
+    cast(builder, of, result)
 }
 
 /// Division by a divisor that is made positive.
@@ -109,6 +139,10 @@ pub(crate) fn compare(
     of: Type,
     [x, y]: [Value; 2],
 ) -> Value {
+    if let Some(bits) = bits_of_moved(of) {
+        let operands = [x, y].map(|value| cast(builder, bits, value));
+        return compare(choices, builder, bits, operands);
+    }
     if of.lane_type().is_float() {
         builder.ins().fcmp(*choices.of(&FLOAT_CONDITIONS), x, y)
     } else {
@@ -125,6 +159,9 @@ pub(crate) fn convert(
     to: Type,
 ) -> Option<Value> {
     let signed = choices.below(2) == 1;
+    if bits_of_moved(from) == Some(to) || bits_of_moved(to) == Some(from) {
+        return Some(cast(builder, to, x));
+    }
     let ins = builder.ins();
     Some(match (from, to) {
         _ if from.is_int() && to.is_int() && from.bits() < to.bits() => {
