@@ -5,8 +5,8 @@ use crate::choices::Choices;
 /// Bytes of a data object.
 const DATA: usize = 64;
 
-/// A random program: two files that the assembler reads.
-pub(crate) fn program(bytes: &[u8]) -> [(&'static str, String); 2] {
+/// A random program: two files that the assembler reads, LLVM's or GNU's, which has no words for stubs and entries.
+pub(crate) fn program(bytes: &[u8], is_llvm: bool) -> [(&'static str, String); 2] {
     let mut choices = Choices::new(bytes);
     let choices = &mut choices;
     let mut files = [String::new(), String::new()];
@@ -29,7 +29,12 @@ pub(crate) fn program(bytes: &[u8]) -> [(&'static str, String); 2] {
         for _ in 0..1 + choices.below(8) {
             let callee = format!("f{}", 1 + choices.below(functions - 1));
             let place = (choices.below(data + 2), 16 * choices.below(DATA / 16));
-            reference(choices, &callee, place, data, &mut text, &mut tables);
+            let place = (&*named(place.0, data), place.1);
+            match choices.below(6) {
+                0 | 1 => rare_reference(choices, &name, place, &mut text, &mut tables),
+                2 if is_llvm => tables += &llvms_word(choices, &callee, place.0),
+                _ => reference(choices, &callee, place, &mut text, &mut tables),
+            }
         }
         files[file] += &format!("{text}    ret\n{tables}");
     }
@@ -41,25 +46,28 @@ pub(crate) fn program(bytes: &[u8]) -> [(&'static str, String); 2] {
             DATA / 8
         );
     }
+    files[1] += "    .globl small\n    small = 77\n";
     let [first, second] = files;
     [("first.s", first), ("second.s", second)]
+}
+
+fn named(index: usize, data: usize) -> String {
+    match index {
+        index if index == data => "common".to_owned(),
+        index if index > data => "shared".to_owned(),
+        // `d0` is a register.
+        index => format!("data{index}"),
+    }
 }
 
 /// One use of a function or of a place in data, which may need words in memory.
 fn reference(
     choices: &mut Choices<'_>,
     callee: &str,
-    (index, offset): (usize, usize),
-    data: usize,
+    (name, offset): (&str, usize),
     text: &mut String,
     tables: &mut String,
 ) {
-    let name = match index {
-        index if index == data => "common".to_owned(),
-        index if index > data => "shared".to_owned(),
-        // `d0` is a register.
-        index => format!("data{index}"),
-    };
     let page = format!("    adrp x1, {name}+{offset}\n");
     let used = match choices.below(24) {
         0 => format!("    bl {callee}\n"),
@@ -95,4 +103,46 @@ fn reference(
         }
     };
     *text += &used;
+}
+
+/// A use as compilers have none, or only for another code model: parts of distances, numbers, entries reached without their
+/// page or counted from the table's.
+fn rare_reference(
+    choices: &mut Choices<'_>,
+    function: &str,
+    (name, offset): (&str, usize),
+    text: &mut String,
+    tables: &mut String,
+) {
+    let used = match choices.below(14) {
+        0 => "    movz x1, #:abs_g0:small\n".to_owned(),
+        1 => "    movz x1, #:abs_g0_s:small\n".to_owned(),
+        2 => format!("    movz x1, #:abs_g1:{name}+{offset}\n    movk x1, #:abs_g0_nc:{name}+{offset}\n"),
+        3 => format!("    movz x1, #:abs_g2:{name}+{offset}\n    movk x1, #:abs_g1_nc:{name}+{offset}\n"),
+        4 => format!("    movz x1, #:abs_g1_s:{name}+{offset}\n"),
+        5 => format!("    movz x1, #:abs_g2_s:{name}+{offset}\n"),
+        6 => format!(
+            "    movz x1, #:prel_g3:{name}+{offset}\n    movk x1, #:prel_g2_nc:{name}+{offset}\n    \
+             movk x1, #:prel_g1_nc:{name}+{offset}\n    movk x1, #:prel_g0_nc:{name}+{offset}\n"
+        ),
+        7 => format!("    movz x1, #:prel_g2:{name}+{offset}\n"),
+        8 => format!("    movz x1, #:prel_g1:{name}+{offset}\n"),
+        9 => format!("    movz x1, #:prel_g0:{function}\n"),
+        10 => format!("    adrp x1, :pg_hi21_nc:{name}+{offset}\n"),
+        11 => format!("    ldr x1, :got:{name}\n"),
+        12 => format!("    adrp x1, _GLOBAL_OFFSET_TABLE_\n    ldr x1, [x1, :gotpage_lo15:{name}]\n"),
+        _ => {
+            *tables += &format!("    .hword small, {name} - ., 0, 0\n");
+            String::new()
+        }
+    };
+    *text += &used;
+}
+
+/// A word that leads to a stub or to an entry.
+fn llvms_word(choices: &mut Choices<'_>, callee: &str, name: &str) -> String {
+    match choices.below(2) {
+        0 => format!("    .word {callee}@plt - .\n    .word 0\n"),
+        _ => format!("    .word {name}@gotpcrel\n    .word 0\n"),
+    }
 }

@@ -248,9 +248,10 @@ fn code_of_the_assembler_for_aarch64() {
     let directory = directory("assembler-aarch64");
     let mut kinds = Kinds::new();
     for bytes in decisions(count.div_ceil(2), seed) {
-        let gnu: &[&str] = &["aarch64-linux-gnu-gcc"];
-        let assembler = if bytes.len() % 2 == 0 { gnu } else { &["clang-22", "--target=aarch64-linux-gnu"] };
-        let program = assembler_aarch64::program(&bytes);
+        let is_llvm = bytes.len() % 2 == 1;
+        let llvm: &[&str] = &["clang-22", "--target=aarch64-linux-gnu"];
+        let assembler = if is_llvm { llvm } else { &["aarch64-linux-gnu-gcc"] };
+        let program = assembler_aarch64::program(&bytes, is_llvm);
         let files = program.map(|(file, text)| compile(&directory, assembler, file, &text));
         add(&mut kinds, same_targets(&directory, &files.each_ref().map(String::as_str)));
     }
@@ -281,6 +282,26 @@ fn code_of_the_assembler_for_aarch64() {
             R_AARCH64_TSTBR14,
             R_AARCH64_ADR_GOT_PAGE,
             R_AARCH64_LD64_GOT_LO12_NC,
+            R_AARCH64_ABS16,
+            R_AARCH64_PREL16,
+            R_AARCH64_PLT32,
+            R_AARCH64_GOTPCREL32,
+            R_AARCH64_MOVW_UABS_G0,
+            R_AARCH64_MOVW_UABS_G1,
+            R_AARCH64_MOVW_UABS_G2,
+            R_AARCH64_MOVW_SABS_G0,
+            R_AARCH64_MOVW_SABS_G1,
+            R_AARCH64_MOVW_SABS_G2,
+            R_AARCH64_MOVW_PREL_G0,
+            R_AARCH64_MOVW_PREL_G0_NC,
+            R_AARCH64_MOVW_PREL_G1,
+            R_AARCH64_MOVW_PREL_G1_NC,
+            R_AARCH64_MOVW_PREL_G2,
+            R_AARCH64_MOVW_PREL_G2_NC,
+            R_AARCH64_MOVW_PREL_G3,
+            R_AARCH64_ADR_PREL_PG_HI21_NC,
+            R_AARCH64_GOT_LD_PREL19,
+            R_AARCH64_LD64_GOTPAGE_LO15,
         ],
     );
 }

@@ -7,17 +7,8 @@ use cranelift_frontend::FunctionBuilder;
 
 use crate::choices::Choices;
 
-pub(crate) const SCALARS: [Type; 9] = [
-    types::I64,
-    types::I32,
-    types::I16,
-    types::I8,
-    types::I128,
-    types::F64,
-    types::F32,
-    types::F16,
-    types::F128,
-];
+pub(crate) const SCALARS: [Type; 9] =
+    [types::I64, types::I32, types::I16, types::I8, types::I128, types::F64, types::F32, types::F16, types::F128];
 pub(crate) const VECTORS: [Type; 6] =
     [types::I32X4, types::I8X16, types::I16X8, types::I64X2, types::F32X4, types::F64X2];
 const CONDITIONS: [IntCC; 10] = [

@@ -123,6 +123,7 @@ fn elf_23_aarch64_moves() {
         (0, "R_AARCH64_MOVW_PREL_G0_NC", Relative),
         (1, "R_AARCH64_MOVW_PREL_G1_NC", Relative),
         (2, "R_AARCH64_MOVW_PREL_G2_NC", Relative),
+        (3, "R_AARCH64_MOVW_PREL_G3", Relative),
         (0, "R_AARCH64_TLSLE_MOVW_TPREL_G0_NC", TlsOffset),
         (1, "R_AARCH64_TLSLE_MOVW_TPREL_G1_NC", TlsOffset),
         (0, "R_AARCH64_TLSLD_MOVW_DTPREL_G0_NC", TlsModuleOffset),

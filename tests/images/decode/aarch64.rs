@@ -45,28 +45,56 @@ pub(super) fn field(image: &Image, site: &Site, symbol: u64) -> Option<[u64; 2]>
     let page = |word: u32| page(word, place);
     let in_page = |word: u32, scale: u32| immediate(word) << scale;
     let scaled = |scale: u32| Some([in_page(word()?, scale), target & 0xfff]);
-    let branch = |low, bits| {
-        let to = from_here(distance(word()?, low, bits));
-        Some([image.stubs.get(&to).copied().unwrap_or(to), target])
-    };
+    let through_stub = |to: u64| Some([image.stubs.get(&to).copied().unwrap_or(to), target]);
+    let branch = |low, bits| through_stub(from_here(distance(word()?, low, bits)));
     // An entry of the GOT for the symbol, of which there may be several, or the symbol itself.
     let entry = |found: u64, part: &dyn Fn(u64) -> u64| {
         let entries = image.got.iter().filter(|(_, held)| **held == target).map(|(entry, _)| part(*entry));
         Some([found, entries.chain([part(target)]).find(|expected| *expected == found).unwrap_or(part(target))])
     };
-    let taken = |group: u32| Some([u64::from(word()? >> 5 & 0xffff), target >> (16 * group) & 0xffff]);
+    let half = || Some(u16::from_le_bytes(*field.first_chunk()?));
+    let group_of = |value: u64, group: u32| value >> (16 * group) & 0xffff;
+    let taken = |value: u64, group: u32| Some([u64::from(word()? >> 5 & 0xffff), group_of(value, group)]);
+    // Of a negative number `movn` takes the complement.
+    let taken_signed = |value: u64, group: u32| {
+        let word = word()?;
+        let bits = u64::from(word >> 5 & 0xffff);
+        let is_complement = word >> 29 & 3 == 0;
+        let found = if is_complement { bits ^ 0xffff } else { bits };
+        let is_negative = value.cast_signed() < 0;
+        Some([found | u64::from(is_complement) << 16, group_of(value, group) | u64::from(is_negative) << 16])
+    };
+    let away = target.wrapping_sub(place);
     match site.kind {
         R_AARCH64_LD_PREL_LO19 => Some([near_load(word()?, place), target]),
         R_AARCH64_ADR_PREL_LO21 => Some([near(word()?, place), target]),
-        R_AARCH64_MOVW_UABS_G0 | R_AARCH64_MOVW_UABS_G0_NC => taken(0),
-        R_AARCH64_MOVW_UABS_G1 | R_AARCH64_MOVW_UABS_G1_NC => taken(1),
-        R_AARCH64_MOVW_UABS_G2 | R_AARCH64_MOVW_UABS_G2_NC => taken(2),
-        R_AARCH64_MOVW_UABS_G3 => taken(3),
+        R_AARCH64_MOVW_UABS_G0 | R_AARCH64_MOVW_UABS_G0_NC => taken(target, 0),
+        R_AARCH64_MOVW_UABS_G1 | R_AARCH64_MOVW_UABS_G1_NC => taken(target, 1),
+        R_AARCH64_MOVW_UABS_G2 | R_AARCH64_MOVW_UABS_G2_NC => taken(target, 2),
+        R_AARCH64_MOVW_UABS_G3 => taken(target, 3),
+        R_AARCH64_MOVW_SABS_G0 => taken_signed(target, 0),
+        R_AARCH64_MOVW_SABS_G1 => taken_signed(target, 1),
+        R_AARCH64_MOVW_SABS_G2 => taken_signed(target, 2),
+        R_AARCH64_MOVW_PREL_G0 => taken_signed(away, 0),
+        R_AARCH64_MOVW_PREL_G1 => taken_signed(away, 1),
+        R_AARCH64_MOVW_PREL_G2 => taken_signed(away, 2),
+        R_AARCH64_MOVW_PREL_G3 => taken(away, 3),
+        R_AARCH64_MOVW_PREL_G0_NC => taken(away, 0),
+        R_AARCH64_MOVW_PREL_G1_NC => taken(away, 1),
+        R_AARCH64_MOVW_PREL_G2_NC => taken(away, 2),
         R_AARCH64_ABS64 => Some([long()?, target]),
         R_AARCH64_ABS32 => Some([u64::from(word()?), target & 0xffff_ffff]),
+        R_AARCH64_ABS16 => Some([u64::from(half()?), target & 0xffff]),
+        R_AARCH64_PREL16 => Some([from_here(i64::from(half()?.cast_signed())), target]),
         R_AARCH64_PREL64 => Some([from_here(long()?.cast_signed()), target]),
         R_AARCH64_PREL32 => Some([from_here(i64::from(word()?.cast_signed())), target]),
-        R_AARCH64_ADR_PREL_PG_HI21 => Some([page(word()?), target & !0xfff]),
+        R_AARCH64_PLT32 => through_stub(from_here(i64::from(word()?.cast_signed()))),
+        R_AARCH64_GOTPCREL32 => entry(from_here(i64::from(word()?.cast_signed())), &|address| address),
+        R_AARCH64_GOT_LD_PREL19 => entry(near_load(word()?, place), &|address| address),
+        R_AARCH64_LD64_GOTPAGE_LO15 => {
+            entry((image.tables[site.place.0] & !0xfff) + in_page(word()?, 3), &|address| address)
+        }
+        R_AARCH64_ADR_PREL_PG_HI21 | R_AARCH64_ADR_PREL_PG_HI21_NC => Some([page(word()?), target & !0xfff]),
         R_AARCH64_ADD_ABS_LO12_NC | R_AARCH64_LDST8_ABS_LO12_NC => scaled(0),
         R_AARCH64_LDST16_ABS_LO12_NC => scaled(1),
         R_AARCH64_LDST32_ABS_LO12_NC => scaled(2),

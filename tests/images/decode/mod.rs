@@ -189,8 +189,10 @@ fn sites(objects: &[object::File<'_>]) -> Vec<Site> {
                 let local = own(index, &symbol).filter(|_| !symbol.is_global());
                 let architecture = object.architecture();
                 let about = thread_local::about(architecture, kind);
-                let is_table =
-                    architecture == Architecture::X86_64 && matches!(kind, R_X86_64_GOTPC32 | R_X86_64_GOTPC64);
+                let is_table = match architecture {
+                    Architecture::X86_64 => matches!(kind, R_X86_64_GOTPC32 | R_X86_64_GOTPC64),
+                    _ => name == "_GLOBAL_OFFSET_TABLE_",
+                };
                 let is_size = architecture == Architecture::X86_64 && matches!(kind, R_X86_64_SIZE32 | R_X86_64_SIZE64);
                 let target = match about {
                     Some(About::Mark) => Target::Mark,

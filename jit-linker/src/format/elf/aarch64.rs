@@ -47,7 +47,7 @@ pub(super) fn meaning(relocation: u32) -> Meaning {
         R_AARCH64_MOVW_PREL_G1_NC => EdgeKind::MoveDelta(take(1, None)),
         R_AARCH64_MOVW_PREL_G2 => EdgeKind::MoveDelta(take(2, Signed)),
         R_AARCH64_MOVW_PREL_G2_NC => EdgeKind::MoveDelta(take(2, None)),
-        R_AARCH64_MOVW_PREL_G3 => EdgeKind::MoveDelta(take(3, Signed)),
+        R_AARCH64_MOVW_PREL_G3 => EdgeKind::MoveDelta(take(3, None)),
 
         R_AARCH64_LD_PREL_LO19 => EdgeKind::Load19,
         R_AARCH64_ADR_PREL_LO21 => EdgeKind::Adr21,
