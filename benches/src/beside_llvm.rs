@@ -58,12 +58,16 @@ pub(crate) fn compilation() -> Result<Vec<Bar>> {
         bars.push(Bar::at_least(1.3, format!("compile: Orcane, {name}: one thread / two"), one / two));
     }
 
-    let nothing = run(Subject::Nothing, OptLevel::None).peak_memory()? as f64;
-    let ours = run(Subject::Orcane(0), OptLevel::None).peak_memory()? as f64 - nothing;
+    let above = |subject, nothing| -> Result<f64> {
+        let memory = |subject| run(subject, OptLevel::None).peak_memory();
+        Ok(memory(subject)? as f64 - memory(nothing)? as f64)
+    };
     let llvm = LlvmSubject { level: LlvmLevel::O0, module_a_function: false, threads: 0 };
-    let llvm_nothing = run(Subject::LlvmNothing, OptLevel::None).peak_memory()? as f64;
-    let llvm = run(Subject::Llvm(llvm), OptLevel::None).peak_memory()? as f64 - llvm_nothing;
-    bars.push(Bar::at_most(0.5, "compile: peak memory, Orcane, none / llvm-o0", ours / llvm));
+    let llvm = above(Subject::Llvm(llvm), Subject::LlvmNothing)?;
+    for (subject, name) in [(Subject::Orcane(0), "none"), (Subject::OrcaneAtDefinition, "none, at definition")] {
+        let ours = above(subject, Subject::Nothing)?;
+        bars.push(Bar::at_most(0.5, format!("compile: peak memory, Orcane, {name} / llvm-o0"), ours / llvm));
+    }
     Ok(bars)
 }
 

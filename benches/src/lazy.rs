@@ -2,7 +2,7 @@
 //! in the same run, by turns. The bars are what is promised.
 //!
 //! ```sh
-//! cargo build --release -p benches && target/release/lazy
+//! cargo build --profile dist -p benches && target/dist/lazy
 //! ```
 
 use std::error::Error;

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+pub(crate) use jit_linker::memory::forget_pages;
 pub(crate) use std::hint::spin_loop;
 #[cfg(feature = "cranelift")]
 use std::sync::TryLockError;

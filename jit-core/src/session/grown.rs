@@ -10,7 +10,7 @@ use crate::sync;
 /// Elements of the first segment.
 const FIRST: usize = 64;
 /// The most segments that a doubling may have.
-const MAX_PARTS: usize = 4;
+const MAX_PARTS: usize = 2;
 const SEGMENTS: usize = 1 + MAX_PARTS * (sync::PLACE_BITS - FIRST.ilog2()) as usize;
 
 /// `PARTS`, a power of two, says in how many segments a doubling comes: with four, the list is at most a quarter

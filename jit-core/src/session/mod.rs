@@ -12,6 +12,7 @@ mod edges;
 mod executor;
 mod generator;
 mod grown;
+mod index;
 mod locate;
 mod lookup;
 mod manager;

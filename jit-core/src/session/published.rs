@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use super::arena::Id;
 use super::grown::Grown;
+use super::index::Index;
 use crate::sync::{self, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// How often a reader tries before it takes the lock.
@@ -50,11 +51,9 @@ pub(crate) struct Cell {
 #[derive(Default)]
 pub(crate) struct Published {
     version: AtomicU64,
-    /// One less than the length of `index`, a power of two; 0 as long as it is empty.
-    mask: AtomicU32,
-    /// Open addressing, by dylib and name: as many low bits as the mask has are a symbol's place
+    /// Open addressing, by dylib and name: as many low bits as a position has are a symbol's place
     /// plus one, the others a part of its hash that its home does not tell; or 0.
-    index: Grown<AtomicU32, 1>,
+    index: Index,
     /// Entries of the index. Only the holder of the session's lock looks.
     count: AtomicUsize,
     cells: Grown<Cell>,
@@ -141,12 +140,13 @@ impl Published {
 
     /// Where a symbol is, or else the position in the index where it would be entered.
     #[inline]
-    fn probe(&self, key: &Key) -> Result<(u32, &Cell), u32> {
-        let mask = self.mask.load(Ordering::Relaxed);
-        let (mut position, tag) = key.home_and_tag(mask);
+    fn probe(&self, key: &Key) -> Result<(u32, &Cell), usize> {
+        let table = self.index.table();
+        let mask = mask(table);
+        let (mut position, tag) = key.home_and_tag(table);
         // Bounded: in the midst of a change there may be no end in it.
-        for _ in 0..=mask {
-            let entry = self.index.get(position).map_or(0, |entry| entry.load(Ordering::Relaxed));
+        for _ in 0..table.len() {
+            let entry = table.get(position).map_or(0, |entry| entry.load(Ordering::Relaxed));
             if entry == 0 {
                 break;
             }
@@ -158,21 +158,22 @@ impl Published {
             {
                 return Ok((place, cell));
             }
-            position = position.wrapping_add(1) & mask;
+            position = (position + 1) & mask as usize;
         }
         Err(position)
     }
 
     /// What stands in the index where the search for a name begins.
     pub(crate) fn home(&self, dylib: u32, name: &SymbolName) -> u32 {
-        let (position, _) = Key::new(dylib, address(name)).home_and_tag(self.mask.load(Ordering::Relaxed));
-        self.index.get(position).map_or(0, |entry| entry.load(Ordering::Relaxed))
+        let table = self.index.table();
+        let (position, _) = Key::new(dylib, address(name)).home_and_tag(table);
+        table.get(position).map_or(0, |entry| entry.load(Ordering::Relaxed))
     }
 
     /// Looks at where names would be found, before any is searched for: of places that do not depend on each other the
     /// processor fetches several at a time.
     pub(crate) fn fetch<D>(&self, dylib: Id<D>, names: &[SymbolName]) {
-        let mask = self.mask.load(Ordering::Relaxed);
+        let mask = mask(self.index.table());
         let homes: SmallVec<[u32; 32]> = names.iter().map(|name| self.home(dylib.index() as u32, name)).collect();
         for entry in homes {
             let cell = self.cells.get((entry & mask).wrapping_sub(1));
@@ -226,7 +227,8 @@ impl Published {
             Err(position) => position,
         };
         self.change();
-        self.put(position, key.home_and_tag(self.mask.load(Ordering::Relaxed)).1, place);
+        let table = self.index.table();
+        put(table, position, key.home_and_tag(table).1, place);
         let cell = self.cells.grow(place);
         cell.owner.store(dylib << CONDITION_BITS, Ordering::Relaxed);
         cell.put_name(name);
@@ -285,29 +287,25 @@ impl Published {
 
     /// Makes room for so many more symbols.
     pub(crate) fn reserve(&self, additional: usize) {
-        let mask = self.mask.load(Ordering::Relaxed);
-        let length = if mask == 0 { 0 } else { mask as usize + 1 };
+        let old = self.index.table();
         // At three quarters, a name is two or three steps away.
         let needed = (self.count.load(Ordering::Relaxed) + additional) * 4 / 3 + 1;
-        if needed <= length {
+        if needed <= old.len() {
             return;
         }
         self.change();
-        let length = needed.next_power_of_two().max(sync::SMALLEST_INDEX);
         // A place takes more than a byte: 2^32 of them fit no machine's memory.
-        let length = u32::try_from(length).unwrap_or(1 << 31);
-        let old: Vec<u32> = (0..if mask == 0 { 0 } else { mask + 1 })
-            .map(|position| self.index.grow(position).swap(0, Ordering::Relaxed))
-            .filter(|entry| *entry != 0)
-            .collect();
-        _ = (0..length).map(|position| self.index.grow(position)).last();
-        self.mask.store(length - 1, Ordering::Relaxed);
-        for place in old.iter().map(|entry| (entry & mask) - 1) {
-            let (mut position, tag) = self.cells.grow(place).key().home_and_tag(length - 1);
-            while self.index.grow(position).load(Ordering::Relaxed) != 0 {
-                position = position.wrapping_add(1) & (length - 1);
+        let length_log2 = needed.next_power_of_two().max(sync::SMALLEST_INDEX).ilog2().min(sync::PLACE_BITS - 1);
+        let old_mask = mask(old);
+        let entries = old.iter().map(|entry| entry.load(Ordering::Relaxed) & old_mask);
+        let places: Vec<_> = entries.filter_map(|entry| entry.checked_sub(1)).collect();
+        let table = self.index.replace(length_log2);
+        for place in places {
+            let (mut position, tag) = self.cells.grow(place).key().home_and_tag(table);
+            while table[position].load(Ordering::Relaxed) != 0 {
+                position = (position + 1) % table.len();
             }
-            self.put(position, tag, place);
+            put(table, position, tag, place);
         }
     }
 
@@ -328,30 +326,39 @@ impl Published {
         _ = self.signatures.grow(number - 1).set(text);
     }
 
-    fn put(&self, position: u32, tag: u32, place: u32) {
-        self.index.grow(position).store(tag | (place + 1), Ordering::Relaxed);
-    }
-
     /// Takes an entry out of the index, and moves up what was put behind it for want of its place.
     fn leave(&self, place: u32, key: &Key) {
-        let mask = self.mask.load(Ordering::Relaxed);
-        let mut hole = key.home_and_tag(mask).0;
-        while self.index.grow(hole).load(Ordering::Relaxed) & mask != place + 1 {
-            hole = hole.wrapping_add(1) & mask;
+        let table = self.index.table();
+        let mask = mask(table);
+        let after = |position: usize| (position + 1) % table.len();
+        let entry_at = |position: usize| table[position].load(Ordering::Relaxed);
+        let mut hole = key.home_and_tag(table).0;
+        while entry_at(hole) & mask != place + 1 {
+            hole = after(hole);
         }
         let mut position = hole;
         loop {
-            position = position.wrapping_add(1) & mask;
-            let entry = self.index.grow(position).load(Ordering::Relaxed);
+            position = after(position);
+            let entry = entry_at(position);
             let Some(cell) = (entry & mask).checked_sub(1).and_then(|place| self.cells.get(place)) else { break };
-            let home = cell.key().home_and_tag(mask).0;
-            if position.wrapping_sub(home) & mask >= position.wrapping_sub(hole) & mask {
-                self.index.grow(hole).store(entry, Ordering::Relaxed);
+            let home = cell.key().home_and_tag(table).0;
+            if position.wrapping_sub(home) % table.len() >= position.wrapping_sub(hole) % table.len() {
+                table[hole].store(entry, Ordering::Relaxed);
                 hole = position;
             }
         }
-        self.index.grow(hole).store(0, Ordering::Relaxed);
+        table[hole].store(0, Ordering::Relaxed);
     }
+}
+
+/// The bits of a position in a table.
+#[inline]
+fn mask(table: &[AtomicU32]) -> u32 {
+    (table.len() as u32).saturating_sub(1)
+}
+
+fn put(table: &[AtomicU32], position: usize, tag: u32, place: u32) {
+    table[position].store(tag | (place + 1), Ordering::Relaxed);
 }
 
 impl Cell {
@@ -425,12 +432,12 @@ impl Key {
         Self { dylib, name, hash: (word.wrapping_mul(GOLDEN) >> 32) as u32 }
     }
 
-    /// Where the search for it begins in an index of `mask + 1` positions: as many upper bits of the hash; and the
-    /// others, as an entry has them.
+    /// Where the search for it begins in a table: as many upper bits of the hash as a position has; and the others, as an
+    /// entry has them.
     #[inline]
-    fn home_and_tag(&self, mask: u32) -> (u32, u32) {
-        let bits = u32::BITS - mask.leading_zeros();
-        let moved = u64::from(self.hash) << bits;
-        ((moved >> 32) as u32, moved as u32)
+    fn home_and_tag(&self, table: &[AtomicU32]) -> (usize, u32) {
+        // Of an empty table 0, where nothing is found.
+        let bits = table.len().trailing_zeros() % u32::BITS;
+        ((u64::from(self.hash) >> (u32::BITS - bits)) as usize, self.hash << bits)
     }
 }

@@ -10,6 +10,7 @@ mod scopes;
 mod session {
     pub(crate) mod arena;
     mod grown;
+    mod index;
     pub(crate) mod published;
     pub(crate) mod scope;
 }

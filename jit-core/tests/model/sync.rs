@@ -9,6 +9,7 @@ use std::time::Instant;
 pub(crate) use std::hint::spin_loop;
 pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, fence};
 
+pub(crate) use jit_linker::memory::forget_pages;
 pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub(crate) use shuttle::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 pub(crate) use shuttle::{thread, thread_local};

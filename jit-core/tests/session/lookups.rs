@@ -115,6 +115,38 @@ fn core_38_a_lookup_in_place_gives_address_and_flags() {
     assert_eq!(stage.session.ready_address(&stage.order(), &stage.name("foo")), Some(0x42));
 }
 
+/// The table's index grows from pages that are given back to longer ones.
+#[test]
+fn ready_symbols_are_found_while_their_table_grows() {
+    const SYMBOLS: u64 = 100_000;
+    const PART: u64 = 1_000;
+    let stage = Stage::new();
+    let names: Vec<_> = (0..SYMBOLS).map(|number| stage.name(&format!("symbol{number}"))).collect();
+    let defined = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (order, mut lookups) = (stage.order(), 0);
+            loop {
+                let there = defined.load(Ordering::Acquire);
+                for number in (0..there).step_by(97) {
+                    let address = stage.session.ready_address(&order, &names[number as usize]);
+                    assert_eq!(address, Some(0x1000 + number));
+                    lookups += 1;
+                }
+                if there == SYMBOLS {
+                    return lookups;
+                }
+            }
+        });
+        for first in (0..SYMBOLS).step_by(PART as usize) {
+            let symbol = |number: u64| stage.absolute(&names[number as usize], 0x1000 + number, SymbolFlags::EXPORTED);
+            stage.dylib.define_absolute((first..first + PART).map(symbol).collect()).unwrap();
+            defined.store(first + PART, Ordering::Release);
+        }
+        assert!(reader.join().unwrap() > 0);
+    });
+}
+
 /// Looks up one name that is there and one that is not.
 fn record(stage: &Stage, lookup: SymbolLookup, names: [&str; 2]) -> (Result<(), String>, [u64; 2]) {
     let mut places = [u64::MAX; 2];

@@ -1,6 +1,7 @@
-//! What the system is told about memory in advance: it changes no contents, and is as well not done.
+//! What the system is told about memory: it changes nothing that anybody relies on, and is as well not done.
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::AtomicU32;
 
 /// Asks for huge pages where `memory`, which is about to be used, has room for some: fewer have to be brought, and found again.
 pub fn prefer_huge_pages<T>(memory: &[MaybeUninit<T>]) {
@@ -13,6 +14,23 @@ pub fn prefer_huge_pages<T>(memory: &[MaybeUninit<T>]) {
         if length > 0 {
             // SAFETY: a program sees no difference, and the range is a part of `memory`.
             unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}
+
+/// Gives the pages of `memory` back, which nobody needs any more: numbers there become zero, or stay.
+pub fn forget_pages(memory: &[AtomicU32]) {
+    #[cfg(target_os = "linux")]
+    {
+        let page = region::page::size();
+        let range = memory.as_ptr_range();
+        let start = range.start.addr().next_multiple_of(page);
+        let length = (range.end.addr() / page * page).saturating_sub(start);
+        if length > 0 {
+            // SAFETY: whole pages of `memory`: to become zero is what an atomic may do at any time.
+            unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
         }
     }
     #[cfg(not(target_os = "linux"))]

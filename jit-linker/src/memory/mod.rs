@@ -26,7 +26,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 pub(crate) use advice::populate;
-pub use advice::prefer_huge_pages;
+pub use advice::{forget_pages, prefer_huge_pages};
 #[cfg(unix)]
 pub use apple::AppleMemory;
 pub use detached::DetachedMemory;
