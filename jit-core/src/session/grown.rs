@@ -9,28 +9,27 @@ use crate::sync;
 
 /// Elements of the first segment.
 const FIRST: usize = 64;
-/// The most segments that a doubling may have.
-const MAX_PARTS: usize = 2;
-const SEGMENTS: usize = 1 + MAX_PARTS * (sync::PLACE_BITS - FIRST.ilog2()) as usize;
+/// In how many segments a doubling comes, a power of two: the more, the less room is made in advance, and the less of a
+/// large list is in huge pages.
+const PARTS: usize = 2;
+const SEGMENTS: usize = 1 + PARTS * (sync::PLACE_BITS - FIRST.ilog2()) as usize;
 
-/// `PARTS`, a power of two, says in how many segments a doubling comes: with four, the list is at most a quarter
-/// larger than it was asked to be.
-pub(crate) struct Grown<T, const PARTS: usize = MAX_PARTS> {
+pub(crate) struct Grown<T> {
     /// Each null, or the first element of a `Box<[T]>` whose length its position tells.
     segments: [AtomicPtr<T>; SEGMENTS],
     /// It is as fit for several threads as its elements are.
     elements: PhantomData<T>,
 }
 
-impl<T, const PARTS: usize> Default for Grown<T, PARTS> {
+impl<T> Default for Grown<T> {
     fn default() -> Self {
-        const { assert!(PARTS.is_power_of_two() && PARTS <= MAX_PARTS && PARTS <= FIRST) }
+        const { assert!(PARTS.is_power_of_two() && PARTS <= FIRST) }
         Self { segments: [const { AtomicPtr::new(std::ptr::null_mut()) }; SEGMENTS], elements: PhantomData }
     }
 }
 
 /// The segment of an element, its place there, and the segment's length.
-fn place<const PARTS: usize>(index: u32) -> (usize, usize, usize) {
+fn place(index: u32) -> (usize, usize, usize) {
     let index = index as usize;
     if index < FIRST {
         return (0, index, FIRST);
@@ -43,15 +42,15 @@ fn place<const PARTS: usize>(index: u32) -> (usize, usize, usize) {
 }
 
 /// The length of a segment.
-fn length_of<const PARTS: usize>(segment: usize) -> usize {
+fn length_of(segment: usize) -> usize {
     if segment == 0 { FIRST } else { (FIRST / PARTS) << ((segment - 1) / PARTS) }
 }
 
-impl<T: Default + Send, const PARTS: usize> Grown<T, PARTS> {
+impl<T: Default + Send> Grown<T> {
     /// The element, if the list has grown as far.
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        let (segment, offset, _) = place::<PARTS>(index);
+        let (segment, offset, _) = place(index);
         let elements = self.segments.get(segment)?.load(Ordering::Acquire);
         if elements.is_null() {
             return None;
@@ -71,7 +70,7 @@ impl<T: Default + Send, const PARTS: usize> Grown<T, PARTS> {
 
     #[cold]
     fn add_segment(&self, index: u32) -> &T {
-        let (segment, offset, length) = place::<PARTS>(index);
+        let (segment, offset, length) = place(index);
         let mut elements = Vec::with_capacity(length);
         // Lookups in a large table go anywhere in it: with small pages, each would first look for its page.
         prefer_huge_pages(&elements.spare_capacity_mut()[..length]);
@@ -101,12 +100,12 @@ unsafe fn segment_from<T>(elements: *mut T, length: usize) -> Box<[T]> {
     unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(elements, length)) }
 }
 
-impl<T, const PARTS: usize> Drop for Grown<T, PARTS> {
+impl<T> Drop for Grown<T> {
     fn drop(&mut self) {
         for (segment, elements) in self.segments.iter_mut().enumerate() {
             if !elements.get_mut().is_null() {
                 // SAFETY: the list owns it, and goes.
-                drop(unsafe { segment_from(*elements.get_mut(), length_of::<PARTS>(segment)) });
+                drop(unsafe { segment_from(*elements.get_mut(), length_of(segment)) });
             }
         }
     }
@@ -116,20 +115,15 @@ impl<T, const PARTS: usize> Drop for Grown<T, PARTS> {
 mod tests {
     use super::*;
 
-    fn check<const PARTS: usize>() {
-        let mut expected = (0, 0);
-        for index in 0..10_000 {
-            let (segment, offset, length) = place::<PARTS>(index);
-            assert_eq!((segment, offset), expected, "{index}");
-            assert_eq!(length, length_of::<PARTS>(segment), "{index}");
-            expected = if offset + 1 == length { (segment + 1, 0) } else { (segment, offset + 1) };
-        }
-        assert!(place::<PARTS>(u32::MAX >> (u32::BITS - sync::PLACE_BITS)).0 < SEGMENTS);
-    }
-
     #[test]
     fn segments_follow_each_other_without_a_gap() {
-        check::<1>();
-        check::<MAX_PARTS>();
+        let mut expected = (0, 0);
+        for index in 0..10_000 {
+            let (segment, offset, length) = place(index);
+            assert_eq!((segment, offset), expected, "{index}");
+            assert_eq!(length, length_of(segment), "{index}");
+            expected = if offset + 1 == length { (segment + 1, 0) } else { (segment, offset + 1) };
+        }
+        assert!(place(u32::MAX >> (u32::BITS - sync::PLACE_BITS)).0 < SEGMENTS);
     }
 }

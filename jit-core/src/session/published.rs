@@ -290,12 +290,12 @@ impl Published {
         let old = self.index.table();
         // At three quarters, a name is two or three steps away.
         let needed = (self.count.load(Ordering::Relaxed) + additional) * 4 / 3 + 1;
-        if needed <= old.len() {
+        // A place takes more than a byte: 2^32 of them fit no machine's memory.
+        let length_log2 = needed.next_power_of_two().max(sync::SMALLEST_INDEX).ilog2().min(sync::PLACE_BITS - 1);
+        if 1 << length_log2 <= old.len() {
             return;
         }
         self.change();
-        // A place takes more than a byte: 2^32 of them fit no machine's memory.
-        let length_log2 = needed.next_power_of_two().max(sync::SMALLEST_INDEX).ilog2().min(sync::PLACE_BITS - 1);
         let old_mask = mask(old);
         let entries = old.iter().map(|entry| entry.load(Ordering::Relaxed) & old_mask);
         let places: Vec<_> = entries.filter_map(|entry| entry.checked_sub(1)).collect();
