@@ -3,7 +3,6 @@
 //! All of this is done in signal handlers: it takes no lock and allocates nothing.
 
 use std::ffi::c_int;
-use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::stack;
@@ -16,23 +15,8 @@ const WINDOW: usize = 64 << 10;
 // In a frame of its own, which is below: it may have the address in it.
 #[inline(never)]
 pub(crate) fn on_stack(from: usize) -> Option<usize> {
-    /// Every first call looks: more words at a time than one.
-    const AT_ONCE: usize = 8;
-    const WORD: usize = size_of::<usize>();
     let address = address()?;
-    // SAFETY: only used for aligned places in the stack that the caller runs on. Whatever is there, it is only compared.
-    let is_at = |place: usize| unsafe {
-        let word = ptr::with_exposed_provenance::<usize>(place).read_volatile();
-        (word ^ address) & ADDRESS == 0
-    };
-    let mut places = stack::above(from, WINDOW);
-    while places.len() >= AT_ONCE * WORD {
-        if (0..AT_ONCE).fold(false, |any, word| any | is_at(places.start + word * WORD)) {
-            break;
-        }
-        places.start += AT_ONCE * WORD;
-    }
-    places.step_by(WORD).find(|place| is_at(*place))
+    stack::find(from, WINDOW, |word| (word ^ address) & ADDRESS == 0)
 }
 
 /// Visits each handler that may be the one that runs where the address is at this place on the stack for signals, as far as
@@ -46,10 +30,7 @@ pub(crate) fn each_on_signal_stack(place: Option<usize>, visit: impl FnMut(Optio
 fn signal(place: usize) -> Option<c_int> {
     /// What is between: the interrupted context.
     const CONTEXT: usize = 304;
-    let signal = place + size_of::<usize>() + CONTEXT;
-    stack::above(place, WINDOW).contains(&(signal + size_of::<c_int>())).then_some(())?;
-    // SAFETY: it is aligned, and can be read.
-    Some(unsafe { ptr::with_exposed_provenance::<c_int>(signal).read_volatile() })
+    stack::word(place + size_of::<usize>() + CONTEXT).map(|word| word as c_int)
 }
 
 /// The address is in the frame of the handler, and not in what the kernel has put there.

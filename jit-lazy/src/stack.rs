@@ -44,45 +44,115 @@ pub(crate) fn is_known_as_own() -> bool {
     BOUNDS.get().is_some_and(|(start, end)| (start..end).contains(&here()))
 }
 
-/// Where the words of the caller's stack are from a place in it up, as many bytes as are asked for and can be read: to the
-/// end of the thread's own stack, or of what is mapped. For signal handlers, too.
-pub(crate) fn above(from: usize, bytes: usize) -> Range<usize> {
-    let start = from.next_multiple_of(size_of::<usize>());
-    let wanted = start + bytes;
-    match BOUNDS.get() {
-        Some((_, end)) if is_known_as_own() => start..end.min(wanted),
-        // It may not be asked for in a handler, or it is not this one.
-        _ => start..mapped(start, wanted),
+/// The first place on the caller's stack, from one in it up and no further than so many bytes, where a word is one that is
+/// looked for. Sees the thread's own stack to its end; another, whose end nobody knows, as far as there is memory. For signal
+/// handlers, too.
+pub(crate) fn find(from: usize, bytes: usize, is_it: impl Fn(usize) -> bool) -> Option<usize> {
+    let start = from.next_multiple_of(WORD);
+    if let Some((_, end)) = BOUNDS.get()
+        && is_known_as_own()
+    {
+        return find_in_own(start..end.min(start + bytes), is_it);
     }
+    let copier = Copier::new()?;
+    let mut place = start;
+    while place < start + bytes {
+        let mut words = [0; Copier::AT_ONCE];
+        // Of one page: there may be no next one.
+        let count = words.len().min((start + bytes - place) / WORD).min((PAGE - place % PAGE) / WORD);
+        let words = &mut words[..count];
+        copier.copy(place, words)?;
+        if let Some(index) = words.iter().position(|word| is_it(*word)) {
+            return Some(place + index * WORD);
+        }
+        place += count * WORD;
+    }
+    None
 }
 
-/// How far memory can be read that can be where it begins.
-fn mapped(start: usize, wanted: usize) -> usize {
-    /// Where nothing is: in case that the system does not look, as an emulator may not.
-    const NOWHERE: usize = size_of::<u64>();
-    // SAFETY: only asks.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-    let mut end = (start + 1).next_multiple_of(page);
-    let is_told = end < wanted && !is_readable(NOWHERE);
-    while is_told && end < wanted && is_readable(end) {
-        end += page;
-    }
-    end.min(wanted)
+/// The word at a place on the caller's stack, if there is memory; as [`find`].
+pub(crate) fn word(place: usize) -> Option<usize> {
+    let found = Cell::new(None);
+    find(place, WORD, |word| {
+        found.set(Some(word));
+        true
+    })?;
+    found.get()
 }
 
-/// Whether there is memory at an address, as the system finds when it is to read a set of signals there.
+const WORD: usize = size_of::<usize>();
+
+/// No system has smaller ones, and larger ones are multiples.
+const PAGE: usize = 4 << 10;
+
+/// `places` are words of the thread's own stack that its caller's frames are in.
+fn find_in_own(mut places: Range<usize>, is_it: impl Fn(usize) -> bool) -> Option<usize> {
+    /// Every first call looks: more words at a time than one.
+    const AT_ONCE: usize = 8;
+    // SAFETY: aligned, and the thread's own. Whatever is there, it is only looked at.
+    let is_at = |place: usize| is_it(unsafe { std::ptr::with_exposed_provenance::<usize>(place).read_volatile() });
+    while places.len() >= AT_ONCE * WORD {
+        if (0..AT_ONCE).fold(false, |any, word| any | is_at(places.start + word * WORD)) {
+            break;
+        }
+        places.start += AT_ONCE * WORD;
+    }
+    places.step_by(WORD).find(|place| is_at(*place))
+}
+
+/// Has the system copy memory that may go at any time: another thread's, behind a stack whose end is not known. A pipe takes
+/// it, and gives it back.
 #[cfg(target_os = "linux")]
-fn is_readable(address: usize) -> bool {
-    const NO_SUCH_CHANGE: libc::c_int = -1;
-    let (new, old) = (std::ptr::without_provenance::<u64>(address), std::ptr::null_mut::<u64>());
-    // SAFETY: changes nothing. The set is read before what is to be done with it is looked at.
-    let asked = unsafe { libc::syscall(libc::SYS_rt_sigprocmask, NO_SUCH_CHANGE, new, old, size_of::<u64>()) };
-    asked == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT)
+struct Copier([libc::c_int; 2]);
+
+#[cfg(target_os = "linux")]
+impl Copier {
+    /// Words: a stack for signals is small.
+    const AT_ONCE: usize = 64;
+
+    fn new() -> Option<Self> {
+        let mut ends = [0; 2];
+        // SAFETY: fills in what it is given.
+        let made = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        (made == 0).then_some(Self(ends))
+    }
+
+    fn copy(&self, place: usize, words: &mut [usize]) -> Option<()> {
+        let [reader, writer] = self.0;
+        let size = size_of_val(words);
+        // SAFETY: the system reads at `place`, and says if it can't; then it writes to `words`, which are so many bytes.
+        unsafe {
+            let written = libc::write(writer, std::ptr::without_provenance(place), size);
+            (written == size as isize).then_some(())?;
+            (libc::read(reader, words.as_mut_ptr().cast(), size) == size as isize).then_some(())
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Copier {
+    fn drop(&mut self) {
+        for end in self.0 {
+            // SAFETY: it is this one's, and not used again.
+            unsafe { libc::close(end) };
+        }
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_readable(_: usize) -> bool {
-    false
+struct Copier;
+
+#[cfg(not(target_os = "linux"))]
+impl Copier {
+    const AT_ONCE: usize = 1;
+
+    fn new() -> Option<Self> {
+        None
+    }
+
+    fn copy(&self, _: usize, _: &mut [usize]) -> Option<()> {
+        None
+    }
 }
 
 /// Bytes below the stack pointer. None if that is not in the thread's own stack: a coroutine's
@@ -163,16 +233,64 @@ mod tests {
         on_a_stack_of(64 << 10, move || assert!(moved()));
     }
 
+    /// Three pages, of which the last is nobody's, on a thread that does not know its stack.
+    #[cfg(target_os = "linux")]
+    fn beside_a_stack(test: impl FnOnce(usize, &mut [usize]) + Send + 'static) {
+        let test = || {
+            let page = region::page::size();
+            let mut stack = region::alloc(3 * page, region::Protection::READ_WRITE).unwrap();
+            let start = stack.as_mut_ptr::<u8>();
+            // SAFETY: the last page is within; the others are read and written, and nobody else's.
+            let words = unsafe {
+                region::protect(start.add(2 * page), page, region::Protection::NONE).unwrap();
+                std::slice::from_raw_parts_mut(start.cast(), 2 * page / WORD)
+            };
+            start.expose_provenance();
+            test(page, words);
+        };
+        thread::spawn(test).join().unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_stack_that_is_not_known_is_read_to_its_end_and_no_further() {
-        let page = region::page::size();
-        let mut stack = region::alloc(3 * page, region::Protection::READ_WRITE).unwrap();
-        let start = stack.as_mut_ptr::<u8>().addr();
-        // SAFETY: the last page is nobody's.
-        unsafe { region::protect(stack.as_ptr::<u8>().add(2 * page), page, region::Protection::NONE).unwrap() };
-        assert_eq!(mapped(start + 8, start + 64), start + 64);
-        assert_eq!(mapped(start + 8, start + 2 * page), start + 2 * page);
-        assert_eq!(mapped(start + 8, start + 16 * page), start + 2 * page);
+        const MARK: usize = 0x1234_5678;
+        beside_a_stack(|page, words| {
+            let start = words.as_ptr().addr();
+            let find = |bytes| find(start + 3, bytes, |word| word == MARK);
+            assert_eq!([find(64), find(2 * page), find(16 * page)], [None; 3]);
+            words[2 * page / WORD - 1] = MARK;
+            assert_eq!([find(64), find(2 * page - 16)], [None; 2]);
+            assert_eq!(find(16 * page), Some(start + 2 * page - WORD));
+            assert_eq!(word(start + 2 * page - WORD), Some(MARK));
+            assert_eq!(word(start + 2 * page), None);
+        });
+    }
+
+    /// What is behind a stack is another thread's, and may go while it is read.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_behind_a_stack_may_go_meanwhile() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        const ROUNDS: usize = if cfg!(target_arch = "aarch64") { 50 } else { 2_000 };
+        beside_a_stack(|page, words| {
+            let (start, done) = (words.as_ptr().addr(), AtomicBool::new(false));
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let behind = std::ptr::without_provenance::<u8>(start + page);
+                    while !done.load(Ordering::Relaxed) {
+                        for protection in [region::Protection::NONE, region::Protection::READ] {
+                            // SAFETY: a page of the test's, which only the system reads.
+                            unsafe { region::protect(behind, page, protection).unwrap() };
+                        }
+                    }
+                });
+                for _ in 0..ROUNDS {
+                    assert_eq!(find(start, 4 * page, |word| word != 0), None);
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+        });
     }
 
     #[test]

@@ -305,19 +305,39 @@ extern "C" fn seven() -> i64 {
 
 /// Does `work` where less stack is left than compiling takes.
 fn with_little_stack(work: &mut dyn FnMut()) {
-    fn deeper(top: usize, work: &mut dyn FnMut()) {
+    fn deeper(lowest: usize, work: &mut dyn FnMut()) {
         const LEFT: usize = 256 << 10;
-        // What threads have unless somebody says otherwise.
-        const USUAL: usize = 2 << 20;
         let frame = [0_u8; 4096];
-        if top - std::hint::black_box(&frame).as_ptr() as usize > USUAL - LEFT {
+        if std::hint::black_box(&frame).as_ptr() as usize - lowest < LEFT {
             return work();
         }
-        deeper(top, work);
+        deeper(lowest, work);
         std::hint::black_box(&frame);
     }
-    let here = 0_u8;
-    deeper(std::ptr::from_ref(&here) as usize, work);
+    deeper(lowest_of_stack(), work);
+}
+
+/// The C library may have given the thread the larger stack of one that has ended.
+#[cfg(target_os = "linux")]
+fn lowest_of_stack() -> usize {
+    let (mut start, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: asks for the calling thread; the attributes are initialized, read and destroyed once.
+    unsafe {
+        let mut attributes = std::mem::zeroed();
+        assert_eq!(libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes), 0);
+        assert_eq!(libc::pthread_attr_getstack(&raw const attributes, &raw mut start, &raw mut size), 0);
+        libc::pthread_attr_destroy(&raw mut attributes);
+    }
+    start as usize
+}
+
+#[cfg(target_vendor = "apple")]
+fn lowest_of_stack() -> usize {
+    // SAFETY: both ask for the calling thread.
+    unsafe {
+        let thread = libc::pthread_self();
+        libc::pthread_get_stackaddr_np(thread) as usize - libc::pthread_get_stacksize_np(thread)
+    }
 }
 
 /// Makes a first call with little stack inside a unit, `calls`. The body that is called looks up `needs` first: gives
