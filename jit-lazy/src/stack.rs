@@ -71,6 +71,7 @@ pub(crate) fn find(from: usize, bytes: usize, is_it: impl Fn(usize) -> bool) -> 
 }
 
 /// The word at a place on the caller's stack, if there is memory; as [`find`].
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) fn word(place: usize) -> Option<usize> {
     let found = Cell::new(None);
     find(place, WORD, |word| {
