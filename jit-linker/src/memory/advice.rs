@@ -20,7 +20,7 @@ pub fn prefer_huge_pages<T>(memory: &[MaybeUninit<T>]) {
     let _ = memory;
 }
 
-/// Gives the pages of `memory` back, which nobody needs any more: numbers there become zero, or stay.
+/// Gives the pages of `memory` back, which nobody needs any more. Any number may be there afterwards; mostly zero.
 pub fn forget_pages(memory: &[AtomicU32]) {
     #[cfg(target_os = "linux")]
     {
@@ -29,7 +29,7 @@ pub fn forget_pages(memory: &[AtomicU32]) {
         let start = range.start.addr().next_multiple_of(page);
         let length = (range.end.addr() / page * page).saturating_sub(start);
         if length > 0 {
-            // SAFETY: whole pages of `memory`: to become zero is what an atomic may do at any time.
+            // SAFETY: whole pages of `memory`; an atomic may become any number at any time.
             unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
         }
     }
