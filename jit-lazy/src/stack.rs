@@ -55,11 +55,11 @@ pub(crate) fn find(from: usize, bytes: usize, is_it: impl Fn(usize) -> bool) -> 
         return find_in_own(start..end.min(start + bytes), is_it);
     }
     let copier = Copier::new()?;
-    let mut place = start;
-    while place < start + bytes {
+    let (mut place, end) = (start, start + bytes / WORD * WORD);
+    while place < end {
         let mut words = [0; Copier::AT_ONCE];
         // Of one page: there may be no next one.
-        let count = words.len().min((start + bytes - place) / WORD).min((PAGE - place % PAGE) / WORD);
+        let count = words.len().min((end - place) / WORD).min((PAGE - place % PAGE) / WORD);
         let words = &mut words[..count];
         copier.copy(place, words)?;
         if let Some(index) = words.iter().position(|word| is_it(*word)) {
