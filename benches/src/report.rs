@@ -39,8 +39,8 @@ pub(crate) struct Report {
 
 /// Why a bar is missed, or what a figure can't tell.
 const NOTES: &str = "\
-Every figure is from a process of its own; what is compared ran in turns. Times are medians (lookups and run times: the
-least of several), and depend on what else the machine did; instructions and memory do not. Orcane and cranelift-jit are in
+Every figure is from a process of its own; what is compared ran in turns. Times are medians (lookups: of
+the least of three; run times: the least of several), and depend on what else the machine did; instructions and memory do not. Orcane and cranelift-jit are in
 one program, of the profile `dist`: optimised at link time, in one unit. LLVM is Debian's
 `libLLVM-22.so`, a release build, linked as a shared library: its calls into itself go through no PLT, so that code
 generation is as fast as with a static library, and loading it is not part of any figure. Its IR is built with its

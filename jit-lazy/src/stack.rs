@@ -52,7 +52,7 @@ pub(crate) fn find(from: usize, bytes: usize, is_it: impl Fn(usize) -> bool) -> 
     if let Some((_, end)) = BOUNDS.get()
         && is_known_as_own()
     {
-        return find_in_own(start..end.min(start + bytes), is_it);
+        return find_in_own(start..end.min(start + bytes) / WORD * WORD, is_it);
     }
     let copier = Copier::new()?;
     let (mut place, end) = (start, start + bytes / WORD * WORD);
@@ -90,7 +90,7 @@ const PAGE: usize = 4 << 10;
 fn find_in_own(mut places: Range<usize>, is_it: impl Fn(usize) -> bool) -> Option<usize> {
     /// Every first call looks: more words at a time than one.
     const AT_ONCE: usize = 8;
-    // SAFETY: aligned, and the thread's own. Whatever is there, it is only looked at.
+    // SAFETY: an aligned word of the thread's own. Whatever is there, it is only looked at.
     let is_at = |place: usize| is_it(unsafe { std::ptr::with_exposed_provenance::<usize>(place).read_volatile() });
     while places.len() >= AT_ONCE * WORD {
         if (0..AT_ONCE).fold(false, |any, word| any | is_at(places.start + word * WORD)) {

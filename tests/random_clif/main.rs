@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use cranelift_codegen::data_value::{DataValue, DisplayDataValues};
-use cranelift_codegen::ir::{ExternalName, Function, Type};
+use cranelift_codegen::ir::{ExternalName, Function, Opcode, Type};
 use cranelift_interpreter::environment::FunctionStore;
 use cranelift_interpreter::interpreter::{Interpreter, InterpreterState};
 use cranelift_interpreter::step::ControlFlow;
@@ -178,4 +178,5 @@ fn many_instructions_are_tried() {
     }
     assert!(recursive > 30, "{recursive} small functions call themselves");
     assert!(opcodes.len() > 80, "{}: {opcodes:?}", opcodes.len());
+    assert!(opcodes.contains(&Opcode::F16const) && opcodes.contains(&Opcode::F128const), "{opcodes:?}");
 }
