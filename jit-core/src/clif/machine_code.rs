@@ -79,7 +79,7 @@ const LISTED: u8 = u8::MAX;
 
 impl MachineCode {
     /// Of the first chunk. Each next one is twice as large as the last.
-    const LEAST_BYTES: usize = 4 << 10;
+    const LEAST_BYTES: usize = 1 << 10;
     const MOST_BYTES: usize = 64 << 10;
 
     /// Adds a function. Nothing is added once something was taken.
