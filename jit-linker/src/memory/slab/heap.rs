@@ -114,7 +114,9 @@ impl Heap {
             }
         }
         let wilderness = &mut self.wilderness;
-        let pages = (wilderness.next + KEPT).next_multiple_of(page)..wilderness.resident.next_multiple_of(page);
+        // It may end within a page, whose rest is somebody's.
+        let end = wilderness.resident.next_multiple_of(page).min(wilderness.end / page * page);
+        let pages = (wilderness.next + KEPT).next_multiple_of(page)..end;
         if !pages.is_empty() {
             wilderness.resident = pages.start;
             release(pages);
@@ -212,6 +214,24 @@ mod tests {
         assert_eq!(heap.take(0x1_0010, 16), None);
         heap.give(BASE..BASE + 0x1_0000);
         assert_eq!(heap.take(0x1_8000, 16), Some(Place { address: BASE - 0x1_0000, used: 0x1_8000 }));
+    }
+
+    #[test]
+    fn trimming_spares_what_lives_where_an_absorbed_range_ends() {
+        let mut heap = Heap::default();
+        heap.add_chunk(BASE..BASE + 0x2_0000);
+        let first = address(&mut heap, 0x1_9010);
+        let live = address(&mut heap, 0x40);
+        heap.give(first..first + 0x1_9010);
+        heap.add_chunk(BASE - 0x20_0000..BASE);
+        // Takes the new chunk and the range behind it.
+        let large = address(&mut heap, 0x21_0000);
+        assert!(large < BASE && large + 0x21_0000 > BASE);
+        assert!(heap.give(large..large + 0x21_0000));
+        let mut released = Vec::new();
+        heap.trim(0x1000, |pages| released.push(pages));
+        assert!(released.iter().any(|pages| pages.start < BASE));
+        assert!(!released.iter().any(|pages| pages.contains(&live)), "{released:x?}, {live:#x}");
     }
 
     #[test]
