@@ -687,6 +687,9 @@ impl Linking {
         for lost in allocated.exclude(&[symbol]) {
             let tag = allocated.graph().symbol(lost).tag;
             if let Some(responsibility) = self.own.get_mut(tag as usize).and_then(|own| own.responsibility.take()) {
+                if let Some(other) = self.own.iter().find_map(|own| own.responsibility.as_ref()) {
+                    responsibility.hand_charge_to(other);
+                }
                 responsibility.fail_with(cause);
             }
         }

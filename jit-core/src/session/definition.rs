@@ -20,17 +20,16 @@ use crate::sync::Arc;
 pub(super) const FETCHED: usize = 32;
 
 impl State {
-    /// Defines units, all or none. A weak definition that another one makes pointless is told so
-    /// to its unit, and not defined.
+    /// Defines units that were [checked](Self::check). A weak definition that another one makes pointless is told so to
+    /// its unit, and not defined.
     pub(crate) fn define(
         &mut self,
         tracker: Id<Tracker>,
         units: impl UnitSource,
         initializers: Vec<(usize, SymbolName)>,
         effects: &mut Effects,
-    ) -> Result<(), Error> {
-        let dylib = self.trackers.get(tracker).ok_or(Error::DefunctTracker)?.dylib;
-        self.check_strong(dylib, units.len(), || units.names().filter(|(_, flags, _)| flags.is_strong()))?;
+    ) {
+        let Some(dylib) = self.trackers.get(tracker).map(|tracker| tracker.dylib) else { return };
         let count = units.len();
         self.symbols.reserve(count);
         let mut initializers = initializers.into_iter().peekable();
@@ -38,7 +37,6 @@ impl State {
             let initializer = initializers.next_if(|(owner, _)| *owner == position).map(|(_, name)| name);
             self.install(dylib, tracker, definition, initializer, effects);
         }
-        Ok(())
     }
 
     /// Whether the definitions could be entered as things are.
@@ -436,7 +434,13 @@ impl State {
         effects: &mut Effects,
     ) -> Result<(), Error> {
         let names: Vec<_> = definition.symbols.iter().map(|symbol| symbol.name.clone()).collect();
-        let id = self.split(from, &names, definition.name)?;
+        let id = match self.split(from, &names, definition.name) {
+            Ok(id) => id,
+            Err(error) => {
+                effects.dropped.push(definition.unit);
+                return Err(error);
+            }
+        };
         let mut wanted = false;
         for symbol in self.units.get(id).map(|unit| unit.symbols.clone()).unwrap_or_default() {
             wanted |= self.symbols.get(symbol).is_some_and(|symbol| symbol.is_awaited());

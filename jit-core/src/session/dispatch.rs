@@ -230,6 +230,8 @@ struct Queue {
     idle: usize,
     /// Threads asleep until what they wait for is there.
     waiting: usize,
+    /// Threads that run tasks and look for more afterwards.
+    running: usize,
     stopping: bool,
 }
 
@@ -280,21 +282,44 @@ impl Shared {
         RUNNING.with(|running| running.borrow_mut().pop());
     }
 
+    /// Runs a task, and tasks that it dispatches wait for whoever runs more.
+    fn run<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, task: Task) -> MutexGuard<'a, Queue> {
+        queue.running += 1;
+        drop(queue);
+        self.as_runner(|| task.run());
+        queue = lock(&self.queue);
+        queue.running -= 1;
+        queue
+    }
+
+    /// Runs tasks until there are none.
+    fn run_all(&self) {
+        let mut queue = lock(&self.queue);
+        while let Some(task) = queue.pop() {
+            queue = self.run(queue, task);
+        }
+    }
+
     /// Runs tasks until `done` holds.
     fn help(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
         let mut queue = lock(&self.queue);
         while !done() {
             match queue.pop() {
-                Some(task) => {
-                    drop(queue);
-                    self.as_runner(|| task.run());
-                    queue = lock(&self.queue);
-                }
+                Some(task) => queue = self.run(queue, task),
                 None => match self.idle(queue, deadline) {
                     (guard, false) => queue = guard,
                     (_, true) => return,
                 },
             }
+        }
+        // Tasks that it has run may have left others, and whoever dispatched some in the meantime may have relied on it.
+        let is_left_to_others = queue.running > 0 || self.is_running_here();
+        let idle = queue.idle;
+        drop(queue);
+        if idle > 0 {
+            self.work.notify_one();
+        } else if !is_left_to_others {
+            self.run_all();
         }
     }
 
@@ -366,12 +391,7 @@ impl TaskDispatcher for InPlaceDispatcher {
             // The loop that runs the current task comes to these: no recursion.
             return;
         }
-        self.shared.as_runner(|| {
-            loop {
-                let Some(task) = lock(&self.shared.queue).pop() else { break };
-                task.run();
-            }
-        });
+        self.shared.run_all();
     }
 
     fn wait(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {

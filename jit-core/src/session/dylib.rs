@@ -247,9 +247,7 @@ impl JitDylib {
     ///
     /// When it was removed before, or the policy [refuses](RemovalPolicy::Refuse).
     pub fn remove_with(&self, policy: RemovalPolicy) -> Result<(), Error> {
-        if self.session.state().dylibs.get(self.id).is_none() {
-            return Err(Error::DylibGone);
-        }
+        self.session.state().may_remove_dylib(self.id, policy)?;
         if let Some(platform) = self.session.platform() {
             platform.teardown_dylib(self);
         }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jit_linker::SymbolName;
 
@@ -15,7 +15,7 @@ use super::query::{Completion, Control, FoundSymbol, Owner, Query, Request};
 use super::search::Search;
 use super::state::{Dylib, Effects};
 use super::symbol::{Condition, SymbolFlags, SymbolState};
-use super::{ExecutionSession, JitDylib};
+use super::{ExecutionSession, JitDylib, unit};
 use crate::error::{Cause, LookupError, SymbolFailure};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
@@ -187,6 +187,10 @@ impl std::fmt::Debug for LookupHandle {
     }
 }
 
+/// How long a thread that others may wait for waits before it looks whether they do, at first and at last.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
 /// How a thread waits for a lookup.
 struct Wait {
     deadline: Option<Instant>,
@@ -265,7 +269,8 @@ impl ExecutionSession {
         self.wait_for(LookupKind::Static, order, names.into(), required, Wait::FOR_EVER)
     }
 
-    /// As [`lookup`](Self::lookup), for no longer than until `deadline`.
+    /// As [`lookup`](Self::lookup), for no longer than until `deadline`. A dispatcher without threads of its own runs units
+    /// on this one meanwhile: what runs then is not interrupted.
     ///
     /// # Errors
     ///
@@ -437,6 +442,10 @@ impl ExecutionSession {
         if let Some(found) = self.find_at_once(order, &names, required) {
             return Ok(found);
         }
+        // What a panic has dropped that this thread has caught will not come.
+        if !std::thread::panicking() {
+            unit::fail_abandoned(None);
+        }
         let owner = dispatch::current_unit(self).map(Owner::Thread);
         let request = Request { names, required, kind, priority, owner };
         let answer = Arc::new(Mutex::new(None));
@@ -446,15 +455,37 @@ impl ExecutionSession {
             session.shared.dispatcher.wake();
         };
         let control = self.start(order, request, Completion::All(Box::new(complete)));
-        self.shared.dispatcher.wait(&|| lock(&answer).is_some(), deadline);
-        if lock(&answer).is_none() {
-            self.cancel(&control, Cause::DeadlineExceeded);
-            // Dispatched like any answer.
-            self.shared.dispatcher.wait(&|| lock(&answer).is_some(), None);
-        }
+        self.wait_for_answer(&control, deadline, &|| lock(&answer).is_some());
         let result = lock(&answer).take();
-        // `wait` returned, so the answer is there.
+        // The wait is over, so the answer is there.
         result.unwrap_or(Ok(Vec::new()))
+    }
+
+    /// Waits until a lookup of this thread's is answered.
+    fn wait_for_answer(&self, control: &Arc<Control>, deadline: Option<Instant>, is_answered: &dyn Fn() -> bool) {
+        // Whoever has something to do first may come to wait for this thread after it has begun to wait.
+        let may_be_awaited = control.request.owner.is_some();
+        let mut pause = FIRST_LOOK;
+        loop {
+            let look = may_be_awaited.then(|| Instant::now() + pause);
+            self.shared.dispatcher.wait(is_answered, look.into_iter().chain(deadline).min());
+            if is_answered() {
+                return;
+            }
+            let cause = match deadline {
+                Some(deadline) if deadline <= Instant::now() => Some(Cause::DeadlineExceeded),
+                _ => self.state().closed_cycle(control),
+            };
+            if let Some(cause) = cause {
+                // Here, and not as a task: threads that run those may be what this one waits for.
+                if let Some(query) = self.end_lookup(control, cause) {
+                    query.answer();
+                }
+                // Unless another thread is just about it.
+                return self.shared.dispatcher.wait(is_answered, None);
+            }
+            pause = (2 * pause).min(LAST_LOOK);
+        }
     }
 
     /// What a lookup gives that has nothing to wait for and no generator to ask.
@@ -474,7 +505,8 @@ impl ExecutionSession {
     }
 
     /// The address of a symbol if it is ready now. Nothing is materialized or generated; no lock
-    /// that other threads could hold is waited for while symbols are only looked up.
+    /// that other threads could hold is waited for while symbols are only looked up. None, too, where a
+    /// [lookup](Self::lookup) would ask a generator for it first.
     #[must_use]
     pub fn ready_address(&self, order: &SearchOrder, name: &SymbolName) -> Option<u64> {
         self.read(|published| {
@@ -504,22 +536,25 @@ impl ExecutionSession {
 
     /// Ends a lookup that has not ended.
     pub(crate) fn cancel(&self, control: &Arc<Control>, cause: Cause) {
-        if control.is_over() {
-            return;
-        }
         let mut effects = Effects::default();
+        effects.answers.extend(self.end_lookup(control, cause));
+        self.perform(effects);
+    }
+
+    /// What is left to do for that: to answer.
+    fn end_lookup(&self, control: &Arc<Control>, cause: Cause) -> Option<Query> {
+        if control.is_over() {
+            return None;
+        }
         let cause = Arc::new(cause);
         let mut state = self.state();
-        let query = match control.query().and_then(|id| state.take_query(id)) {
+        Some(match control.query().and_then(|id| state.take_query(id)) {
             Some(mut query) => {
                 query.fail_rest(&cause, |symbol| state.dylib_name(symbol));
                 query
             }
             None => Query::failed(Arc::clone(control), None, &cause),
-        };
-        drop(state);
-        effects.answers.push(query);
-        self.perform(effects);
+        })
     }
 }
 
@@ -537,11 +572,20 @@ fn find_there(
     there.then(|| entry.found(name, published))
 }
 
-/// The definition of `name` that a search in `order` ends at: its place, and the cell there.
+/// The definition of `name` that a search in `order` ends at: its place, and the cell there. None, too, if a generator would
+/// be asked before.
 #[inline]
 fn find<'a>(published: &'a Published, order: &SearchOrder, name: &SymbolName) -> Option<(u32, &'a Cell)> {
-    order.0.iter().find_map(|(dylib, visibility)| {
-        let (place, cell) = published.find_cell(*dylib, name)?;
-        (*visibility == DylibLookup::All || Condition::of(cell).flags().exported).then_some((place, cell))
-    })
+    for (dylib, visibility) in &order.0 {
+        match published.find_cell(*dylib, name) {
+            Some((place, cell)) if *visibility == DylibLookup::All || Condition::of(cell).flags().exported => {
+                return Some((place, cell));
+            }
+            // What it has and hides is not for its generators to define.
+            Some(_) => {}
+            None if published.generates(*dylib) => return None,
+            None => {}
+        }
+    }
+    None
 }

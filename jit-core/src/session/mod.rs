@@ -253,19 +253,20 @@ impl ExecutionSession {
 
     /// Does what a transition asked for. No lock is held.
     fn perform(&self, effects: Effects) {
-        let Effects { dispatch, answers, discards, dropped, garbage, resources, unusable, generators } = effects;
+        let Effects { dispatch, answers, discards, dropped, garbage, resources, causes, unusable, generators } =
+            effects;
         for watch in unusable {
             watch.unusable();
         }
         if garbage.len() + resources.len() > 0 {
             // Code before what it uses: tuples drop in order.
-            self.shared.scopes.retire(Box::new((garbage, resources)));
+            unit::contain(|| self.shared.scopes.retire(Box::new((garbage, resources))));
         }
         if self.shared.managers.are_there() {
             self.notify_managers();
         }
         discards.into_iter().for_each(|discard| self.tell_discarded(discard));
-        drop(dropped);
+        unit::contain(|| drop((dropped, causes)));
         for slot in generators {
             self.close_generator(&slot, || Cause::GeneratorRemoved);
         }

@@ -99,8 +99,15 @@ impl ResourceTracker {
     fn enter(&self, units: impl UnitSource) -> Result<(), Error> {
         let mut effects = Effects::default();
         let initializers = units.initializers();
-        let result = self.session().state().define(self.id(), units, initializers, &mut effects);
+        let mut state = self.session().state();
+        if let Err(error) = state.check(self.id(), &units) {
+            // Units that are refused are dropped without it.
+            drop(state);
+            return Err(error);
+        }
+        state.define(self.id(), units, initializers, &mut effects);
+        drop(state);
         self.session().perform(effects);
-        result
+        Ok(())
     }
 }

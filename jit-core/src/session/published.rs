@@ -26,6 +26,9 @@ pub(crate) const CONDITION_BITS: u32 = 11;
 
 const CONDITION: u32 = (1 << CONDITION_BITS) - 1;
 
+/// Beside a dylib's generation: it has generators.
+const GENERATES: u64 = 1 << u32::BITS;
+
 /// How many dylibs there may be at a time.
 pub(crate) const MAX_DYLIBS: usize = 1 << (u32::BITS - CONDITION_BITS);
 
@@ -64,8 +67,8 @@ pub(crate) struct Published {
     /// the session's lock looks.
     slot_count: AtomicU32,
     free_slot: AtomicU32,
-    /// The generations of the dylibs.
-    dylibs: Grown<AtomicU32>,
+    /// The generations of the dylibs, and above those whether they have generators.
+    dylibs: Grown<AtomicU64>,
     /// The texts of signatures by their number less one. There are as many as a program has types
     /// of functions, and they stay.
     signatures: Grown<OnceLock<SymbolName>>,
@@ -132,10 +135,17 @@ impl Published {
     #[inline]
     pub(crate) fn find_cell<D>(&self, dylib: Id<D>, name: &SymbolName) -> Option<(u32, &Cell)> {
         let index = dylib.index() as u32;
-        if self.dylibs.get(index)?.load(Ordering::Relaxed) != dylib.generation() {
+        if self.dylibs.get(index)?.load(Ordering::Relaxed) as u32 != dylib.generation() {
             return None;
         }
         self.probe(&Key::new(index, address(name))).ok()
+    }
+
+    /// Whether a dylib has generators: what is not there may be made.
+    #[inline]
+    pub(crate) fn generates<D>(&self, dylib: Id<D>) -> bool {
+        let entry = self.dylibs.get(dylib.index() as u32).map_or(0, |entry| entry.load(Ordering::Relaxed));
+        entry == u64::from(dylib.generation()) | GENERATES
     }
 
     /// Where a symbol is, or else the position in the index where it would be entered.
@@ -312,13 +322,20 @@ impl Published {
     /// Makes the ids of a new dylib valid.
     pub(crate) fn add_dylib<D>(&self, dylib: Id<D>) {
         self.change();
-        self.dylibs.grow(dylib.index() as u32).store(dylib.generation(), Ordering::Relaxed);
+        self.dylibs.grow(dylib.index() as u32).store(dylib.generation().into(), Ordering::Relaxed);
+    }
+
+    /// Says whether a dylib has generators.
+    pub(crate) fn set_generates<D>(&self, dylib: Id<D>, generates: bool) {
+        self.change();
+        let entry = u64::from(dylib.generation()) | if generates { GENERATES } else { 0 };
+        self.dylibs.grow(dylib.index() as u32).store(entry, Ordering::Relaxed);
     }
 
     /// Makes the ids of a dylib invalid: the next in its place has the next generation.
     pub(crate) fn remove_dylib<D>(&self, dylib: Id<D>) {
         self.change();
-        self.dylibs.grow(dylib.index() as u32).store(dylib.generation().wrapping_add(1), Ordering::Relaxed);
+        self.dylibs.grow(dylib.index() as u32).store(dylib.generation().wrapping_add(1).into(), Ordering::Relaxed);
     }
 
     /// Gives a signature its number.

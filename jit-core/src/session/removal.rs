@@ -51,6 +51,18 @@ impl State {
         Ok(())
     }
 
+    /// Whether a dylib may be removed.
+    pub(crate) fn may_remove_dylib(&self, id: Id<Dylib>, policy: RemovalPolicy) -> Result<(), Error> {
+        self.may_remove(&self.units_of(id)?, policy)
+    }
+
+    /// The units of all of a dylib's trackers.
+    fn units_of(&self, id: Id<Dylib>) -> Result<Vec<Id<Unit>>, Error> {
+        let trackers = &self.dylibs.get(id).ok_or(Error::DylibGone)?.trackers;
+        let trackers = trackers.iter().filter_map(|tracker| self.trackers.get(*tracker));
+        Ok(trackers.flat_map(|tracker| tracker.units.iter().copied()).collect())
+    }
+
     fn may_remove(&self, units: &[Id<Unit>], policy: RemovalPolicy) -> Result<(), Error> {
         if policy != RemovalPolicy::Refuse {
             return Ok(());
@@ -99,7 +111,7 @@ impl State {
             .collect();
         self.fail_all(symbols.iter().copied(), &cause, Reach::All, effects);
         for symbol in symbols {
-            self.remove_symbol(symbol);
+            effects.causes.extend(self.remove_symbol(symbol).and_then(|removed| removed.failure));
         }
         for unit in units {
             self.telling.remove(&unit);
@@ -154,6 +166,7 @@ impl State {
             }
             self.fail_all([id], &cause, Reach::All, effects);
             let Some(symbol) = self.remove_symbol(id) else { continue };
+            effects.causes.extend(symbol.failure);
             let Some(unit) = self.units.get_mut(symbol.unit) else { continue };
             unit.symbols.retain(|other| *other != id);
             if unit.symbols.is_empty() {
@@ -216,15 +229,12 @@ impl State {
         policy: RemovalPolicy,
         effects: &mut Effects,
     ) -> Result<(), Error> {
-        let trackers: Vec<_> = self.dylibs.get(id).ok_or(Error::DylibGone)?.trackers.iter().copied().collect();
-        let units: Vec<_> = trackers
-            .iter()
-            .filter_map(|tracker| self.trackers.get(*tracker))
-            .flat_map(|tracker| tracker.units.iter().copied())
-            .collect();
+        let units = self.units_of(id)?;
         // All of them at once: they may depend on each other.
         self.may_remove(&units, policy)?;
-        for &id in &trackers {
+        let trackers: Vec<_> =
+            self.dylibs.get(id).into_iter().flat_map(|dylib| dylib.trackers.iter().copied()).collect();
+        for id in trackers {
             if let Some(tracker) = self.trackers.get_mut(id) {
                 tracker.units.clear();
                 effects.resources.append(&mut tracker.resources);

@@ -169,8 +169,13 @@ impl Search {
             loop {
                 let Some(&(dylib, visibility)) = self.order.0.get(self.dylib) else { break Ok(None) };
                 let Some(entry) = state.dylibs.get(dylib) else {
-                    let gone = if state.ended { Cause::SessionEnded } else { Cause::Session(Error::DylibGone) };
-                    break Err(gone);
+                    if state.ended {
+                        break Err(Cause::SessionEnded);
+                    }
+                    // It was removed: orders that it is in skip it.
+                    self.done.clear();
+                    self.dylib += 1;
+                    continue;
                 };
                 let waiting: Vec<_> = entry
                     .generators
@@ -258,7 +263,14 @@ impl Search {
 
     /// The dispatcher has dropped it.
     pub(crate) fn abandon(self) {
-        let cause = Arc::new(Cause::SessionEnded);
+        let (ended, slots) = {
+            let state = self.session.state();
+            let dylib = self.order.0.get(self.dylib).and_then(|(dylib, _)| state.dylibs.get(*dylib));
+            (state.ended, dylib.map(|dylib| dylib.generators.clone()).unwrap_or_default())
+        };
+        // A turn that was kept for it.
+        slots.iter().for_each(|slot| self.leave(slot));
+        let cause = Arc::new(if ended { Cause::SessionEnded } else { Cause::Cancelled });
         Query::failed(Arc::clone(&self.control), None, &cause).answer();
     }
 
@@ -387,6 +399,7 @@ impl JitDylib {
     pub fn add_generator(&self, generator: Arc<dyn DefinitionGenerator>) -> Result<(), Error> {
         let mut state = self.session.state();
         state.dylibs.get_mut(self.id).ok_or(Error::DylibGone)?.generators.push(GeneratorSlot::new(generator));
+        state.symbols.published().set_generates(self.id, true);
         Ok(())
     }
 
@@ -409,7 +422,10 @@ impl JitDylib {
             let mut state = self.session.state();
             let generators = &mut state.dylibs.get_mut(self.id).ok_or(Error::DylibGone)?.generators;
             let position = generators.iter().position(|slot| Arc::ptr_eq(&slot.generator, generator));
-            position.map(|position| generators.remove(position))
+            let removed = position.map(|position| generators.remove(position));
+            let generates = !generators.is_empty();
+            state.symbols.published().set_generates(self.id, generates);
+            removed
         };
         if let Some(slot) = slot {
             self.session.close_generator(&slot, || Cause::GeneratorRemoved);

@@ -153,6 +153,8 @@ pub(crate) struct Effects {
     pub(crate) dropped: Vec<Box<dyn MaterializationUnit>>,
     pub(crate) garbage: Vec<Unit>,
     pub(crate) resources: Vec<Box<dyn Send>>,
+    /// Why removed symbols had failed: errors of the user's.
+    pub(crate) causes: Vec<Arc<Cause>>,
     /// Watches of code that must not be called any more.
     pub(crate) unusable: Watches,
     pub(crate) generators: Vec<Arc<GeneratorSlot>>,
@@ -247,11 +249,14 @@ impl State {
         for (name, lookup) in control.request.names.iter() {
             let outcome = match self.find(order, name) {
                 None => {
-                    let dylib = order.first().and_then(|(dylib, _)| self.dylibs.get(*dylib));
+                    let mut dylibs = order.iter().map(|(dylib, _)| self.dylibs.get(*dylib));
+                    let dylib = dylibs.next().flatten();
                     let absence = |cause| query::failure(name.clone(), dylib, cause);
+                    let is_gone = !order.is_empty() && dylib.is_none() && dylibs.all(|dylib| dylib.is_none());
                     match search_failure {
                         Some(cause) => Outcome::Failed(absence(Arc::clone(cause))),
                         None if self.ended => absent(absence(Arc::new(Cause::SessionEnded)), lookup),
+                        None if is_gone => absent(absence(Arc::new(Cause::Session(Error::DylibGone))), lookup),
                         None => absent(absence(Arc::new(Cause::NotFound)), lookup),
                     }
                 }
@@ -520,6 +525,29 @@ impl State {
         tracker.memory_used = used;
         unit.memory_used += bytes;
         Ok(())
+    }
+
+    /// Gives back what was counted for a unit.
+    pub(crate) fn uncharge(&mut self, unit: Id<Unit>) {
+        let Some(unit) = self.units.get_mut(unit) else { return };
+        let bytes = std::mem::take(&mut unit.memory_used);
+        if let Some(tracker) = self.trackers.get_mut(unit.tracker) {
+            tracker.memory_used -= bytes;
+        }
+    }
+
+    /// Counts for one unit what was counted for another. If they are not of one tracker any more, it stays.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn move_charge(&mut self, from: Id<Unit>, to: Id<Unit>) {
+        let tracker = |state: &Self, unit| state.units.get(unit).map(|unit| unit.tracker);
+        if tracker(self, from) != tracker(self, to) {
+            return;
+        }
+        let Some(from) = self.units.get_mut(from) else { return };
+        let bytes = std::mem::take(&mut from.memory_used);
+        if let Some(to) = self.units.get_mut(to) {
+            to.memory_used += bytes;
+        }
     }
 }
 

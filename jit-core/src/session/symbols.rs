@@ -51,6 +51,8 @@ pub(crate) struct RemovedSymbol {
     pub(crate) unit: Id<Unit>,
     pub(crate) needs: u32,
     pub(crate) needed_by: u32,
+    /// Why it had failed.
+    pub(crate) failure: Option<Arc<Cause>>,
 }
 
 impl Symbols {
@@ -177,12 +179,10 @@ impl Symbols {
         let Symbol { unit, needs, needed_by, .. } = *self.get(id)?.own;
         let place = id.index() as u32;
         let name = self.published.remove(place)?;
-        if let Some(own) = self.own_mut(place) {
-            // A ring's watchers fail or become ready with what they watch; none is left to wake.
-            own.pending = None;
-        }
+        // A ring's watchers fail or become ready with what they watch; none is left to wake.
+        let pending = self.own_mut(place).and_then(|own| own.pending.take());
         self.free.push(place);
-        Some(RemovedSymbol { name, unit, needs, needed_by })
+        Some(RemovedSymbol { name, unit, needs, needed_by, failure: pending.and_then(|pending| pending.failure) })
     }
 
     pub(crate) fn reserve(&self, additional: usize) {

@@ -261,6 +261,12 @@ impl MaterializationResponsibility {
         self.session.state().charge(self.unit, bytes)
     }
 
+    /// Makes what was charged to this unit another one's, of the same tracker.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn hand_charge_to(&self, other: &Self) {
+        self.session.state().move_charge(self.unit, other.unit);
+    }
+
     /// Publishes addresses of some of the symbols.
     ///
     /// # Errors
@@ -273,8 +279,11 @@ impl MaterializationResponsibility {
             .iter()
             .map(|(name, definition)| {
                 let symbol = own.iter().find(|symbol| symbol.name == *name);
-                let symbol = symbol.ok_or_else(|| Error::UnexpectedDefinition(name.clone()))?;
-                Ok((symbol.id, definition.clone()))
+                let unexpected = || match self.dylib() {
+                    Ok(_) => Error::UnexpectedDefinition(name.clone()),
+                    Err(gone) => gone,
+                };
+                Ok((symbol.ok_or_else(unexpected)?.id, definition.clone()))
             })
             .collect::<Result<Vec<_>, Error>>()?;
         self.session.resolve(&definitions)
@@ -433,12 +442,29 @@ pub(crate) fn catching_panics(work: impl FnOnce()) {
     let outer = ABANDONED.with(|abandoned| abandoned.replace(Some(Vec::new())));
     // What the closure leaves behind is dropped or belongs to a unit that has failed.
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    let abandoned = ABANDONED.with(|abandoned| abandoned.replace(outer));
-    let Err(payload) = result else { return };
-    let message = panic_message(&*payload);
-    for (session, unit, name) in abandoned.into_iter().flatten() {
-        let cause = Cause::Panicked { unit: name.to_string(), message: message.clone() };
+    fail_abandoned(result.err().map(|payload| panic_message(&*payload)).as_deref());
+    ABANDONED.with(|abandoned| abandoned.replace(outer));
+}
+
+/// Fails the responsibilities that a panic on this thread has dropped: with what it said, if it got as far as here; else
+/// somebody has caught it.
+pub(crate) fn fail_abandoned(message: Option<&str>) {
+    let units = ABANDONED.with(|abandoned| abandoned.borrow_mut().as_mut().map(std::mem::take));
+    for (session, unit, name) in units.into_iter().flatten() {
+        let name = name.to_string();
+        let cause = match message {
+            Some(message) => Cause::Panicked { unit: name, message: message.to_owned() },
+            None => Cause::Abandoned { unit: name },
+        };
         session.fail_unit(unit, &Arc::new(cause));
+    }
+}
+
+/// Runs user code that must not keep what comes after it from being done: its panic has been told by the hook, and goes no
+/// further.
+pub(crate) fn contain(work: impl FnOnce()) {
+    if let Err(payload) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        tracing::error!(message = panic_message(&*payload), "a panic was contained");
     }
 }
 
@@ -500,9 +526,10 @@ impl ExecutionSession {
         let symbols: SmallVec<[SymbolId; 2]> = state.responsibility(unit).map(SmallVec::from_slice).unwrap_or_default();
         let names: Vec<_> = symbols.iter().filter_map(|id| Some(state.symbols.get(*id)?.name())).collect();
         state.fail(symbols, cause, &mut effects);
+        state.uncharge(unit);
         drop(state);
         for name in names {
-            self.report(&name, cause);
+            contain(|| self.report(&name, cause));
         }
         self.perform(effects);
     }

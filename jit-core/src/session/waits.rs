@@ -8,7 +8,7 @@ use rustc_hash::FxHashSet;
 
 use super::arena::Id;
 use super::edges;
-use super::query::{Owner, Query};
+use super::query::{Control, Owner, Query};
 use super::state::{State, Unit};
 use super::symbol::{SymbolId, SymbolState};
 use crate::error::Cause;
@@ -37,6 +37,12 @@ impl State {
             self.waits.remove(&owner.unit());
         }
         self.blocked -= usize::from(matches!(owner, Owner::Thread(_)));
+    }
+
+    /// Why the thread that waits for a lookup waits for itself by now, if it does.
+    pub(crate) fn closed_cycle(&self, control: &Control) -> Option<Cause> {
+        let Some(Owner::Thread(unit)) = control.request.owner else { return None };
+        self.wait_cycle(unit, self.queries.get(control.query()?)?)
     }
 
     /// Why a query could never be answered, if whoever asks is what it would wait for.

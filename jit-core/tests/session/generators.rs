@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use jit_core::{
-    DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, GeneratorError, JitDylib, LookupSet, LookupState,
-    Mangling, ProcessSymbols, SearchOrder, SymbolFlags, SymbolLookup, SymbolName, SymbolState, ThreadPoolDispatcher,
+    AbsoluteSymbol, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, GeneratorError, JitDylib, LookupSet,
+    LookupState, Mangling, ProcessSymbols, SearchOrder, SymbolDef, SymbolFlags, SymbolLookup, SymbolName, SymbolState,
+    ThreadPoolDispatcher,
 };
 
 use crate::stage::{Stage, answered, failed, ok};
@@ -245,4 +246,35 @@ fn a_dynamic_library_defines_its_symbols() {
     assert!(stage.address("no_such_function").is_err());
     let error = load("/no/such/library.so").err().unwrap().to_string();
     assert!(error.starts_with("cannot load /no/such/library.so: "), "{error}");
+}
+
+#[test]
+fn a_generator_is_asked_before_later_dylibs_whether_or_not_those_are_ready() {
+    for ready in [false, true] {
+        let stage = Stage::new();
+        let library = stage.session.create_dylib("library").unwrap();
+        library.define_absolute(vec![stage.absolute("foo", 2, SymbolFlags::EXPORTED)]).unwrap();
+        if ready {
+            let order = SearchOrder::new().then(&library, DylibLookup::All);
+            assert!(stage.session.lookup(&order, stage.names(&["foo"])).is_ok());
+        }
+        stage.dylib.add_to_link_order(&library, DylibLookup::Exported).unwrap();
+        assert_eq!(stage.session.ready_address(&stage.order(), &stage.name("foo")), Some(2));
+        let makes = |dylib: &JitDylib, names: &[SymbolName]| -> Result<(), GeneratorError> {
+            let symbols = names.iter().map(|name| AbsoluteSymbol {
+                name: name.clone(),
+                definition: SymbolDef::at(1),
+                flags: SymbolFlags::EXPORTED,
+                signature: None,
+            });
+            Ok(dylib.define_absolute(symbols.collect())?)
+        };
+        let generator: Arc<dyn DefinitionGenerator> = Arc::new(makes);
+        stage.dylib.add_generator(Arc::clone(&generator)).unwrap();
+        assert_eq!(stage.session.ready_address(&stage.order(), &stage.name("foo")), None);
+        assert_eq!(stage.address("foo"), Ok(1));
+        stage.dylib.clear().unwrap();
+        stage.dylib.remove_generator(&generator).unwrap();
+        assert_eq!(stage.address("foo"), Ok(2));
+    }
 }

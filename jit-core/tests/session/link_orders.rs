@@ -1,8 +1,8 @@
 //! Where dylibs search.
 
-use jit_core::{DylibLookup, Error, JitDylib, SearchOrder, SymbolFlags};
+use jit_core::{DylibLookup, Error, JitDylib, SearchOrder, SymbolFlags, SymbolState};
 
-use crate::stage::Stage;
+use crate::stage::{Stage, answered, failed, ok};
 
 fn dylibs<const N: usize>(stage: &Stage, names: [&str; N]) -> [JitDylib; N] {
     names.map(|name| stage.session.create_dylib(name).unwrap())
@@ -117,4 +117,21 @@ fn link_orders_change_while_lookups_run() {
         }
     });
     assert_eq!(stage.address("x"), Ok(1));
+}
+
+#[test]
+fn a_link_order_skips_a_dylib_that_was_removed() {
+    let stage = Stage::new();
+    let library = stage.session.create_dylib("library").unwrap();
+    stage.dylib.add_to_link_order(&library, DylibLookup::Exported).unwrap();
+    stage.define("foo");
+    let order = SearchOrder::new().then(&library, DylibLookup::All);
+    library.remove().unwrap();
+    let answer = stage.lookup(&["foo"], SymbolState::Ready);
+    stage.finish("foo");
+    assert_eq!(answered(&answer), ok(&["foo"]));
+    assert_eq!(stage.address("bar"), Err("symbol 'bar' in dylib 'main': not found".into()));
+    // Where there is no other, it is what is wrong.
+    let answer = stage.lookup_in(&order, stage.names(&["foo"]), SymbolState::Ready);
+    assert_eq!(answered(&answer), failed("symbol 'foo' in dylib '': the dylib is gone"));
 }

@@ -8,6 +8,7 @@ mod dot;
 mod dumps;
 mod failures;
 mod generators;
+mod hostile;
 mod link_orders;
 mod lookups;
 mod readiness;
