@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::ExecutionSession;
 use super::arena::Id;
 use super::query::Query;
-use super::search::Search;
+use super::search::{self, Search};
 use super::state::{Effects, Unit};
 use super::unit::{MaterializationResponsibility, catching_panics};
 use crate::error::{Cause, Error};
@@ -121,6 +121,12 @@ impl Task {
         let Some(kind) = self.kind.take() else { return };
         let priority = self.priority;
         let outer = PRIORITY.with(|current| current.replace(priority));
+        // The rest of what a lookup is for is inside of what it was started in; a unit is inside of nothing.
+        let inside = match &kind {
+            TaskKind::Answer(query) => query.control.inside.clone(),
+            _ => Vec::new(),
+        };
+        let outer_inside = search::set_inside(inside);
         catching_panics(|| match kind {
             TaskKind::Materialize(session, id) => {
                 let begun = session.state().begin(id, priority);
@@ -134,6 +140,7 @@ impl Task {
             TaskKind::Search(search) => search.go_on(),
             TaskKind::Run(work) => work(),
         });
+        search::set_inside(outer_inside);
         PRIORITY.with(|current| current.set(outer));
     }
 }

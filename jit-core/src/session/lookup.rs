@@ -12,7 +12,7 @@ use super::definition::FETCHED;
 use super::dispatch::{self, Priority};
 use super::published::{Cell, Published};
 use super::query::{Completion, Control, FoundSymbol, Owner, Query, Request};
-use super::search::Search;
+use super::search::{self, Search};
 use super::state::{Dylib, Effects};
 use super::symbol::{Condition, SymbolFlags, SymbolState};
 use super::{ExecutionSession, JitDylib, unit};
@@ -426,7 +426,7 @@ impl ExecutionSession {
 
     fn start(&self, order: &SearchOrder, request: Request, completion: Completion) -> Arc<Control> {
         let _span = tracing::debug_span!("lookup", names = ?request.names).entered();
-        let control = Control::new(request, completion);
+        let control = Control::new(request, completion, dispatch::current_unit(self));
         Search::new(self.clone(), order.clone(), Arc::clone(&control)).go_on();
         control
     }
@@ -464,7 +464,7 @@ impl ExecutionSession {
     /// Waits until a lookup of this thread's is answered.
     fn wait_for_answer(&self, control: &Arc<Control>, deadline: Option<Instant>, is_answered: &dyn Fn() -> bool) {
         // Whoever has something to do first may come to wait for this thread after it has begun to wait.
-        let may_be_awaited = control.request.owner.is_some();
+        let may_be_awaited = control.request.owner.is_some() || !control.inside.is_empty();
         let mut pause = FIRST_LOOK;
         loop {
             let look = may_be_awaited.then(|| Instant::now() + pause);
@@ -484,7 +484,14 @@ impl ExecutionSession {
                 // Unless another thread is just about it.
                 return self.shared.dispatcher.wait(is_answered, None);
             }
-            pause = (2 * pause).min(LAST_LOOK);
+            let kept_up = self.state().search_kept_up_by(control);
+            pause = match kept_up.and_then(|(slot, search)| slot.unpark(&search)) {
+                Some(search) => {
+                    search::resume(search);
+                    FIRST_LOOK
+                }
+                None => (2 * pause).min(LAST_LOOK),
+            };
         }
     }
 

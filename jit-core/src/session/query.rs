@@ -5,6 +5,7 @@ use jit_linker::SymbolName;
 use super::arena::Id;
 use super::dispatch::Priority;
 use super::lookup::{LookupKind, LookupSet};
+use super::search;
 use super::state::{Dylib, Unit};
 use super::symbol::{SymbolDef, SymbolFlags, SymbolId, SymbolState};
 use crate::error::{Cause, LookupError, SymbolFailure};
@@ -76,6 +77,10 @@ pub(crate) enum Owner {
 /// A lookup from its start to its answer, which is given once: by whoever takes the completion.
 pub(crate) struct Control {
     pub(crate) request: Request,
+    /// The generators that it was started inside of, by address.
+    pub(crate) inside: Vec<usize>,
+    /// The unit whose code started it.
+    pub(crate) started_by: Option<Id<Unit>>,
     all: bool,
     progress: Mutex<Progress>,
 }
@@ -86,9 +91,10 @@ struct Progress {
 }
 
 impl Control {
-    pub(crate) fn new(request: Request, completion: Completion) -> Arc<Self> {
+    pub(crate) fn new(request: Request, completion: Completion, started_by: Option<Id<Unit>>) -> Arc<Self> {
         let all = matches!(completion, Completion::All(_));
-        Arc::new(Self { request, all, progress: Mutex::new(Progress { completion: Some(completion), query: None }) })
+        let progress = Mutex::new(Progress { completion: Some(completion), query: None });
+        Arc::new(Self { request, inside: search::inside(), started_by, all, progress })
     }
 
     /// Whether it has been answered, or is being.

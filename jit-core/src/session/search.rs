@@ -51,6 +51,9 @@ impl GeneratorSlot {
         if gate.removed {
             return Entry::Removed(search);
         }
+        if search.out_of_turn.contains(&std::ptr::from_ref(self).addr()) {
+            return Entry::Granted(search);
+        }
         match &gate.current {
             // The one before left the gate to this search.
             Some(current) if Arc::ptr_eq(current, &search.control) => Entry::Granted(search),
@@ -63,6 +66,20 @@ impl GeneratorSlot {
                 Entry::Parked
             }
         }
+    }
+
+    /// The lookups that wait for their turn.
+    pub(crate) fn parked(&self) -> Vec<Arc<Control>> {
+        lock(&self.gate).parked.iter().map(|search| Arc::clone(&search.control)).collect()
+    }
+
+    /// Takes out a search that waits for its turn: it is to ask the generator without.
+    pub(crate) fn unpark(self: &Arc<Self>, control: &Arc<Control>) -> Option<Search> {
+        let mut gate = lock(&self.gate);
+        let position = gate.parked.iter().position(|search| Arc::ptr_eq(&search.control, control))?;
+        let mut search = gate.parked.remove(position)?;
+        search.out_of_turn.push(address_of(self));
+        Some(search)
     }
 
     /// Ends the turn of `control`, if it has it, and gives the search whose turn is next.
@@ -93,6 +110,8 @@ pub(crate) struct Search {
     dylib: usize,
     /// Generators of that dylib that are done.
     done: Vec<Arc<GeneratorSlot>>,
+    /// Generators that it asks without waiting for its turn, by address: that would wait for it.
+    out_of_turn: Vec<usize>,
 }
 
 /// A generator to ask, and for what.
@@ -104,15 +123,11 @@ struct Step {
 }
 
 sync::thread_local! {
-    /// The generators that this thread is inside of, by address.
+    /// The generators that the code which this thread runs is inside of, by address. What it looks up is, too.
     static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-fn is_inside(slot: &Arc<GeneratorSlot>) -> bool {
-    INSIDE.with(|inside| inside.borrow().contains(&address_of(slot)))
-}
-
-fn address_of(slot: &Arc<GeneratorSlot>) -> usize {
+pub(super) fn address_of(slot: &Arc<GeneratorSlot>) -> usize {
     Arc::as_ptr(slot) as usize
 }
 
@@ -121,14 +136,14 @@ pub(super) fn inside() -> Vec<usize> {
     INSIDE.with(|inside| inside.borrow().clone())
 }
 
-/// Takes this thread for one that is inside of these generators.
-pub(super) fn set_inside(generators: Vec<usize>) {
-    INSIDE.with(|inside| inside.replace(generators));
+/// Takes this thread for one that is inside of these generators. Gives those it was inside of.
+pub(super) fn set_inside(generators: Vec<usize>) -> Vec<usize> {
+    INSIDE.with(|inside| inside.replace(generators))
 }
 
 impl Search {
     pub(crate) fn new(session: ExecutionSession, order: SearchOrder, control: Arc<Control>) -> Self {
-        Self { session, order, control, dylib: 0, done: Vec::new() }
+        Self { session, order, control, dylib: 0, done: Vec::new(), out_of_turn: Vec::new() }
     }
 
     /// Goes on until it is suspended, parked, or becomes a query.
@@ -140,7 +155,7 @@ impl Search {
                 Err(cause) => return self.fail(cause),
             };
             let slot = Arc::clone(&step.slot);
-            if is_inside(&slot) {
+            if self.control.inside.contains(&address_of(&slot)) {
                 // The generator itself looks something up: it is not asked for that.
                 self.done.push(slot);
                 continue;
@@ -225,6 +240,7 @@ impl Search {
         let Step { slot, dylib, visibility, names } = step;
         let dylib = JitDylib { session: self.session.clone(), id: dylib };
         let kind = self.control.request.kind;
+        let inside = self.control.inside.iter().copied().chain([address_of(&slot)]).collect();
         let turn = Arc::new(Mutex::new(Turn::Asked));
         let state = LookupState {
             kind,
@@ -233,9 +249,9 @@ impl Search {
             names,
             suspended: Some(Suspended { turn: Arc::clone(&turn), search: self, slot: Arc::clone(&slot) }),
         };
-        INSIDE.with(|inside| inside.borrow_mut().push(address_of(&slot)));
+        let outer = set_inside(inside);
         let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| slot.generator.try_to_generate(state)));
-        INSIDE.with(|inside| inside.borrow_mut().pop());
+        set_inside(outer);
         let mut turn = lock(&turn);
         match std::mem::replace(&mut *turn, Turn::Suspended) {
             Turn::Continued(search, result) => {

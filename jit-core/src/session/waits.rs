@@ -9,9 +9,11 @@ use rustc_hash::FxHashSet;
 use super::arena::Id;
 use super::edges;
 use super::query::{Control, Owner, Query};
+use super::search::{self, GeneratorSlot};
 use super::state::{State, Unit};
 use super::symbol::{SymbolId, SymbolState};
 use crate::error::Cause;
+use crate::sync::Arc;
 
 impl Owner {
     pub(crate) fn unit(self) -> Id<Unit> {
@@ -43,6 +45,56 @@ impl State {
     pub(crate) fn closed_cycle(&self, control: &Control) -> Option<Cause> {
         let Some(Owner::Thread(unit)) = control.request.owner else { return None };
         self.wait_cycle(unit, self.queries.get(control.query()?)?)
+    }
+
+    /// A search that waits for its turn with a generator which a lookup was started inside of, if the lookup waits for what
+    /// that search is for: neither could go on.
+    pub(crate) fn search_kept_up_by(&self, control: &Arc<Control>) -> Option<(Arc<GeneratorSlot>, Arc<Control>)> {
+        if control.inside.is_empty() {
+            return None;
+        }
+        let slots = self.dylibs.iter().flat_map(|(_, dylib)| &dylib.generators);
+        let parked: Vec<_> =
+            slots.flat_map(|slot| slot.parked().into_iter().map(move |search| (slot, search))).collect();
+        let searches = || parked.iter().map(|(_, search)| search);
+        let (mut seen, mut symbols_seen) = (FxHashSet::default(), FxHashSet::default());
+        let mut work = vec![Arc::clone(control)];
+        while let Some(next) = work.pop() {
+            if !seen.insert(Arc::as_ptr(&next)) {
+                continue;
+            }
+            if let Some((slot, _)) = parked.iter().find(|(_, search)| Arc::ptr_eq(search, &next)) {
+                let address = search::address_of(slot);
+                if control.inside.contains(&address) {
+                    return Some((Arc::clone(slot), next));
+                }
+                // It waits for whatever the generator looks up.
+                let inside = self.queries.iter().map(|(_, query)| &query.control).chain(searches());
+                work.extend(inside.filter(|lookup| lookup.inside.contains(&address)).cloned());
+                continue;
+            }
+            let Some(query) = next.query().and_then(|id| self.queries.get(id)) else { continue };
+            let mut symbols: Vec<_> = query.outstanding().map(|(_, symbol)| symbol).collect();
+            while let Some(id) = symbols.pop() {
+                let Some(symbol) = self.symbols.get(id).filter(|symbol| symbol.state() < SymbolState::Ready) else {
+                    continue;
+                };
+                if !symbols_seen.insert(id) {
+                    continue;
+                }
+                let mut edge = symbol.needs;
+                while edge != edges::NONE {
+                    let (needed, rest) = self.edges.need(edge);
+                    symbols.extend(self.symbols.at(needed).map(|(id, _)| id));
+                    edge = rest;
+                }
+                let queries = self.waits.get(&symbol.unit).into_iter().flatten();
+                work.extend(queries.filter_map(|query| Some(Arc::clone(&self.queries.get(*query)?.control))));
+                let started = self.queries.iter().map(|(_, query)| &query.control).chain(searches());
+                work.extend(started.filter(|lookup| lookup.started_by == Some(symbol.unit)).cloned());
+            }
+        }
+        None
     }
 
     /// Why a query could never be answered, if whoever asks is what it would wait for.

@@ -1,14 +1,15 @@
 //! Definitions that are made when they are asked for.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 
 use jit_core::{
     AbsoluteSymbol, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, GeneratorError, JitDylib, LookupSet,
-    LookupState, Mangling, ProcessSymbols, SearchOrder, SymbolDef, SymbolFlags, SymbolLookup, SymbolName, SymbolState,
-    ThreadPoolDispatcher,
+    LookupState, Mangling, MaterializationResponsibility, ProcessSymbols, ReExports, SearchOrder, SymbolDef,
+    SymbolFilter, SymbolFlags, SymbolLookup, SymbolName, SymbolState, ThreadPoolDispatcher,
 };
 
-use crate::stage::{Stage, answered, failed, ok};
+use crate::stage::{Custom, Stage, answered, failed, ok};
 
 /// Keeps every lookup until the test continues it.
 #[derive(Clone, Default)]
@@ -276,5 +277,83 @@ fn a_generator_is_asked_before_later_dylibs_whether_or_not_those_are_ready() {
         stage.dylib.clear().unwrap();
         stage.dylib.remove_generator(&generator).unwrap();
         assert_eq!(stage.address("foo"), Ok(2));
+    }
+}
+
+/// As many threads as said, or none.
+fn stage_with_threads(threads: usize) -> Stage {
+    match threads {
+        0 => Stage::new(),
+        count => Stage::with(Box::new(ThreadPoolDispatcher::new(count).unwrap())),
+    }
+}
+
+#[test]
+fn dylibs_that_re_export_each_other_do_not_wait_for_each_other() {
+    for threads in [0, 2] {
+        let stage = stage_with_threads(threads);
+        let other = stage.session.create_dylib("other").unwrap();
+        other.define_absolute(vec![stage.absolute("there", 3, SymbolFlags::EXPORTED)]).unwrap();
+        // Both are inside of their generators before either goes on.
+        let (both, count) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
+        let filter = || -> SymbolFilter {
+            let (both, count) = (Arc::clone(&both), Arc::clone(&count));
+            Arc::new(move |_: &str| {
+                if count.fetch_add(1, Ordering::SeqCst) < 2 {
+                    both.wait();
+                }
+                true
+            })
+        };
+        let re_export = |from: &JitDylib, to: &JitDylib| {
+            to.add_generator(Arc::new(ReExports::new(from, DylibLookup::All, Some(filter())))).unwrap();
+        };
+        re_export(&other, &stage.dylib);
+        re_export(&stage.dylib, &other);
+        let session = stage.session.clone();
+        let (order, names) = (other.link_order(), stage.names(&["nowhere"]));
+        let second = std::thread::spawn(move || session.lookup(&order, names).unwrap_err().to_string());
+        assert_eq!(stage.address("there"), Ok(3));
+        assert_eq!(second.join().unwrap(), "symbol 'nowhere' in dylib 'other': not found");
+    }
+}
+
+#[test]
+fn a_unit_that_a_generator_waits_for_may_need_the_generator() {
+    for threads in [0, 1, 2] {
+        let stage = stage_with_threads(threads);
+        let helper = Custom(|responsibility: MaterializationResponsibility| {
+            let session = responsibility.session().clone();
+            let (order, names) = (responsibility.link_order(), vec![session.intern("made")]);
+            session.lookup_async(&order, names, SymbolState::Ready, move |found| {
+                let address = found.unwrap()[0].definition.address;
+                let own = responsibility.symbols()[0].name.clone();
+                responsibility.resolve(&[(own, SymbolDef::at(10 * address))]).unwrap();
+                responsibility.emit(&[]).unwrap();
+            });
+        });
+        let unit = stage.definition(&[("helper", SymbolFlags::EXPORTED)], helper);
+        stage.dylib.default_tracker().unwrap().define(vec![unit]).unwrap();
+        let makes = |dylib: &JitDylib, names: &[SymbolName]| -> Result<(), GeneratorError> {
+            for name in names {
+                let session = dylib.session();
+                let address = match name.as_str() {
+                    "made" => 7,
+                    _ => {
+                        let found = session.lookup(&dylib.link_order(), vec![session.intern("helper")])?;
+                        found[0].definition.address + 1
+                    }
+                };
+                dylib.define_absolute(vec![AbsoluteSymbol {
+                    name: name.clone(),
+                    definition: SymbolDef::at(address),
+                    flags: SymbolFlags::EXPORTED,
+                    signature: None,
+                }])?;
+            }
+            Ok(())
+        };
+        stage.dylib.add_generator(Arc::new(makes)).unwrap();
+        assert_eq!(stage.address("foo"), Ok(71));
     }
 }
