@@ -223,7 +223,10 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
 /// The first file's name with another extension, in the current folder.
 fn default_object(options: &Options) -> PathBuf {
     let stem = options.files.first().and_then(|path| path.file_stem()).filter(|&stem| stem != "-");
-    PathBuf::from(stem.unwrap_or("program".as_ref())).with_extension("o")
+    let mut name = stem.unwrap_or("program".as_ref()).to_owned();
+    // `with_extension` would take off what follows another point of the name.
+    name.push(".o");
+    name.into()
 }
 
 fn show(source: &Source, diagnostics: &[Diagnostic]) -> CommandError {

@@ -3,7 +3,6 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 
 use support::{Ran, c_compiler, doubles, kaleidoscope, portable_examples, target_program};
 
@@ -70,12 +69,14 @@ fn functions_may_have_the_names_of_the_c_library() {
 #[test]
 fn the_object_is_named_after_the_program() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("answer.ks"), "42").unwrap();
-    let status = target_program(env!("CARGO_BIN_EXE_kaleidoscope"))
-        .args(["--emit", "obj", "answer.ks"])
-        .current_dir(&folder)
-        .status()
-        .unwrap();
-    assert!(status.success());
-    assert!(Path::new(&folder.path().join("answer.o")).is_file());
+    for (program, object) in [("answer.ks", "answer.o"), ("v1.2.ks", "v1.2.o"), ("v1.3.ks", "v1.3.o")] {
+        fs::write(folder.path().join(program), "42").unwrap();
+        let status = target_program(env!("CARGO_BIN_EXE_kaleidoscope"))
+            .args(["--emit", "obj", program])
+            .current_dir(&folder)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        assert!(folder.path().join(object).is_file(), "{program}");
+    }
 }
