@@ -82,6 +82,16 @@ fn a_declared_function_must_be_defined_before_it_runs() {
 }
 
 #[test]
+fn a_function_of_the_runtime_must_be_declared_as_it_is() {
+    let reason = "`printd` is declared with 2 parameters, but the runtime's, which is meant, takes 1";
+    assert_refused("extern printd(a b); printd(1, 2)", reason, 21);
+    assert_refused("extern printd(a b); def f(x) printd(x, x); f(1)", reason, 44);
+    assert_refused("extern putchard(); putchard()", "`putchard` is declared with 0 parameters", 20);
+    assert_eq!(value("extern printd(x); extern putchard(x); printd(1) + putchard(65)"), "1.000000\nA0");
+    assert_eq!(value("extern printd(a b); def f(x) printd(x, x); def printd(a b) a + b; f(1)"), "2");
+}
+
+#[test]
 fn all_mistakes_of_a_program_are_reported_and_nothing_runs() {
     let message = error("1; def f(x) + ; def g(x) x; 2 2 = 3; def h(y y) y");
     assert_eq!(message.matches("Error:").count(), 3, "{message}");
