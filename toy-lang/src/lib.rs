@@ -40,8 +40,9 @@
 //! - Names are of letters, digits and `_`; numbers of digits and one point, without exponent or sign.
 //! - A later `def` of the same name and arity replaces the earlier one for all its callers, or the process's function
 //!   that callers were bound to. With another arity it is an error.
-//! - A function may call what is declared `extern` and defined nowhere yet. To run it before it is defined is an error
-//!   of the expression that needs it. Ahead of time, an `extern` binds to the program's definition wherever it stands.
+//! - A function may call what is declared `extern` and defined nowhere yet. Until the program defines it, it is the
+//!   process's function of that name. If there is none, to run what calls it is an error of the expression that needs
+//!   it; ahead of time, it is the linker that misses the function.
 //! - `printd(x)` prints `x` as `%f`, `putchard(x)` the byte; both write to standard output and give zero.
 //! - Values print in the [shortest form](number::shortest) that reads back to the same double.
 //! - Expressions nest [400](parser::MAX_DEPTH) deep at most, functions have [255](parser::MAX_PARAMETERS) parameters at

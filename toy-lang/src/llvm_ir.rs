@@ -34,7 +34,7 @@ pub fn emit(items: &[Item]) -> String {
         }
     }
     for slot in &image.slots {
-        let initial = symbol(&image.bodies[slot.initial].symbol);
+        let initial = symbol(slot.initial.map_or(&*slot.name, |body| &*image.bodies[body].symbol));
         put(&mut text, format_args!("{} = internal global ptr {initial}\n", symbol(&slot.symbol)));
     }
     let slots: HashMap<&Name, String> = image.slots.iter().map(|slot| (&slot.name, symbol(&slot.symbol))).collect();

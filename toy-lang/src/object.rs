@@ -1,5 +1,7 @@
 //! A program as an object file, to be linked with `runtime/runtime.c`.
 
+use std::collections::HashMap;
+
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::{AbiParam, InstBuilder, MemFlagsData, types};
 use cranelift_codegen::isa::OwnedTargetIsa;
@@ -55,11 +57,16 @@ fn define_image<M: Module>(module: &mut M, image: Image<'_>) -> Result<(), Objec
         let signature = signature(module, body.parameters.len());
         ids.push(module.declare_function(&body.symbol, linkage, &signature)?);
     }
+    let mut imports = HashMap::new();
+    for (name, arity) in &image.imports {
+        let signature = signature(module, *arity);
+        imports.insert(name, module.declare_function(name, Linkage::Import, &signature)?);
+    }
     let mut slots = Vec::new();
     let mut symbols = Symbols::default();
     for slot in &image.slots {
         let id = module.declare_data(&slot.symbol, Linkage::Local, true, false)?;
-        define_slot(module, id, ids[slot.initial])?;
+        define_slot(module, id, slot.initial.map_or_else(|| imports[&slot.name], |body| ids[body]))?;
         symbols.slots.insert(slot.name.clone(), id);
         slots.push(id);
     }
