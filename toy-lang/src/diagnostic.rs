@@ -178,6 +178,9 @@ pub enum Problem {
         /// How many parameters it is declared with.
         found: usize,
     },
+    /// A function that is expected of a library and that every emitted program has itself.
+    #[error("`{0}` is the emitted program's own: no function of a library can be called by this name")]
+    OwnOfImage(Name),
     /// An exception in a program that is not for the JIT.
     #[error("`throw` and `try` need the JIT: only a program that runs here can have them")]
     NeedsJit,

@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::ast::{Expr, Item, Name, Parameter, Prototype};
 use crate::check;
+use crate::diagnostic::{Diagnostic, Problem};
 
 /// The function of the runtime that prints the value of a top-level expression.
 pub const PRINT: &str = "kaleidoscope_print";
@@ -18,6 +19,35 @@ pub const PRINT: &str = "kaleidoscope_print";
 /// what the runtime is and calls.
 const TAKEN: [&str; 11] =
     ["main", PRINT, "atoi", "memcpy", "printf", "putchar", "puts", "snprintf", "strchr", "strlen", "strtod"];
+
+/// The functions that an image has itself, if it is a program: no library can have them.
+const OWN: [&str; 2] = ["main", PRINT];
+
+/// Says whether a program, whose items have been admitted in this order, can be linked.
+///
+/// # Errors
+/// The functions that it expects of the linker and that are not what it declares, each with the item that calls it.
+pub fn check(items: &[Item]) -> Result<(), Vec<(usize, Diagnostic)>> {
+    let image = Image::new(items);
+    if !image.is_program() {
+        return Ok(());
+    }
+    let mut wrong: HashMap<&Name, Problem> = HashMap::new();
+    for (name, arity) in &image.imports {
+        if OWN.contains(&&**name) {
+            wrong.insert(name, Problem::OwnOfImage(name.clone()));
+        } else if let Some(problem) = Problem::wrong_declaration(name, *arity) {
+            wrong.insert(name, problem);
+        }
+    }
+    let mut diagnostics = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        for (name, span) in item.body().into_iter().flat_map(check::callees) {
+            diagnostics.extend(wrong.remove(&name).map(|problem| (index, Diagnostic::new(problem, span))));
+        }
+    }
+    if diagnostics.is_empty() { Ok(()) } else { Err(diagnostics) }
+}
 
 /// What a program becomes.
 #[derive(Debug, Default)]

@@ -15,7 +15,8 @@ const RUNTIME: &str = include_str!("../runtime/runtime.ll");
 /// The functions that [`RUNTIME`] defines.
 const RUNTIME_FUNCTIONS: [&str; 3] = ["printd", "putchard", PRINT];
 
-/// Writes a program, whose items have been admitted in this order, as a module of its own.
+/// Writes a program, whose items have been admitted in this order, as a module of its own. LLVM accepts it if
+/// [`image::check`](crate::image::check) does.
 ///
 /// If there are top-level expressions, it has a `main` that prints their values: `lli` runs it as it is, and it links
 /// with nothing but the C library.

@@ -40,7 +40,8 @@ impl From<ModuleError> for ObjectError {
 /// to it. If not, it exports the functions.
 ///
 /// # Errors
-/// The program throws or catches, the code generator has a limit that it exceeds, or the program clashes with the names of the runtime.
+/// The program throws or catches, the code generator has a limit that it exceeds, or
+/// [`image::check`](crate::image::check) would have refused it.
 pub fn emit(isa: OwnedTargetIsa, items: &[Item]) -> Result<Vec<u8>, ObjectError> {
     if items.iter().any(|item| item.exception().is_some()) {
         return Err(ObjectError::Exceptions);
