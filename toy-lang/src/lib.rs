@@ -43,6 +43,8 @@
 //! - A function may call what is declared `extern` and defined nowhere yet. Until the program defines it, it is the
 //!   process's function of that name. If there is none, to run what calls it is an error of the expression that needs
 //!   it; ahead of time, it is the linker that misses the function.
+//! - Which NaN an operation gives is not specified, nor its sign: `copysign(1, 0/0)` is `-1` where an x86-64 processor
+//!   divides, and `1` where LLVM does. No other result differs between the JIT, an object file and LLVM's IR.
 //! - `printd(x)` prints `x` as `%f`, `putchard(x)` the byte; both write to standard output and give zero.
 //! - Values print in the [shortest form](number::shortest) that reads back to the same double.
 //! - Expressions nest [400](parser::MAX_DEPTH) deep at most, functions have [255](parser::MAX_PARAMETERS) parameters at

@@ -1,4 +1,4 @@
-//! A program as the text of LLVM 22's IR, of the same meaning bit for bit.
+//! A program as the text of LLVM 22's IR, of the same meaning bit for bit, except in which NaN an operation gives.
 //!
 //! Numbers are written as their bits, calls are `nobuiltin` so that no optimiser evaluates them by its own libm, and
 //! no instruction has a fast-math flag. Variables are memory, which LLVM promotes.
