@@ -62,7 +62,11 @@
 //! `throw x` ends the evaluation of everything up to the innermost `try` that is being evaluated, in whichever function
 //! that is. Its handler sees what was thrown, and gives the value of the `try`. What nobody catches is an error of the
 //! top-level expression, and the next item is executed as if nothing had been. Both reach as far to the right as they
-//! can, as `if` does. `throw`, `try` and `catch` are no names.
+//! can, as `if` does.
+//!
+//! The tutorial has no such words. A program that has names of its own for them keeps them: `throw` or `try` is a name,
+//! and nothing else, from the `def` or `extern` of a function on that is called so, and from a parameter or variable
+//! that is called so to the end of the item. `catch` is a name wherever it doesn't follow what is tried.
 //!
 //! What runs without end, or recurses until the stack is full, does so as a native program does.
 
