@@ -33,12 +33,13 @@ pub fn check(items: &[Item]) -> Result<(), Vec<(usize, Diagnostic)>> {
         return Ok(());
     }
     let mut wrong: HashMap<&Name, Problem> = HashMap::new();
-    for (name, arity) in &image.imports {
-        if OWN.contains(&&**name) {
-            wrong.insert(name, Problem::OwnOfImage(name.clone()));
-        } else if let Some(problem) = Problem::wrong_declaration(name, *arity) {
-            wrong.insert(name, problem);
-        }
+    for Import { name, arity, is_weak } in &image.imports {
+        let problem = match Problem::wrong_declaration(name, *arity) {
+            _ if OWN.contains(&&**name) => Problem::OwnOfImage(name.clone()),
+            Some(problem) if !is_weak => problem,
+            _ => continue,
+        };
+        wrong.insert(name, problem);
     }
     let mut diagnostics = Vec::new();
     for (index, item) in items.iter().enumerate() {
@@ -56,8 +57,8 @@ pub struct Image<'p> {
     pub bodies: Vec<Body<'p>>,
     /// The functions that are called through a variable.
     pub slots: Vec<Slot>,
-    /// The functions that the linker must find elsewhere, with their arity.
-    pub imports: Vec<(Name, usize)>,
+    /// The functions that the linker finds elsewhere.
+    pub imports: Vec<Import>,
     /// What `main` does. Empty if the program only defines functions: then there is no `main`, and they are exported.
     pub steps: Vec<Step>,
     /// The symbols of the functions that aren't called by their own name.
@@ -73,6 +74,17 @@ pub struct Body<'p> {
     pub parameters: &'p [Parameter],
     /// What it gives.
     pub expression: &'p Expr,
+}
+
+/// A function that the linker finds elsewhere.
+#[derive(Debug)]
+pub struct Import {
+    /// Its name, and its symbol.
+    pub name: Name,
+    /// How many arguments it takes.
+    pub arity: usize,
+    /// Whether it may be nowhere: it is called, but not by anything that the program evaluates.
+    pub is_weak: bool,
 }
 
 /// A variable that says where a function's body is now.
@@ -166,7 +178,7 @@ impl<'p> Image<'p> {
                 }
             }
         }
-        image.find_imports(items, |name| !definitions.contains_key(name) || foreign.contains(name));
+        image.find_imports(items, &definitions, &foreign);
         image
     }
 
@@ -175,7 +187,7 @@ impl<'p> Image<'p> {
         !self.steps.is_empty()
     }
 
-    fn find_imports(&mut self, items: &'p [Item], is_foreign: impl Fn(&Name) -> bool) {
+    fn find_imports(&mut self, items: &'p [Item], definitions: &HashMap<&Name, usize>, foreign: &HashSet<Name>) {
         let mut called: Vec<Name> = Vec::new();
         let mut known = HashSet::new();
         for body in &self.bodies {
@@ -188,9 +200,14 @@ impl<'p> Image<'p> {
                 arities.insert(&prototype.name, prototype);
             }
         }
-        for name in called.into_iter().filter(is_foreign) {
-            if let Some(prototype) = arities.get(&*name) {
-                self.imports.push((name, prototype.parameters.len()));
+        for name in called {
+            let is_foreign = foreign.contains(&name);
+            if (is_foreign || !definitions.contains_key(&name))
+                && let Some(prototype) = arities.get(&*name)
+            {
+                // What others call may be reached in any case.
+                let is_weak = self.is_program() && !is_foreign;
+                self.imports.push(Import { name, arity: prototype.parameters.len(), is_weak });
             }
         }
     }

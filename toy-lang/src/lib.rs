@@ -42,7 +42,7 @@
 //!   that callers were bound to. With another arity it is an error.
 //! - A function may call what is declared `extern` and defined nowhere yet. Until the program defines it, it is the
 //!   process's function of that name. If there is none, to run what calls it is an error of the expression that needs
-//!   it; ahead of time, it is the linker that misses the function.
+//!   it; ahead of time, it is the linker that misses the function, if an expression can reach it.
 //! - Which NaN an operation gives is not specified, nor its sign: `copysign(1, 0/0)` is `-1` where an x86-64 processor
 //!   divides, and `1` where LLVM does. No other result differs between the JIT, an object file and LLVM's IR.
 //! - `printd(x)` prints `x` as `%f`, `putchard(x)` the byte; both write to standard output and give zero.

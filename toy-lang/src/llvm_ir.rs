@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use crate::ast::{Expr, ExprKind, For, Infix, Item, Link, Name};
-use crate::image::{Body, Image, PRINT, Step};
+use crate::image::{Body, Image, Import, PRINT, Step};
 
 /// The runtime as IR: what prints, as `runtime.c` does.
 const RUNTIME: &str = include_str!("../runtime/runtime.ll");
@@ -29,9 +29,11 @@ pub fn emit(items: &[Item]) -> String {
         text.push_str("declare void @llvm.trap()\n");
     }
     let declared_by_runtime = |name: &str| image.is_program() && RUNTIME.contains(&format!("@{name}("));
-    for (name, arity) in &image.imports {
+    for Import { name, arity, is_weak } in &image.imports {
         if !declared_by_runtime(name) {
-            put(&mut text, format_args!("declare double {}({})\n", symbol(name), vec!["double"; *arity].join(", ")));
+            let linkage = if *is_weak { "extern_weak " } else { "" };
+            let parameters = vec!["double"; *arity].join(", ");
+            put(&mut text, format_args!("declare {linkage}double {}({parameters})\n", symbol(name)));
         }
     }
     for slot in &image.slots {

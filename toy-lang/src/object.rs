@@ -10,7 +10,7 @@ use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleE
 use cranelift_object::{ObjectBuilder, ObjectModule};
 
 use crate::ast::Item;
-use crate::image::{Image, PRINT, Step};
+use crate::image::{Image, Import, PRINT, Step};
 use crate::lower::{LowerError, Symbols, lower, signature};
 
 /// Why there is no object file.
@@ -59,7 +59,7 @@ fn define_image<M: Module>(module: &mut M, image: Image<'_>) -> Result<(), Objec
         ids.push(module.declare_function(&body.symbol, linkage, &signature)?);
     }
     let mut imports = HashMap::new();
-    for (name, arity) in &image.imports {
+    for Import { name, arity, .. } in &image.imports {
         let signature = signature(module, *arity);
         imports.insert(name, module.declare_function(name, Linkage::Import, &signature)?);
     }
@@ -79,6 +79,11 @@ fn define_image<M: Module>(module: &mut M, image: Image<'_>) -> Result<(), Objec
         lower(module, &symbols, &mut scratch, &mut context, body.parameters, body.expression)?;
         module.define_function(id, &mut context)?;
         module.clear_context(&mut context);
+    }
+    // Last: a symbol is as weak as its last declaration, and each caller makes one.
+    for Import { name, arity, .. } in image.imports.iter().filter(|import| import.is_weak) {
+        let signature = signature(module, *arity);
+        module.declare_function(name, Linkage::Preemptible, &signature)?;
     }
     if !image.steps.is_empty() {
         define_main(module, &mut scratch, &mut context, &image.steps, &ids, &slots)?;

@@ -82,6 +82,14 @@ fn a_function_is_a_librarys_until_the_program_defines_it() {
 }
 
 #[test]
+fn a_function_that_is_never_reached_may_be_nowhere() {
+    let program = "extern nowhere(x); extern printd(a b); def f(x) nowhere(x) + printd(x, x); def g(x) f(x); \
+                   1; def f(x) x; g(2)";
+    assert_eq!(kaleidoscope(&["-e", program], "").out, "1\n2\n");
+    assert_eq!(compiled(&[], program, &[RUNTIME]).out, "1\n2\n");
+}
+
+#[test]
 fn the_object_is_named_after_the_program() {
     let folder = tempfile::tempdir().unwrap();
     for (program, object) in [("answer.ks", "answer.o"), ("v1.2.ks", "v1.2.o"), ("v1.3.ks", "v1.3.o")] {
