@@ -249,12 +249,17 @@ pub enum Item {
 }
 
 impl Item {
+    /// What it evaluates, at once or when it is called.
+    pub fn body(&self) -> Option<&Expr> {
+        match self {
+            Self::Definition(function) => Some(&function.body),
+            Self::Extern(_) => None,
+            Self::Expression(expression) => Some(expression),
+        }
+    }
+
     /// Where a `throw` or `try` is in it, if there is one.
     pub fn exception(&self) -> Option<Span> {
-        match self {
-            Self::Definition(function) => function.body.exception(),
-            Self::Extern(_) => None,
-            Self::Expression(expression) => expression.exception(),
-        }
+        self.body().and_then(Expr::exception)
     }
 }

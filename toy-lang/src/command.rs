@@ -23,7 +23,7 @@ use crate::parser::Operators;
 use crate::repl::Repl;
 use crate::session::{Failure, Session};
 use crate::terminal::{Plain, Terminal};
-use crate::{listing, llvm_ir, object, program};
+use crate::{image, listing, llvm_ir, object, program};
 
 /// Why the command ends early.
 #[derive(Debug, thiserror::Error)]
@@ -178,12 +178,24 @@ fn read_program(options: &Options, emit: Emit) -> Result<Vec<Item>, CommandError
     let mut operators = Operators::default();
     let mut environment = Environment::default();
     let mut all = Vec::new();
+    // Where the items of each source end.
+    let mut ends = Vec::new();
     for source in &sources {
         let items = program::parse(source, &mut operators)
             .and_then(|items| program::check(&items, &mut environment).map(|()| items))
             .and_then(|items| without_exceptions(items, emit))
             .map_err(|diagnostics| show(source, &diagnostics))?;
         all.extend(items);
+        ends.push(all.len());
+    }
+    if emit != Emit::Clif
+        && let Err(refused) = image::check(&all)
+    {
+        let mut told = CommandError::Program;
+        for (item, diagnostic) in refused {
+            told = show(&sources[ends.partition_point(|&end| end <= item)], &[diagnostic]);
+        }
+        return Err(told);
     }
     Ok(all)
 }
@@ -223,7 +235,10 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
 /// The first file's name with another extension, in the current folder.
 fn default_object(options: &Options) -> PathBuf {
     let stem = options.files.first().and_then(|path| path.file_stem()).filter(|&stem| stem != "-");
-    PathBuf::from(stem.unwrap_or("program".as_ref())).with_extension("o")
+    let mut name = stem.unwrap_or("program".as_ref()).to_owned();
+    // `with_extension` would take off what follows another point of the name.
+    name.push(".o");
+    name.into()
 }
 
 fn show(source: &Source, diagnostics: &[Diagnostic]) -> CommandError {

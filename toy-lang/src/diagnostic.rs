@@ -7,6 +7,7 @@ use ariadne::{Config, IndexType, Label, Report, ReportKind};
 
 use crate::ast::Name;
 use crate::parser::{MAX_DEPTH, MAX_PARAMETERS};
+use crate::runtime;
 
 /// A place in a source: a range of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,12 +165,34 @@ pub enum Problem {
     /// A function that is needed now, and is declared but nowhere defined.
     #[error("`{0}` is declared, but neither this program nor the process defines it")]
     Undefined(Name),
+    /// A function of the runtime that is declared with another arity and not defined.
+    #[error(
+        "`{name}` is declared with {found} parameter{}, but the runtime's, which is meant, takes {expected}",
+        plural(*.found)
+    )]
+    WrongDeclaration {
+        /// The function.
+        name: Name,
+        /// How many arguments it takes.
+        expected: usize,
+        /// How many parameters it is declared with.
+        found: usize,
+    },
+    /// A function that is expected of a library and that every emitted program has itself.
+    #[error("`{0}` is the emitted program's own: no function of a library can be called by this name")]
+    OwnOfImage(Name),
     /// An exception in a program that is not for the JIT.
     #[error("`throw` and `try` need the JIT: only a program that runs here can have them")]
     NeedsJit,
 }
 
 impl Problem {
+    /// What is wrong with the declaration of a function that the program doesn't define, if it is one of the runtime's.
+    pub fn wrong_declaration(name: &Name, found: usize) -> Option<Self> {
+        let expected = runtime::arity(name).filter(|&expected| expected != found)?;
+        Some(Self::WrongDeclaration { name: name.clone(), expected, found })
+    }
+
     fn help(&self) -> Option<&'static str> {
         match self {
             Self::UnknownFunction(_) => Some("`def` it first, or declare it with `extern`"),

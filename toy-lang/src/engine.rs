@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cranelift_codegen::Context;
+use cranelift_codegen::isa::CallConv;
 use cranelift_frontend::FunctionBuilderContext;
 use cranelift_module::{Linkage, Module};
 use orcane::exception::Exception;
@@ -135,6 +136,17 @@ fn give_up(function: &SymbolName, error: &LookupError) -> u64 {
     std::process::exit(1)
 }
 
+/// A function of this process, which only code that declares its signature may call.
+fn host_function<F: FnPointer>(jit: &Jit, name: &str, function: F) -> AbsoluteSymbol {
+    let signature = F::signature(CallConv::triple_default(jit.isa().triple()));
+    AbsoluteSymbol {
+        name: jit.session().intern(name),
+        definition: SymbolDef::at(function.address()),
+        flags: SymbolFlags::FUNCTION,
+        signature: Some(jit.session().intern(&signature.to_string())),
+    }
+}
+
 type Expression = unsafe extern "C" fn() -> f64;
 
 /// `try expression catch thrown uncaught(thrown)`: no exception may reach the host's frames.
@@ -170,20 +182,13 @@ impl Engine {
         };
         // In a dylib of their own, so that a program may define functions of these names.
         let runtime = jit.session().create_dylib("runtime")?;
-        let host = [
-            ("printd", FnPointer::address(runtime::printd as extern "C" fn(f64) -> f64)),
-            ("putchard", FnPointer::address(runtime::putchard as extern "C" fn(f64) -> f64)),
-            (runtime::THROW, FnPointer::address(runtime::throw as extern "C-unwind" fn(f64) -> f64)),
-            (runtime::CAUGHT, FnPointer::address(runtime::caught as unsafe extern "C" fn(*mut Exception) -> f64)),
-            (runtime::UNCAUGHT, FnPointer::address(runtime::uncaught as extern "C" fn(f64) -> f64)),
-        ];
-        let symbols = host.map(|(name, address)| AbsoluteSymbol {
-            name: jit.session().intern(name),
-            definition: SymbolDef::at(address),
-            flags: SymbolFlags::FUNCTION,
-            signature: None,
-        });
-        runtime.define_absolute(symbols.into())?;
+        runtime.define_absolute(vec![
+            host_function(&jit, "printd", runtime::printd as extern "C" fn(f64) -> f64),
+            host_function(&jit, "putchard", runtime::putchard as extern "C" fn(f64) -> f64),
+            host_function(&jit, runtime::THROW, runtime::throw as extern "C-unwind" fn(f64) -> f64),
+            host_function(&jit, runtime::CAUGHT, runtime::caught as unsafe extern "C" fn(*mut Exception) -> f64),
+            host_function(&jit, runtime::UNCAUGHT, runtime::uncaught as extern "C" fn(f64) -> f64),
+        ])?;
         jit.main().add_to_link_order(&runtime, DylibLookup::Exported)?;
         Ok(Self {
             compile: options.compile,
@@ -335,5 +340,27 @@ impl Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("jit", &self.jit).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ast::Item;
+    use crate::diagnostic::Source;
+    use crate::parser::Operators;
+    use crate::program;
+
+    #[test]
+    fn a_host_function_is_not_linked_with_a_call_of_another_signature() {
+        let mut engine = Engine::new(EngineOptions::default()).unwrap();
+        let mut evaluate = |text: &str| {
+            let items = program::parse(&Source::new("test", text), &mut Operators::default()).unwrap();
+            let [Item::Expression(expression)] = &items[..] else { panic!("{text}") };
+            engine.evaluate(expression, None)
+        };
+        assert!(evaluate("printd(1, 2)").unwrap_err().to_string().contains("printd"));
+        assert!(evaluate("putchard()").unwrap_err().to_string().contains("putchard"));
+        assert_eq!(evaluate("printd(1) + floor(1.5)").unwrap().to_bits(), 1f64.to_bits());
     }
 }

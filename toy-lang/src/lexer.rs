@@ -41,6 +41,19 @@ pub enum Token<'s> {
     End,
 }
 
+impl<'s> Token<'s> {
+    /// The name that it is where the grammar asks for one: the words of exceptions are names as well.
+    pub fn name(self) -> Option<&'s str> {
+        match self {
+            Self::Identifier(name) => Some(name),
+            Self::Throw => Some("throw"),
+            Self::Try => Some("try"),
+            Self::Catch => Some("catch"),
+            _ => None,
+        }
+    }
+}
+
 /// Reads tokens from the source, left to right.
 #[derive(Clone, Debug)]
 pub struct Lexer<'s> {

@@ -40,8 +40,11 @@
 //! - Names are of letters, digits and `_`; numbers of digits and one point, without exponent or sign.
 //! - A later `def` of the same name and arity replaces the earlier one for all its callers, or the process's function
 //!   that callers were bound to. With another arity it is an error.
-//! - A function may call what is declared `extern` and defined nowhere yet. To run it before it is defined is an error
-//!   of the expression that needs it. Ahead of time, an `extern` binds to the program's definition wherever it stands.
+//! - A function may call what is declared `extern` and defined nowhere yet. Until the program defines it, it is the
+//!   process's function of that name. If there is none, to run what calls it is an error of the expression that needs
+//!   it; ahead of time, it is the linker that misses the function, if an expression can reach it.
+//! - Which NaN an operation gives is not specified, nor its sign: `copysign(1, 0/0)` is `-1` where an x86-64 processor
+//!   divides, and `1` where LLVM does. No other result differs between the JIT, an object file and LLVM's IR.
 //! - `printd(x)` prints `x` as `%f`, `putchard(x)` the byte; both write to standard output and give zero.
 //! - Values print in the [shortest form](number::shortest) that reads back to the same double.
 //! - Expressions nest [400](parser::MAX_DEPTH) deep at most, functions have [255](parser::MAX_PARAMETERS) parameters at
@@ -59,7 +62,11 @@
 //! `throw x` ends the evaluation of everything up to the innermost `try` that is being evaluated, in whichever function
 //! that is. Its handler sees what was thrown, and gives the value of the `try`. What nobody catches is an error of the
 //! top-level expression, and the next item is executed as if nothing had been. Both reach as far to the right as they
-//! can, as `if` does. `throw`, `try` and `catch` are no names.
+//! can, as `if` does.
+//!
+//! The tutorial has no such words. A program that has names of its own for them keeps them: `throw` or `try` is a name,
+//! and nothing else, from the `def` or `extern` of a function on that is called so, and from a parameter or variable
+//! that is called so to the end of the item. `catch` is a name wherever it doesn't follow what is tried.
 //!
 //! What runs without end, or recurses until the stack is full, does so as a native program does.
 

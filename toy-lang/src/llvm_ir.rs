@@ -1,4 +1,4 @@
-//! A program as the text of LLVM 22's IR, of the same meaning bit for bit.
+//! A program as the text of LLVM 22's IR, of the same meaning bit for bit, except in which NaN an operation gives.
 //!
 //! Numbers are written as their bits, calls are `nobuiltin` so that no optimiser evaluates them by its own libm, and
 //! no instruction has a fast-math flag. Variables are memory, which LLVM promotes.
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use crate::ast::{Expr, ExprKind, For, Infix, Item, Link, Name};
-use crate::image::{Body, Image, PRINT, Step};
+use crate::image::{Body, Image, Import, PRINT, Step};
 
 /// The runtime as IR: what prints, as `runtime.c` does.
 const RUNTIME: &str = include_str!("../runtime/runtime.ll");
@@ -15,7 +15,8 @@ const RUNTIME: &str = include_str!("../runtime/runtime.ll");
 /// The functions that [`RUNTIME`] defines.
 const RUNTIME_FUNCTIONS: [&str; 3] = ["printd", "putchard", PRINT];
 
-/// Writes a program, whose items have been admitted in this order, as a module of its own.
+/// Writes a program, whose items have been admitted in this order, as a module of its own. LLVM accepts it if
+/// [`image::check`](crate::image::check) does.
 ///
 /// If there are top-level expressions, it has a `main` that prints their values: `lli` runs it as it is, and it links
 /// with nothing but the C library.
@@ -28,13 +29,15 @@ pub fn emit(items: &[Item]) -> String {
         text.push_str("declare void @llvm.trap()\n");
     }
     let declared_by_runtime = |name: &str| image.is_program() && RUNTIME.contains(&format!("@{name}("));
-    for (name, arity) in &image.imports {
+    for Import { name, arity, is_weak } in &image.imports {
         if !declared_by_runtime(name) {
-            put(&mut text, format_args!("declare double {}({})\n", symbol(name), vec!["double"; *arity].join(", ")));
+            let linkage = if *is_weak { "extern_weak " } else { "" };
+            let parameters = vec!["double"; *arity].join(", ");
+            put(&mut text, format_args!("declare {linkage}double {}({parameters})\n", symbol(name)));
         }
     }
     for slot in &image.slots {
-        let initial = symbol(&image.bodies[slot.initial].symbol);
+        let initial = symbol(slot.initial.map_or(&*slot.name, |body| &*image.bodies[body].symbol));
         put(&mut text, format_args!("{} = internal global ptr {initial}\n", symbol(&slot.symbol)));
     }
     let slots: HashMap<&Name, String> = image.slots.iter().map(|slot| (&slot.name, symbol(&slot.symbol))).collect();

@@ -1,5 +1,7 @@
 //! A program as an object file, to be linked with `runtime/runtime.c`.
 
+use std::collections::HashMap;
+
 use cranelift_codegen::Context;
 use cranelift_codegen::ir::{AbiParam, InstBuilder, MemFlagsData, types};
 use cranelift_codegen::isa::OwnedTargetIsa;
@@ -8,7 +10,7 @@ use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleE
 use cranelift_object::{ObjectBuilder, ObjectModule};
 
 use crate::ast::Item;
-use crate::image::{Image, PRINT, Step};
+use crate::image::{Image, Import, PRINT, Step};
 use crate::lower::{LowerError, Symbols, lower, signature};
 
 /// Why there is no object file.
@@ -38,7 +40,8 @@ impl From<ModuleError> for ObjectError {
 /// to it. If not, it exports the functions.
 ///
 /// # Errors
-/// The program throws or catches, the code generator has a limit that it exceeds, or the program clashes with the names of the runtime.
+/// The program throws or catches, the code generator has a limit that it exceeds, or
+/// [`image::check`](crate::image::check) would have refused it.
 pub fn emit(isa: OwnedTargetIsa, items: &[Item]) -> Result<Vec<u8>, ObjectError> {
     if items.iter().any(|item| item.exception().is_some()) {
         return Err(ObjectError::Exceptions);
@@ -55,11 +58,16 @@ fn define_image<M: Module>(module: &mut M, image: Image<'_>) -> Result<(), Objec
         let signature = signature(module, body.parameters.len());
         ids.push(module.declare_function(&body.symbol, linkage, &signature)?);
     }
+    let mut imports = HashMap::new();
+    for Import { name, arity, .. } in &image.imports {
+        let signature = signature(module, *arity);
+        imports.insert(name, module.declare_function(name, Linkage::Import, &signature)?);
+    }
     let mut slots = Vec::new();
     let mut symbols = Symbols::default();
     for slot in &image.slots {
         let id = module.declare_data(&slot.symbol, Linkage::Local, true, false)?;
-        define_slot(module, id, ids[slot.initial])?;
+        define_slot(module, id, slot.initial.map_or_else(|| imports[&slot.name], |body| ids[body]))?;
         symbols.slots.insert(slot.name.clone(), id);
         slots.push(id);
     }
@@ -71,6 +79,11 @@ fn define_image<M: Module>(module: &mut M, image: Image<'_>) -> Result<(), Objec
         lower(module, &symbols, &mut scratch, &mut context, body.parameters, body.expression)?;
         module.define_function(id, &mut context)?;
         module.clear_context(&mut context);
+    }
+    // Last: a symbol is as weak as its last declaration, and each caller makes one.
+    for Import { name, arity, .. } in image.imports.iter().filter(|import| import.is_weak) {
+        let signature = signature(module, *arity);
+        module.declare_function(name, Linkage::Preemptible, &signature)?;
     }
     if !image.steps.is_empty() {
         define_main(module, &mut scratch, &mut context, &image.steps, &ids, &slots)?;

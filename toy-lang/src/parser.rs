@@ -17,17 +17,37 @@ pub const MAX_PARAMETERS: usize = 255;
 /// The precedence of a binary operator that is defined without one.
 const DEFAULT_PRECEDENCE: u8 = 30;
 
-/// The operators that a program has defined so far.
+/// The operators that a program has defined so far, and the other names that steer its grammar.
 #[derive(Clone, Copy, Debug)]
 pub struct Operators {
     /// Zero where there is none.
     binary: [u8; 128],
     unary: [bool; 128],
+    /// The names that functions have.
+    names: Names,
+}
+
+/// Which of the words that begin expressions of exceptions are names instead. `catch` need not be told: it stands
+/// where no name can.
+#[derive(Clone, Copy, Debug, Default)]
+struct Names {
+    throw: bool,
+    r#try: bool,
+}
+
+impl Names {
+    fn add(&mut self, name: &str) {
+        match name {
+            "throw" => self.throw = true,
+            "try" => self.r#try = true,
+            _ => {}
+        }
+    }
 }
 
 impl Default for Operators {
     fn default() -> Self {
-        Self { binary: [0; 128], unary: [false; 128] }
+        Self { binary: [0; 128], unary: [false; 128], names: Names::default() }
     }
 }
 
@@ -43,6 +63,7 @@ impl Operators {
     }
 
     fn define(&mut self, prototype: &Prototype) {
+        self.names.add(&prototype.name);
         let Some(&operator) = prototype.name.as_bytes().last() else { return };
         if let Some(precedence) = prototype.precedence {
             self.binary[usize::from(operator)] = precedence;
@@ -92,7 +113,7 @@ impl<'s> Parser<'s> {
         while self.token == Token::Character(b';') {
             self.advance();
         }
-        let mut descent = Descent { parser: self, operators };
+        let mut descent = Descent { parser: self, operators, names: Names::default() };
         match descent.parser.token {
             Token::End => match self.lexical_error.take() {
                 Some(error) => Err(error),
@@ -152,9 +173,9 @@ impl<'s> Parser<'s> {
     }
 
     fn take_name(&mut self, expected: &'static str) -> Parsed<(Name, Span)> {
-        match self.token {
-            Token::Identifier(name) => Ok((Name::from(name), self.take())),
-            _ => Err(self.expected(expected)),
+        match self.token.name() {
+            Some(name) => Ok((Name::from(name), self.take())),
+            None => Err(self.expected(expected)),
         }
     }
 
@@ -190,6 +211,8 @@ impl<'s> Parser<'s> {
 struct Descent<'p, 's> {
     parser: &'p mut Parser<'s>,
     operators: &'p mut Operators,
+    /// The names that parameters and variables of the item have.
+    names: Names,
 }
 
 impl Descent<'_, '_> {
@@ -224,7 +247,7 @@ impl Descent<'_, '_> {
         let open = self.parser.take_or(Token::Character(b'('), "`(` before the parameters")?;
         let mut parameters: Vec<Parameter> = Vec::new();
         while self.parser.token != Token::Character(b')') {
-            let (name, span) = self.parser.take_name("a parameter's name or `)` (blanks separate parameters)")?;
+            let (name, span) = self.variable_name("a parameter's name or `)` (blanks separate parameters)")?;
             if parameters.iter().any(|other| other.name == name) {
                 return Err(Diagnostic::new(Problem::DuplicateParameter(name), span));
             }
@@ -326,14 +349,23 @@ impl Descent<'_, '_> {
             }
             Token::Character(b'(') => self.parenthesised(),
             Token::Number(number) => Ok(Expr { kind: ExprKind::Number(number), span: self.parser.take() }),
-            Token::Identifier(name) => self.variable_or_call(name.into()),
             Token::If => self.conditional(),
             Token::For => self.repetition(),
             Token::Var => self.variables(),
-            Token::Throw => self.throw(),
-            Token::Try => self.attempt(),
-            _ => Err(self.parser.expected("an expression")),
+            Token::Throw if !self.operators.names.throw && !self.names.throw => self.throw(),
+            Token::Try if !self.operators.names.r#try && !self.names.r#try => self.attempt(),
+            token => match token.name() {
+                Some(name) => self.variable_or_call(name.into()),
+                None => Err(self.parser.expected("an expression")),
+            },
         }
+    }
+
+    /// The name of a parameter or variable, which it is from here to the end of the item.
+    fn variable_name(&mut self, expected: &'static str) -> Parsed<(Name, Span)> {
+        let (name, span) = self.parser.take_name(expected)?;
+        self.names.add(&name);
+        Ok((name, span))
     }
 
     fn parenthesised(&mut self) -> Parsed<Expr> {
@@ -373,7 +405,7 @@ impl Descent<'_, '_> {
 
     fn repetition(&mut self) -> Parsed<Expr> {
         let place = self.parser.take();
-        let (variable, _) = self.parser.take_name("the loop variable's name")?;
+        let (variable, _) = self.variable_name("the loop variable's name")?;
         self.parser.take_or(Token::Character(b'='), "`=` after the loop variable")?;
         let start = self.expression()?;
         self.parser.take_or(Token::Character(b','), "`,` after the loop's first value")?;
@@ -389,7 +421,7 @@ impl Descent<'_, '_> {
         let place = self.parser.take();
         let mut bindings = Vec::new();
         loop {
-            let (name, _) = self.parser.take_name("a variable's name")?;
+            let (name, _) = self.variable_name("a variable's name")?;
             let has_initialiser = self.parser.take_if(Token::Character(b'='));
             let initialiser = if has_initialiser { Some(self.expression()?) } else { None };
             bindings.push(Binding { name, initialiser });
@@ -414,7 +446,7 @@ impl Descent<'_, '_> {
         let place = self.parser.take();
         let body = Box::new(self.expression()?);
         self.parser.take_or(Token::Catch, "`catch`")?;
-        let (name, _) = self.parser.take_name("a name for what is caught")?;
+        let (name, _) = self.variable_name("a name for what is caught")?;
         let handler = Box::new(self.expression()?);
         let span = place.to(handler.span);
         Ok(Expr { kind: ExprKind::Try { body, name, handler }, span })

@@ -227,18 +227,15 @@ impl Session {
         let waiting = self.waiting.clone();
         let blocked = self.blocked(&waiting);
         for (callee, span) in callees(expression) {
-            let undefined = |missing: &Name, span: Span| {
-                Failure::Program(vec![Diagnostic::new(Problem::Undefined(missing.clone()), span)])
-            };
             match self.definitions.contains_key(&callee) {
                 true if blocked.is_empty() => {}
                 true => {
                     if let Some(missing) = self.first_blocked(&callee, &blocked) {
-                        return Err(undefined(&missing, span));
+                        return Err(self.missing(&missing, span));
                     }
                 }
                 false if self.has_symbol(&callee) => {}
-                false => return Err(undefined(&callee, span)),
+                false => return Err(self.missing(&callee, span)),
             }
         }
         Ok(())
@@ -259,9 +256,24 @@ impl Session {
         None
     }
 
+    /// Why a function that is declared can't be called.
+    fn missing(&self, name: &Name, span: Span) -> Failure {
+        let problem = self.wrong_declaration(name).unwrap_or_else(|| Problem::Undefined(name.clone()));
+        Failure::Program(vec![Diagnostic::new(problem, span)])
+    }
+
+    /// What is wrong with the declaration of a function, if it is one of the runtime's.
+    fn wrong_declaration(&self, name: &Name) -> Option<Problem> {
+        Problem::wrong_declaration(name, self.environment.function(name)?.prototype.parameters.len())
+    }
+
+    /// Whether a function that the program doesn't define is there as it is declared.
     fn has_symbol(&mut self, name: &Name) -> bool {
         if self.symbols.contains(name) {
             return true;
+        }
+        if self.wrong_declaration(name).is_some() {
+            return false;
         }
         let found = self.engine.has_symbol(name);
         if found {

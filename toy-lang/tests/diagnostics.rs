@@ -82,6 +82,48 @@ fn a_declared_function_must_be_defined_before_it_runs() {
 }
 
 #[test]
+fn a_function_of_the_runtime_must_be_declared_as_it_is() {
+    let reason = "`printd` is declared with 2 parameters, but the runtime's, which is meant, takes 1";
+    assert_refused("extern printd(a b); printd(1, 2)", reason, 21);
+    assert_refused("extern printd(a b); def f(x) printd(x, x); f(1)", reason, 44);
+    assert_refused("extern putchard(); putchard()", "`putchard` is declared with 0 parameters", 20);
+    assert_eq!(value("extern printd(x); extern putchard(x); printd(1) + putchard(65)"), "1.000000\nA0");
+    assert_eq!(value("extern printd(a b); def f(x) printd(x, x); def printd(a b) a + b; f(1)"), "2");
+}
+
+#[test]
+fn what_an_emitted_program_has_itself_is_not_expected_of_a_library() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let emit = |kind: &str, programs: &[&str]| {
+        let mut arguments = vec!["--emit", kind, "-o", out.to_str().unwrap()];
+        arguments.extend(programs.iter().flat_map(|&program| ["-e", program]));
+        kaleidoscope(&arguments, "")
+    };
+    for kind in ["llvm-ir", "obj"] {
+        for (name, programs, place) in [
+            ("main", &["extern main(); def f(x) main(); 1"][..], "1:25 "),
+            ("main", &["extern main(); main(); def main() 2; main()"], "1:16 "),
+            ("main", &["1;\n2;", "extern main();\ndef f(x)\n  main()"], "3:3 "),
+            ("kaleidoscope_print", &["extern kaleidoscope_print(x); kaleidoscope_print(1)"], "1:31 "),
+        ] {
+            let ran = emit(kind, programs);
+            let reason = format!("`{name}` is the emitted program's own");
+            assert!(!ran.success && ran.err.contains(&reason), "{kind}: {programs:?}: {}", ran.err);
+            assert!(ran.err.contains(&format!("<expression>:{place}")), "{kind}: {programs:?}: {}", ran.err);
+            assert!(!out.exists(), "{kind}: {programs:?}");
+        }
+        let ran = emit(kind, &["extern printd(a b); printd(1, 2)"]);
+        assert!(ran.err.contains("`printd` is declared with 2 parameters"), "{kind}: {}", ran.err);
+        assert!(!out.exists(), "{kind}");
+        for program in ["extern main(); 1", "extern main(); def f(x) main()", "extern main(); def main() 1; main()"] {
+            assert!(emit(kind, &[program]).success, "{kind}: {program}");
+            std::fs::remove_file(&out).unwrap();
+        }
+    }
+}
+
+#[test]
 fn all_mistakes_of_a_program_are_reported_and_nothing_runs() {
     let message = error("1; def f(x) + ; def g(x) x; 2 2 = 3; def h(y y) y");
     assert_eq!(message.matches("Error:").count(), 3, "{message}");

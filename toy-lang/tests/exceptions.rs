@@ -54,7 +54,27 @@ fn what_is_not_an_exception_is_said() {
     assert!(error("try 1 catch 2 3").contains("expected a name for what is caught, found a number"));
     assert!(error("try 1 catch e 2 : e").contains("operator `:` is not defined"));
     assert!(error("(try 1 catch e 2) + e").contains("unknown variable `e`"));
-    assert!(error("def try(x) x").contains("found `try`"));
+    assert!(error("try catch e 1").contains("expected `catch`, found a name"));
+}
+
+#[test]
+fn the_words_of_exceptions_can_be_names() {
+    assert_eq!(value("def try(x) x + 1; try(1)"), "2");
+    assert_eq!(value("def throw(x) if x < 1 then 0 else throw(x - 1) + 2; throw(3)"), "6");
+    assert_eq!(value("def catch(x) x; try catch(1) + 1 catch catch catch + 5; catch(3)"), "2\n3");
+    assert_eq!(value("def f(try throw catch) try - throw * catch f(9, 2, 3)"), "3");
+    assert_eq!(value("var try = 3, throw in (for catch = 0, catch < try in throw = throw + (catch)) + throw"), "6");
+}
+
+#[test]
+fn a_variable_of_the_name_of_a_word_leaves_the_word_to_other_items() {
+    assert_eq!(value("def f(throw) (throw) - 1; def g(try) try; try throw f(g(5)) catch e e * 10"), "40");
+}
+
+#[test]
+fn a_definition_that_is_refused_leaves_the_word() {
+    let ran = kaleidoscope(&[], "def throw(x) y\ntry throw (1) catch e e + 1\n");
+    assert_eq!(ran.out, "2\n", "{}", ran.err);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 
 use support::{Ran, c_compiler, doubles, kaleidoscope, portable_examples, target_program};
 
@@ -68,14 +67,39 @@ fn functions_may_have_the_names_of_the_c_library() {
 }
 
 #[test]
+fn a_function_is_a_librarys_until_the_program_defines_it() {
+    for (program, expected) in [
+        ("extern floor(x); def f(x) floor(x); f(1.5); def floor(x) 7; f(1.5); def floor(x) 8; f(1.5)", "1\n7\n8\n"),
+        ("extern printd(x); def f(x) printd(x); f(1); def printd(x) 7; f(1)", "1.000000\n0\n7\n"),
+        // Whoever is not called before has no need of a library.
+        ("extern later(x); def f(x) later(x); def g(x) x; g(5); def later(x) x + 1; f(5)", "5\n6\n"),
+        // The new body is what reaches it.
+        ("extern cos(x); def f(x) 1; def g(x) f(x); g(0); def f(x) cos(x) * 5; g(0); def cos(x) 2; g(0)", "1\n5\n10\n"),
+    ] {
+        assert_eq!(kaleidoscope(&["-e", program], "").out, expected, "{program}");
+        assert_eq!(compiled(&[], program, &[RUNTIME]).out, expected, "{program}");
+    }
+}
+
+#[test]
+fn a_function_that_is_never_reached_may_be_nowhere() {
+    let program = "extern nowhere(x); extern printd(a b); def f(x) nowhere(x) + printd(x, x); def g(x) f(x); \
+                   1; def f(x) x; g(2)";
+    assert_eq!(kaleidoscope(&["-e", program], "").out, "1\n2\n");
+    assert_eq!(compiled(&[], program, &[RUNTIME]).out, "1\n2\n");
+}
+
+#[test]
 fn the_object_is_named_after_the_program() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("answer.ks"), "42").unwrap();
-    let status = target_program(env!("CARGO_BIN_EXE_kaleidoscope"))
-        .args(["--emit", "obj", "answer.ks"])
-        .current_dir(&folder)
-        .status()
-        .unwrap();
-    assert!(status.success());
-    assert!(Path::new(&folder.path().join("answer.o")).is_file());
+    for (program, object) in [("answer.ks", "answer.o"), ("v1.2.ks", "v1.2.o"), ("v1.3.ks", "v1.3.o")] {
+        fs::write(folder.path().join(program), "42").unwrap();
+        let status = target_program(env!("CARGO_BIN_EXE_kaleidoscope"))
+            .args(["--emit", "obj", program])
+            .current_dir(&folder)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        assert!(folder.path().join(object).is_file(), "{program}");
+    }
 }
