@@ -6,6 +6,7 @@ mod arm64;
 #[path = "../elf/compiler.rs"]
 mod compiler;
 mod difference;
+mod handmade;
 mod linking;
 mod object;
 mod relocation;

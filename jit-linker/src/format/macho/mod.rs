@@ -94,10 +94,12 @@ pub(super) fn parse_with(
     names: &SymbolStringPool,
     options: ParseOptions,
 ) -> Result<LinkGraph, ParseError> {
-    if is_universal(&object) {
+    let object = if is_universal(&object) {
         let what = || ParseError::NotLinkable { object: name.to_owned(), what: "the host has no architecture".into() };
-        return parse_with(name, slice(name, &object, Architecture::host().ok_or_else(what)?)?, names, options);
-    }
+        slice(name, &object, Architecture::host().ok_or_else(what)?)?
+    } else {
+        object
+    };
     let data: &[u8] = &object;
     if u32::try_from(data.len()).is_err() {
         let source = GraphError::TooLarge { size: data.len() as u64 };
