@@ -1,5 +1,7 @@
 //! Objects that no tool writes, made byte by byte.
 
+use std::time::{Duration, Instant};
+
 use jit_linker::arch::Architecture;
 use jit_linker::format::{self, ParseError};
 use jit_linker::graph::ObjectBytes;
@@ -16,12 +18,59 @@ fn refused(object: Vec<u8>) -> String {
     }
 }
 
+/// A symbol: its name's offset in the string table, its type, its value.
+type RawSymbol = (u32, u8, u64);
+
+const EXTERNAL: u8 = 0x01;
+const INDIRECT: u8 = 0x0a;
+
+/// What a section's header says of the file: the section's type and size, and where it and its relocations are.
+#[derive(Clone, Copy, Default)]
+struct RawSection {
+    kind: u32,
+    size: u32,
+    start: u32,
+    relocations: u32,
+    relocation_count: u32,
+}
+
+/// Where the contents of an object with so many sections start.
+fn contents_start(sections: usize) -> u32 {
+    32 + 72 + 80 * sections as u32 + 24
+}
+
+/// An object for x86-64.
+fn object(sections: &[RawSection], contents: &[u8], symbols: &[RawSymbol], names: &[u8]) -> Vec<u8> {
+    let start = contents_start(sections.len());
+    let segment_size = 72 + 80 * sections.len() as u32;
+    let header = [0xfeed_facf, 0x0100_0007, 3, 1, 2, segment_size + 24, 0x2000, 0];
+    let segment = [0x19, segment_size, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 7, sections.len() as u32, 0];
+    let mut bytes: Vec<u8> = header.into_iter().chain(segment).flat_map(u32::to_le_bytes).collect();
+    let mut address = 0u64;
+    for (section, number) in sections.iter().zip(0..) {
+        bytes.extend_from_slice(format!("{:\0<16}{:\0<16}", format!("__s{number}"), "__DATA").as_bytes());
+        bytes.extend([address, section.size.into()].into_iter().flat_map(u64::to_le_bytes));
+        let fields = [section.start, 0, section.relocations, section.relocation_count, section.kind, 0, 0, 0];
+        bytes.extend(fields.into_iter().flat_map(u32::to_le_bytes));
+        address += u64::from(section.size);
+    }
+    let symbols_start = start + contents.len() as u32;
+    let names_start = symbols_start + 16 * symbols.len() as u32;
+    let table = [2, 24, symbols_start, symbols.len() as u32, names_start, names.len() as u32];
+    bytes.extend(table.into_iter().flat_map(u32::to_le_bytes));
+    bytes.extend_from_slice(contents);
+    for (name, kind, value) in symbols {
+        bytes.extend_from_slice(&name.to_le_bytes());
+        bytes.extend_from_slice(&[*kind, 0, 0, 0]);
+        bytes.extend_from_slice(&value.to_le_bytes());
+    }
+    bytes.extend_from_slice(names);
+    bytes
+}
+
 /// A universal file of 28 bytes, with one part of all of it.
 fn part_of_itself(architecture: Architecture) -> Vec<u8> {
-    let cpu = match architecture {
-        Architecture::X86_64 => 0x0100_0007,
-        Architecture::Aarch64 => 0x0100_000c,
-    };
+    let cpu = if architecture == Architecture::Aarch64 { 0x0100_000c } else { 0x0100_0007 };
     [0xcafe_babe, 1, cpu, 0, 0, 28, 0].into_iter().flat_map(u32::to_be_bytes).collect()
 }
 
@@ -34,4 +83,37 @@ fn a_universal_file_that_is_its_own_part_is_malformed() {
         let error = format::macho::slice("test.o", &file, architecture).expect_err("it is malformed");
         assert!(matches!(error, ParseError::Malformed { .. }), "{error}");
     }
+}
+
+/// So many names, each with its offset.
+fn names(count: usize) -> (Vec<u8>, Vec<u32>) {
+    let mut names = vec![0];
+    let mut offsets = Vec::new();
+    for number in 0..count {
+        offsets.push(names.len() as u32);
+        names.extend_from_slice(format!("_s{number}\0").as_bytes());
+    }
+    (names, offsets)
+}
+
+#[test]
+fn a_chain_of_indirect_symbols_is_followed_once() {
+    const LENGTH: usize = 64_000;
+    let (names, offsets) = names(LENGTH + 1);
+    let indirect = |pair: &[u32]| (pair[0], INDIRECT | EXTERNAL, pair[1].into());
+    let mut symbols: Vec<RawSymbol> = offsets.windows(2).map(indirect).collect();
+    symbols.push((offsets[LENGTH], EXTERNAL, 0));
+    let start = Instant::now();
+    let graph = parse(object(&[], &[], &symbols, &names)).expect("it is well-formed");
+    assert!(start.elapsed() < Duration::from_secs(10), "it takes {:?}", start.elapsed());
+    assert_eq!(graph.aliases().len(), LENGTH);
+    assert!(graph.aliases().iter().all(|(_, target)| **target == *format!("s{LENGTH}")));
+}
+
+#[test]
+fn a_circle_of_indirect_symbols_is_malformed() {
+    let (names, offsets) = names(3);
+    let indirect = |from: usize, to: usize| (offsets[from], INDIRECT | EXTERNAL, offsets[to].into());
+    let symbols = [indirect(0, 1), indirect(1, 2), indirect(2, 1)];
+    assert_eq!(refused(object(&[], &[], &symbols, &names)), "symbol 0 stands for itself");
 }
