@@ -13,6 +13,7 @@
 //! The input need not be well-formed. Content is not copied: the graph holds on to the bytes.
 
 pub mod archive;
+mod budget;
 mod eh_frame;
 pub mod elf;
 pub mod macho;

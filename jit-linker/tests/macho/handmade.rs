@@ -22,6 +22,7 @@ fn refused(object: Vec<u8>) -> String {
 type RawSymbol = (u32, u8, u64);
 
 const EXTERNAL: u8 = 0x01;
+const ABSOLUTE: u8 = 0x02;
 const INDIRECT: u8 = 0x0a;
 
 /// What a section's header says of the file: the section's type and size, and where it and its relocations are.
@@ -116,4 +117,57 @@ fn a_circle_of_indirect_symbols_is_malformed() {
     let indirect = |from: usize, to: usize| (offsets[from], INDIRECT | EXTERNAL, offsets[to].into());
     let symbols = [indirect(0, 1), indirect(1, 2), indirect(2, 1)];
     assert_eq!(refused(object(&[], &[], &symbols, &names)), "symbol 0 stands for itself");
+}
+
+const STRINGS: u32 = 2;
+const OVERLAP: &str = "sections overlap";
+
+#[test]
+fn names_that_are_the_ends_of_one_are_malformed_once_they_are_much_longer_than_the_file() {
+    let ends = |count: u32, length: usize| {
+        let names = [&b"\0"[..], &b"_".repeat(length), b"\0"].concat();
+        let symbols: Vec<RawSymbol> = (0..count).map(|end| (1 + end, ABSOLUTE | EXTERNAL, end.into())).collect();
+        object(&[], &[], &symbols, &names)
+    };
+    assert_eq!(refused(ends(20_000, 100_000)), "the names are much longer than the tables they are in");
+    assert_eq!(parse(ends(20, 100)).expect("linkers let names share their ends").symbols().count(), 20);
+}
+
+#[test]
+fn names_that_indirect_symbols_stand_for_are_counted_too() {
+    let names = [&b"\0"[..], &b"_".repeat(100_000), b"\0"].concat();
+    let symbols: Vec<RawSymbol> = (0..20_000).map(|end| (100_000, INDIRECT | EXTERNAL, 1 + end)).collect();
+    assert_eq!(refused(object(&[], &[], &symbols, &names)), "the names are much longer than the tables they are in");
+}
+
+#[test]
+fn sections_over_the_same_bytes_are_malformed() {
+    let strings = b"a\0b\0".repeat(1000);
+    let size = strings.len() as u32;
+    let sections = |count: usize| {
+        vec![RawSection { kind: STRINGS, size, start: contents_start(count), ..RawSection::default() }; count]
+    };
+    assert_eq!(refused(object(&sections(250), &strings, &[], &[])), OVERLAP);
+    parse(object(&sections(1), &strings, &[], &[])).expect("one section has its bytes for itself");
+}
+
+#[test]
+fn sections_that_share_a_table_of_relocations_are_malformed() {
+    // A pointer of 8 bytes to the external symbol 0.
+    let relocations = [0, 0x0e00_0000u32].map(u32::to_le_bytes).as_flattened().repeat(1000);
+    let contents = [&[0; 8 * 250], &relocations[..]].concat();
+    let object = |count: usize| {
+        let start = contents_start(count);
+        let section = |number| RawSection {
+            size: 8,
+            start: start + 8 * number,
+            relocations: start + 8 * 250,
+            relocation_count: 1000,
+            kind: 0,
+        };
+        let sections: Vec<_> = (0..count as u32).map(section).collect();
+        object(&sections, &contents, &[(1, EXTERNAL, 0)], b"\0_x\0")
+    };
+    assert_eq!(refused(object(250)), OVERLAP);
+    assert_eq!(parse(object(1)).expect("one section has its table for itself").edges().len(), 1000);
 }

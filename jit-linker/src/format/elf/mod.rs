@@ -11,7 +11,6 @@ mod symbol;
 mod unwind;
 mod x86_64;
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use object::elf::{ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, SHT_SYMTAB, Sym64};
@@ -20,6 +19,7 @@ use object::read::elf::{FileHeader, SectionTable, SymbolTable};
 use object::{LittleEndian, SymbolIndex};
 use rustc_hash::FxHashMap;
 
+use super::budget::Budget;
 use super::{ParseError, ParseOptions, Parsed};
 use crate::SymbolName;
 use crate::arch::Architecture;
@@ -66,8 +66,7 @@ pub(super) fn parse_with(
         named: FxHashMap::default(),
         symbol_ids: vec![None; symbols.len()],
         zero: None,
-        claimed: 0,
-        names_read: Cell::new(0),
+        budget: Budget::of(data),
         sections,
         symbols,
     };
@@ -113,14 +112,8 @@ struct Reader<'data> {
     symbol_ids: Vec<Option<SymbolId>>,
     /// The symbol at address 0 that a relocation without a symbol refers to.
     zero: Option<SymbolId>,
-    /// Bytes that contents and tables have together. None overlap, so they are in the object.
-    claimed: u64,
-    /// Bytes that names have together. They may share their ends.
-    names_read: Cell<u64>,
+    budget: Budget,
 }
-
-/// How often longer than the object its names may be together.
-const SHARED_NAMES: u64 = 16;
 
 impl<'data> Reader<'data> {
     fn read(&mut self) -> Parsed<()> {
@@ -153,14 +146,9 @@ impl<'data> Reader<'data> {
         Text { start: start as u32, length: slice.len() as u32 }
     }
 
-    /// Counts bytes of the object that are read as one thing. Without this, a few tables that
-    /// overlap could be work for days.
-    fn claim(&mut self, size: u64) -> Parsed<()> {
-        self.claimed = self.claimed.saturating_add(size);
-        if self.claimed > self.data.len() as u64 {
-            return Err(self.malformed("sections overlap"));
-        }
-        Ok(())
+    /// Counts bytes of the object that are read as one thing.
+    fn claim(&self, size: u64) -> Parsed<()> {
+        self.budget.take(size).map_err(|what| self.malformed(what))
     }
 
     fn section_name(&self, index: SectionIndex) -> Parsed<&'data [u8]> {
@@ -175,11 +163,7 @@ impl<'data> Reader<'data> {
     }
 
     fn count_name(&self, name: &'data [u8]) -> Parsed<&'data [u8]> {
-        let read = self.names_read.get() + name.len() as u64;
-        self.names_read.set(read);
-        if read > SHARED_NAMES * self.data.len() as u64 {
-            return Err(self.malformed("the names are much longer than the tables they are in"));
-        }
+        self.budget.take_name(name).map_err(|what| self.malformed(what))?;
         Ok(name)
     }
 

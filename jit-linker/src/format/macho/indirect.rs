@@ -77,6 +77,7 @@ impl<'data> Reader<'data> {
             let Some(name) = name else {
                 return Err(self.malformed(format!("symbol {} stands for one without a name", at.0)));
             };
+            self.budget.take_name(name).map_err(|what| self.malformed(what))?;
             match chains.by_name.get(name) {
                 Some(next) if self.raw_symbol(*next)?.n_type() & N_TYPE == N_INDR => at = *next,
                 _ => break name,

@@ -23,11 +23,12 @@ use std::ops::Range;
 
 use object::LittleEndian;
 use object::macho::{CPU_TYPE_ARM64, CPU_TYPE_X86_64, MH_MAGIC_64, MH_OBJECT, MH_SUBSECTIONS_VIA_SYMBOLS};
-use object::macho::{MachHeader64, Section64};
-use object::read::macho::{MachHeader, Segment, SymbolTable};
+use object::macho::{MachHeader64, Relocation, Section64};
+use object::read::macho::{MachHeader, Section as _, Segment, SymbolTable};
 use object::{SymbolIndex, U32};
 
 use self::atom::Atoms;
+use super::budget::Budget;
 use super::eh_frame::Record;
 use super::{ParseError, ParseOptions, Parsed};
 use crate::SymbolName;
@@ -121,6 +122,7 @@ pub(super) fn parse_with(
         atoms: Vec::new(),
         symbol_ids: Vec::new(),
         thunk: None,
+        budget: Budget::of(data),
     };
     reader.read(header).map_err(|error| *error)?;
     Ok(reader.graph)
@@ -167,6 +169,7 @@ struct Reader<'data> {
     symbol_ids: Vec<Option<SymbolId>>,
     /// The code that thread-local variables are found with.
     thunk: Option<SymbolId>,
+    budget: Budget,
 }
 
 impl<'data> Reader<'data> {
@@ -214,6 +217,16 @@ impl<'data> Reader<'data> {
     /// The position in the object of a slice of it.
     fn text(&self, slice: &[u8]) -> Text {
         Text::of(self.data, slice)
+    }
+
+    /// Counts bytes of the object that are read as one thing.
+    fn claim(&self, size: u64) -> Parsed<()> {
+        self.budget.take(size).map_err(|what| self.malformed(what))
+    }
+
+    /// As [`claim`](Self::claim), for the relocations of a section.
+    fn claim_relocations(&self, section: &Section64<LittleEndian>) -> Parsed<()> {
+        self.claim(u64::from(section.nreloc(LittleEndian)) * size_of::<Relocation<LittleEndian>>() as u64)
     }
 
     /// A name that other graphs know a symbol by.
