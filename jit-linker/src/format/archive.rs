@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use object::archive::{MAGIC, THIN_MAGIC};
 use object::read::archive::{ArchiveFile, ArchiveOffset};
-use object::{Object, ObjectSymbol};
+use object::{BinaryFormat, Object, ObjectSymbol};
 use rustc_hash::FxHashMap;
 
 use super::{ParseError, macho};
@@ -97,7 +97,7 @@ impl Archive {
             let Member { object, .. } = self.member(id)?;
             // What is no object has no symbols to offer.
             let Ok(file) = object::File::parse(&*object) else { continue };
-            for symbol in file.symbols().filter(|symbol| symbol.is_global() && symbol.is_definition()) {
+            for symbol in file.symbols().filter(|symbol| is_indexed(&file, symbol)) {
                 if let Ok(name) = symbol.name_bytes() {
                     self.members.entry(name.into()).or_insert(id);
                 }
@@ -150,4 +150,11 @@ impl Archive {
     fn malformed(&self, what: &dyn std::fmt::Display) -> ParseError {
         ParseError::Malformed { object: self.name.clone(), what: what.to_string() }
     }
+}
+
+/// Whether a symbol belongs into an index: it need not be in a section, but may be a common one, an absolute one, or
+/// one that stands for another. In Mach-O a common symbol is one without a section that has a value, its size.
+fn is_indexed<'data>(file: &object::File<'data>, symbol: &impl ObjectSymbol<'data>) -> bool {
+    let is_common = file.format() == BinaryFormat::MachO && symbol.address() != 0;
+    symbol.is_global() && (!symbol.is_undefined() || is_common)
 }

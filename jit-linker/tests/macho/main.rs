@@ -2,6 +2,8 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "../elf/archive.rs"]
+mod archive;
 mod arm64;
 #[path = "../elf/compiler.rs"]
 mod compiler;
