@@ -29,17 +29,7 @@ use crate::name::SymbolStringPool;
 /// What we read: 64 bits, little-endian.
 type Header = FileHeader64<LittleEndian>;
 
-/// Reads an ELF relocatable object into a graph. `name` appears in errors.
-///
-/// # Errors
-///
-/// When it is not a relocatable object for an architecture of ours, is malformed, or has a
-/// relocation that is not supported; the error says where.
-pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
-    parse_with(name, object, names, ParseOptions::default())
-}
-
-/// As [`parse`], with a say in what becomes part of the graph.
+/// Reads an ELF relocatable object of less than 4 GiB.
 pub(super) fn parse_with(
     name: &str,
     object: ObjectBytes,
@@ -47,10 +37,6 @@ pub(super) fn parse_with(
     options: ParseOptions,
 ) -> Result<LinkGraph, ParseError> {
     let data: &[u8] = &object;
-    if u32::try_from(data.len()).is_err() {
-        let source = GraphError::TooLarge { size: data.len() as u64 };
-        return Err(ParseError::Graph { object: name.to_owned(), source });
-    }
     let malformed =
         |what: object::read::Error| ParseError::Malformed { object: name.to_owned(), what: what.to_string() };
     let (header, architecture) = recognize(name, data)?;

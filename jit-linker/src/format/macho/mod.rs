@@ -36,6 +36,7 @@ use crate::arch::Architecture;
 use crate::graph::{GraphError, LinkGraph, ObjectBytes, SymbolId, Text};
 use crate::name::SymbolStringPool;
 
+pub(super) use self::universal::part_for_host;
 pub use self::universal::{is_universal, slice};
 
 /// What we read: 64 bits, little-endian.
@@ -77,35 +78,14 @@ pub fn symbol_name(source: &str) -> Cow<'_, str> {
     }
 }
 
-/// Reads a Mach-O relocatable object into a graph. `name` appears in errors. Of a universal
-/// object, the part for this process's architecture is read; [`slice()`] takes another's.
-///
-/// # Errors
-///
-/// When it is not a relocatable object for an architecture of ours, is malformed, or has a
-/// relocation that is not supported; the error says where.
-pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
-    parse_with(name, object, names, ParseOptions::default())
-}
-
-/// As [`parse`], with a say in what becomes part of the graph.
+/// Reads a Mach-O relocatable object for one architecture, of less than 4 GiB.
 pub(super) fn parse_with(
     name: &str,
     object: ObjectBytes,
     names: &SymbolStringPool,
     options: ParseOptions,
 ) -> Result<LinkGraph, ParseError> {
-    let object = if is_universal(&object) {
-        let what = || ParseError::NotLinkable { object: name.to_owned(), what: "the host has no architecture".into() };
-        slice(name, &object, Architecture::host().ok_or_else(what)?)?
-    } else {
-        object
-    };
     let data: &[u8] = &object;
-    if u32::try_from(data.len()).is_err() {
-        let source = GraphError::TooLarge { size: data.len() as u64 };
-        return Err(ParseError::Graph { object: name.to_owned(), source });
-    }
     let (header, architecture) = recognize(name, data)?;
     let mut reader = Reader {
         graph: LinkGraph::from_object(name, architecture, object.clone()),

@@ -46,6 +46,15 @@ pub fn slice(name: &str, file: &ObjectBytes, architecture: Architecture) -> Resu
     Ok(part)
 }
 
+/// As [`slice()`], for this process's architecture.
+pub(crate) fn part_for_host(name: &str, file: ObjectBytes) -> Result<ObjectBytes, ParseError> {
+    if !is_universal(&file) {
+        return Ok(file);
+    }
+    let what = || ParseError::NotLinkable { object: name.to_owned(), what: "the host has no architecture".into() };
+    slice(name, &file, Architecture::host().ok_or_else(what)?)
+}
+
 /// Where the part for an architecture is. One for arm64 goes before one for arm64e, whose pointers
 /// are signed; of an architecture's other variants the first is taken, the most general.
 fn choose(parts: &[impl FatArch], architecture: Architecture) -> Option<(u64, u64)> {
