@@ -1,8 +1,10 @@
 //! Objects that no tool writes, made byte by byte.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jit_linker::arch::Architecture;
+use jit_linker::format::archive::Archive;
 use jit_linker::format::{self, ParseError};
 use jit_linker::graph::ObjectBytes;
 use jit_linker::{LinkGraph, SymbolStringPool};
@@ -121,23 +123,57 @@ fn a_circle_of_indirect_symbols_is_malformed() {
 
 const STRINGS: u32 = 2;
 const OVERLAP: &str = "sections overlap";
+const LONG_NAMES: &str = "the names are much longer than the tables they are in";
+
+/// An object whose names are so many ends of one of a length.
+fn with_ends_as_names(count: u32, length: usize) -> Vec<u8> {
+    let names = [&b"\0"[..], &b"_".repeat(length), b"\0"].concat();
+    let symbols: Vec<RawSymbol> = (0..count).map(|end| (1 + end, ABSOLUTE | EXTERNAL, end.into())).collect();
+    object(&[], &[], &symbols, &names)
+}
 
 #[test]
 fn names_that_are_the_ends_of_one_are_malformed_once_they_are_much_longer_than_the_file() {
-    let ends = |count: u32, length: usize| {
-        let names = [&b"\0"[..], &b"_".repeat(length), b"\0"].concat();
-        let symbols: Vec<RawSymbol> = (0..count).map(|end| (1 + end, ABSOLUTE | EXTERNAL, end.into())).collect();
-        object(&[], &[], &symbols, &names)
+    assert_eq!(refused(with_ends_as_names(20_000, 100_000)), LONG_NAMES);
+    let graph = parse(with_ends_as_names(20, 100)).expect("linkers let names share their ends");
+    assert_eq!(graph.symbols().count(), 20);
+}
+
+#[test]
+fn names_of_an_archive_that_are_the_ends_of_one_are_malformed_too() {
+    let archive = |members: &[(&str, Vec<u8>)]| {
+        let mut bytes = b"!<arch>\n".to_vec();
+        for (name, member) in members {
+            let header = format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 644, member.len());
+            bytes.extend_from_slice(header.as_bytes());
+            bytes.extend_from_slice(member);
+        }
+        Archive::parse(Path::new("test.a"), bytes.into())
     };
-    assert_eq!(refused(ends(20_000, 100_000)), "the names are much longer than the tables they are in");
-    assert_eq!(parse(ends(20, 100)).expect("linkers let names share their ends").symbols().count(), 20);
+    // Pairs of a name's offset and a member's, and the names.
+    let index = |count: u32, length: u32| {
+        let pairs = (0..count).flat_map(|end| [end, 8]);
+        let words = [8 * count].into_iter().chain(pairs).chain([length + 1]);
+        let mut index: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+        index.resize(index.len() + length as usize, b'_');
+        index.resize(index.len() + 1, 0);
+        index.resize(index.len().next_multiple_of(2), 0);
+        index
+    };
+    for member in [("__.SYMDEF", index(20_000, 100_000)), ("member.o", with_ends_as_names(20_000, 100_000))] {
+        let error = archive(&[member]).expect_err("it is malformed").to_string();
+        assert!(error.ends_with(LONG_NAMES), "{error}");
+    }
+    for member in [("__.SYMDEF", index(20, 100)), ("member.o", with_ends_as_names(20, 100))] {
+        assert_eq!(archive(&[member]).expect("linkers let names share their ends").members().len(), 1);
+    }
 }
 
 #[test]
 fn names_that_indirect_symbols_stand_for_are_counted_too() {
     let names = [&b"\0"[..], &b"_".repeat(100_000), b"\0"].concat();
     let symbols: Vec<RawSymbol> = (0..20_000).map(|end| (100_000, INDIRECT | EXTERNAL, 1 + end)).collect();
-    assert_eq!(refused(object(&[], &[], &symbols, &names)), "the names are much longer than the tables they are in");
+    assert_eq!(refused(object(&[], &[], &symbols, &names)), LONG_NAMES);
 }
 
 #[test]
