@@ -6,7 +6,9 @@
 mod compiler;
 mod mutants;
 
-use compiler::build;
+use std::process::Command;
+
+use compiler::{build, run};
 use mutants::Random;
 
 const PROGRAM: &str = r#"
@@ -29,8 +31,44 @@ int entry(int n) {
 const DIFFERENCES: &str = ".text\n_a: .long _b - _a\n.quad _c - _b\n.quad _b + 4\n.data\n_b: .quad 1\n.quad _b - _a
     .section __TEXT,__const\n_c: .quad _a - _c\n.zerofill __DATA,__bss,_zeros,64,5\n.subsections_via_symbols\n";
 
+const NAMED: &str =
+    ".text\n.globl _one, _alias, _chain\n_one: .quad 1\nL_two: .quad 2\n_chain = _alias\n_alias = _outside
+    .section __TEXT,__init_offsets\n.long _one\n.long L_two\n.data\n.quad _chain\n.subsections_via_symbols\n";
+
+/// With symbols that stand for others, and with offsets of initializers, a type that assemblers have no name for.
+fn named(target: &str) -> Vec<u8> {
+    let mut object = build(&["clang-22", "-target", target, "-c"], "s", NAMED);
+    let at = object.windows(15).position(|name| name == b"__init_offsets\0").expect("it is there");
+    object[at + 64] = 0x16;
+    object
+}
+
+/// What a command makes of files with such contents, which are its last arguments.
+fn combine(command: &[&str], output: &[&str], contents: &[Vec<u8>]) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = folder.path().join("output");
+    let mut combine = Command::new(command[0]);
+    combine.args(&command[1..]).args(output).arg(&path);
+    for (content, number) in contents.iter().zip(0..) {
+        let input = folder.path().join(format!("{number}.o"));
+        std::fs::write(&input, content).expect("it can be written");
+        combine.arg(input);
+    }
+    run(&mut combine);
+    std::fs::read(path).expect("the command wrote it")
+}
+
 fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
+    let named = ["x86_64-apple-macos11", "arm64-apple-macos11"].map(named);
+    for width in [&[][..], &["-fat64"]] {
+        seeds.push(combine(&[&["llvm-lipo-22", "-create"], width].concat(), &["-output"], &named));
+    }
+    let [with_index, without] = ["rcs", "rcS"].map(|operation| combine(&["llvm-ar-22", operation], &[], &named[..1]));
+    let other = combine(&["llvm-ar-22", "rcs"], &[], &named[1..]);
+    seeds.push(combine(&["llvm-lipo-22", "-create"], &["-output"], &[with_index.clone(), other]));
+    seeds.extend([with_index, without]);
+    seeds.extend(named);
     for target in ["x86_64-apple-macos11", "arm64-apple-macos11"] {
         for options in [&["-O2", "-femit-dwarf-unwind=always"][..], &["-O0", "-g", "-funwind-tables"]] {
             let command = [&["clang-22", "-w", "-target", target, "-ffreestanding", "-c"][..], options].concat();
@@ -41,8 +79,32 @@ fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
+/// Changes an object, or where a universal file or an archive says that its objects are.
+fn mutate(file: &mut Vec<u8>, random: &mut Random) {
+    let length = file.len();
+    const OBJECT: [u8; 4] = 0xfeed_facf_u32.to_le_bytes();
+    let starts: Vec<_> = file.windows(4).enumerate().filter(|(_, word)| *word == OBJECT).map(|(at, _)| at).collect();
+    let start = starts[random.below(starts.len())];
+    if start > 0 && random.below(2) == 0 {
+        let at = match random.below(3) {
+            0 => 4 * random.below(16),
+            1 => random.below(starts[0]),
+            _ => random.below(length),
+        };
+        let value = random.interesting(length) as u32;
+        let word = if random.below(2) == 0 { value.to_be_bytes() } else { value.to_le_bytes() };
+        let end = (at + 1 + random.below(4)).min(length);
+        file[at..end].copy_from_slice(&word[4 - (end - at)..]);
+    } else {
+        mutate_object(&mut file[start..], random);
+    }
+    if random.below(16) == 0 {
+        file.truncate(random.below(length));
+    }
+}
+
 /// Changes fields of headers, load commands, sections, symbols and relocations, and bytes anywhere.
-fn mutate(object: &mut Vec<u8>, random: &mut Random) {
+fn mutate_object(object: &mut [u8], random: &mut Random) {
     let length = object.len();
     let word = |object: &[u8], at: usize| {
         object.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize
@@ -79,9 +141,6 @@ fn mutate(object: &mut Vec<u8>, random: &mut Random) {
         if let Some(field) = at.checked_add(size).and_then(|end| object.get_mut(at..end)) {
             field.copy_from_slice(&value.to_le_bytes()[..size]);
         }
-    }
-    if random.below(16) == 0 {
-        object.truncate(random.below(length));
     }
 }
 

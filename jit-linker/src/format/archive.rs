@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use object::archive::{MAGIC, THIN_MAGIC};
 use object::read::archive::{ArchiveFile, ArchiveOffset};
-use object::{Object, ObjectSymbol};
+use object::{BinaryFormat, Object, ObjectSymbol};
 use rustc_hash::FxHashMap;
 
+use super::budget::Budget;
 use super::{ParseError, macho};
 use crate::graph::ObjectBytes;
 
@@ -74,8 +75,10 @@ impl Archive {
         let archive = ArchiveFile::parse(&*bytes).map_err(|error| this.malformed(&error))?;
         match archive.symbols().map_err(|error| this.malformed(&error))? {
             Some(symbols) => {
+                let budget = Budget::of(&bytes);
                 for symbol in symbols {
                     let symbol = symbol.map_err(|error| this.malformed(&error))?;
+                    budget.take_name(symbol.name()).map_err(|what| this.malformed(&what))?;
                     this.members.entry(symbol.name().into()).or_insert(MemberId(symbol.offset().0));
                 }
             }
@@ -97,8 +100,10 @@ impl Archive {
             let Member { object, .. } = self.member(id)?;
             // What is no object has no symbols to offer.
             let Ok(file) = object::File::parse(&*object) else { continue };
-            for symbol in file.symbols().filter(|symbol| symbol.is_global() && symbol.is_definition()) {
+            let budget = Budget::of(&object);
+            for symbol in file.symbols().filter(|symbol| is_indexed(&file, symbol)) {
                 if let Ok(name) = symbol.name_bytes() {
+                    budget.take_name(name).map_err(|what| self.malformed(&what))?;
                     self.members.entry(name.into()).or_insert(id);
                 }
             }
@@ -150,4 +155,11 @@ impl Archive {
     fn malformed(&self, what: &dyn std::fmt::Display) -> ParseError {
         ParseError::Malformed { object: self.name.clone(), what: what.to_string() }
     }
+}
+
+/// Whether a symbol belongs into an index: it need not be in a section, but may be a common one, an absolute one, or
+/// one that stands for another. In Mach-O a common symbol is one without a section that has a value, its size.
+fn is_indexed<'data>(file: &object::File<'data>, symbol: &impl ObjectSymbol<'data>) -> bool {
+    let is_common = file.format() == BinaryFormat::MachO && symbol.address() != 0;
+    symbol.is_global() && (!symbol.is_undefined() || is_common)
 }

@@ -13,8 +13,9 @@
 //! The input need not be well-formed. Content is not copied: the graph holds on to the bytes.
 
 pub mod archive;
+mod budget;
 mod eh_frame;
-pub mod elf;
+mod elf;
 pub mod macho;
 
 use std::path::Path;
@@ -22,11 +23,13 @@ use std::path::Path;
 use crate::graph::{GraphError, LinkGraph, ObjectBytes};
 use crate::name::SymbolStringPool;
 
-/// Reads an object file, whatever its format. `name` appears in errors.
+/// Reads a relocatable object into a graph, whatever its format. `name` appears in errors. Of a universal file, the part
+/// for this process's architecture is read; [`macho::slice()`] takes another's.
 ///
 /// # Errors
 ///
-/// When the format is not one of ours, the object is malformed, or it needs what we don't have.
+/// When the format is not one of ours, it is not a relocatable object for an architecture of ours, is malformed, or has
+/// a relocation that is not supported; the error says where.
 pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
     parse_with(name, object, names, ParseOptions::default())
 }
@@ -61,6 +64,11 @@ pub fn parse_with(
     options: ParseOptions,
 ) -> Result<LinkGraph, ParseError> {
     let _span = tracing::debug_span!("read", object = name).entered();
+    let object = macho::part_for_host(name, object)?;
+    if u32::try_from(object.len()).is_err() {
+        let source = GraphError::TooLarge { size: object.len() as u64 };
+        return Err(ParseError::Graph { object: name.to_owned(), source });
+    }
     if object.starts_with(b"\x7fELF") {
         return elf::parse_with(name, object, names, options);
     }

@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 mod aarch64;
+mod archive;
 mod compiler;
 mod detached;
 mod indirect;

@@ -9,6 +9,7 @@ use jit_linker::link;
 use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
 use jit_linker::{SymbolStringPool, format};
 
+use crate::archive::check_index;
 use crate::compiler::build;
 use crate::detached::{AARCH64, BASES, Image, X86_64, allocate, assemble, image, roles, symbol};
 
@@ -264,4 +265,21 @@ fn elf_16_seventy_thousand_sections_are_linked_in_no_time() {
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     assert_eq!(linked.code.len(), 350_000);
     assert_eq!(linked.displaced(350_000 - 4), BASES[0]);
+}
+
+#[test]
+fn an_archive_without_an_index_offers_every_kind_of_definition() {
+    let source = "
+        .text\n.globl function, untyped, hidden, indirect\n.weak weak\n.hidden hidden
+        .type function, @function\nfunction: nop\nuntyped: nop\nhidden: nop\nweak: nop\nlocal: nop
+        .type indirect, @gnu_indirect_function\nindirect: nop
+        .comm common, 4, 4\n.globl absolute\nabsolute = 5\n.data\n.quad undefined
+        .globl unique\n.type unique, @gnu_unique_object\nunique: .quad 1
+        .section .tbss,\"awT\",@nobits\n.globl thread_local\n.type thread_local, @tls_object\nthread_local: .zero 8\n";
+    for target in [X86_64, AARCH64] {
+        let source = if target == AARCH64 { source.replace('@', "%") } else { source.to_owned() };
+        let offered =
+            ["function", "untyped", "hidden", "weak", "indirect", "common", "absolute", "unique", "thread_local"];
+        check_index(&build(&["clang-22", "-target", target, "-c"], "s", &source), &offered, &["local", "undefined"]);
+    }
 }

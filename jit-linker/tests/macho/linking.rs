@@ -7,6 +7,7 @@ use jit_linker::link;
 use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
 use jit_linker::plugin::Passes;
 
+use crate::archive::check_index;
 use crate::object::{find, place};
 use crate::relocation::{CODE, FAR, link_at};
 use crate::support::parse;
@@ -90,5 +91,18 @@ fn macho_34_stubs_reach_got_entries_that_are_mebibytes_away() {
         let entry = entry + u64::from(load >> 10 & 0xfff) * 8;
         let at = (entry - data) as usize;
         assert_eq!(content[at..at + 8], FAR.to_le_bytes(), "{distance:#x}");
+    }
+}
+
+#[test]
+fn an_archive_without_an_index_offers_every_kind_of_definition() {
+    let source = "
+        .text\n.globl _function, _private, _weak, _absolute, _alias\n_function: nop
+        .private_extern _private\n_private: nop\n.weak_definition _weak\n_weak: nop\n_local: nop
+        .comm _common, 4, 2\n_absolute = 5\n_alias = _outside
+        .data\n.quad _undefined\n.subsections_via_symbols\n";
+    for target in [X86_64, ARM64] {
+        let offered = ["function", "private", "weak", "common", "absolute", "alias"];
+        check_index(&assemble(target, source), &offered, &["local", "outside", "undefined"]);
     }
 }

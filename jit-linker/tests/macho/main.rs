@@ -2,10 +2,13 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "../elf/archive.rs"]
+mod archive;
 mod arm64;
 #[path = "../elf/compiler.rs"]
 mod compiler;
 mod difference;
+mod handmade;
 mod linking;
 mod object;
 mod relocation;

@@ -307,19 +307,47 @@ fn each_architecture_finds_its_part_of_a_universal_file() {
     assert!(matches!(error, ParseError::NotLinkable { .. }), "{error}");
 }
 
+/// Assemblers have no name for the type of `__init_offsets`, which is in the section's flags.
+fn with_init_offsets(mut object: Vec<u8>) -> Vec<u8> {
+    let at = object.windows(15).position(|name| name == b"__init_offsets\0").expect("it is there");
+    object[at + 64] = 0x16;
+    object
+}
+
 #[test]
 fn offsets_of_initializers_become_pointers_to_them() {
     for target in [X86_64, ARM64] {
         let source = ".text\n_i1: nop\n_i2: nop\n.section __TEXT,__init_offsets\n.long _i1\n.long _i2\n.subsections_via_symbols\n";
-        let mut object = assemble(target, source);
-        // Assemblers have no name for the section's type, which is in its flags.
-        let at = object.windows(15).position(|name| name == b"__init_offsets\0").expect("it is there");
-        object[at + 64] = 0x16;
-        let graph = parse(object);
+        let graph = parse(with_init_offsets(assemble(target, source)));
         let [section] = graph.initializers()[..] else { panic!("{graph}") };
         let edges = graph.edges().iter().filter(|edge| graph.block(edge.block).section == Some(section));
         let targets: Vec<_> = edges.map(|edge| (edge.offset, graph.symbol_label(edge.target).into_owned())).collect();
         assert_eq!(targets, [(0, "_i1".to_owned()), (8, "_i2".to_owned())], "{target}");
+    }
+}
+
+#[test]
+fn an_initializer_at_a_label_is_that_function() {
+    for target in [X86_64, ARM64] {
+        for entries in
+            [".long _i1\n.long L_i2\n.long _i1 + 8", ".long _i1 - _base\n.long L_i2 - _base\n.long _i1 + 8 - _base"]
+        {
+            let source = format!(
+                ".text\n_i1: .long 1\nL_i2: .long 2, 3\n.data\n_base: .long 4
+                .section __TEXT,__init_offsets\n{entries}\n.subsections_via_symbols\n"
+            );
+            let graph = parse(with_init_offsets(assemble(target, &source)));
+            let [section] = graph.initializers()[..] else { panic!("{graph}") };
+            let edges = graph.edges().iter().filter(|edge| graph.block(edge.block).section == Some(section));
+            let functions: Vec<_> = edges
+                .map(|edge| match graph.symbol(edge.target).definition {
+                    Definition::Block { block, offset } => (block.index(), i64::from(offset) + edge.addend),
+                    definition => panic!("{definition:?}"),
+                })
+                .collect();
+            let block = place(&graph, "_i1").0;
+            assert_eq!(functions, [(block, 0), (block, 4), (block, 8)], "{target}: {entries}: {graph}");
+        }
     }
 }
 

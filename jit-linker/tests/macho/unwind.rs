@@ -268,3 +268,28 @@ fn a_record_of_a_weak_definition_stays_with_its_own_copy() {
         assert!(graph.edges().iter().all(|edge| edge.target != f), "{target}: {graph}");
     }
 }
+
+#[test]
+fn a_record_is_for_the_function_at_a_label_that_is_no_symbol() {
+    // `f` has compact information alone, and the function at the label a record that is counted from `f`.
+    let source = "
+        .globl _f\n.p2align 2\n_f:\n.cfi_startproc\nstp x29, x30, [sp, #-16]!\nmov x29, sp
+        .cfi_def_cfa w29, 16\n.cfi_offset w30, -8\n.cfi_offset w29, -16\nbl _outside
+        ldp x29, x30, [sp], #16\nret\n.cfi_endproc
+        L_g:\n.cfi_startproc\nsub sp, sp, #16\n.cfi_def_cfa_offset 24\n.cfi_offset w27, -16
+        add sp, sp, #16\nret\n.cfi_endproc\n.subsections_via_symbols\n";
+    let graph = parse(crate::assemble(ARM64, source));
+    let f = crate::object::place(&graph, "f");
+    let records = graph.section_with(SectionRole::EhFrame).expect("there are records");
+    let mut functions: Vec<_> = graph
+        .edges()
+        .iter()
+        .filter(|edge| edge.offset == 8 && graph.block(edge.block).section == Some(records))
+        .map(|edge| match graph.symbol(edge.target).definition {
+            Definition::Block { block, offset } => (block.index(), i64::from(offset) + edge.addend),
+            definition => panic!("{definition:?}"),
+        })
+        .collect();
+    functions.sort_unstable();
+    assert_eq!(functions, [(f.0, 0), (f.0, 20)], "{graph}");
+}

@@ -5,10 +5,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use jit_linker::arch::Architecture;
+use jit_linker::format::archive::{Archive, is_archive};
 use jit_linker::graph::{Definition, ObjectBytes};
 use jit_linker::link::{self, TlsLocation};
 use jit_linker::memory::{DetachedMemory, MemoryManager};
@@ -57,8 +60,21 @@ fn link(object: &[u8]) -> bool {
     linked
 }
 
-fn try_link(object: &[u8]) -> bool {
-    let object = ObjectBytes::from(object);
+/// Links an object, or each member of an archive.
+fn try_link(file: &[u8]) -> bool {
+    let file = ObjectBytes::from(file);
+    let host = Architecture::host().expect("tests run on an architecture of ours");
+    let part = match format::macho::slice("mutant.o", &file, host) {
+        Ok(part) if is_archive(&part) => part,
+        _ => return try_link_object(file),
+    };
+    let Ok(archive) = Archive::parse(Path::new("mutant.a"), part) else { return false };
+    let members = archive.members();
+    let link = |id| archive.member(id).is_ok_and(|member| try_link_object(member.object));
+    !members.is_empty() && members.into_iter().all(link)
+}
+
+fn try_link_object(object: ObjectBytes) -> bool {
     let Ok(graph) = format::parse("mutant.o", object, &SymbolStringPool::new()) else { return false };
     let Ok(prepared) = link::prepare(graph) else { return false };
     if prepared.request().iter().map(|segment| segment.size).sum::<usize>() > MEMORY_LIMIT {

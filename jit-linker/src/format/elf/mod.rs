@@ -11,7 +11,6 @@ mod symbol;
 mod unwind;
 mod x86_64;
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use object::elf::{ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, SHT_SYMTAB, Sym64};
@@ -20,6 +19,7 @@ use object::read::elf::{FileHeader, SectionTable, SymbolTable};
 use object::{LittleEndian, SymbolIndex};
 use rustc_hash::FxHashMap;
 
+use super::budget::Budget;
 use super::{ParseError, ParseOptions, Parsed};
 use crate::SymbolName;
 use crate::arch::Architecture;
@@ -29,17 +29,7 @@ use crate::name::SymbolStringPool;
 /// What we read: 64 bits, little-endian.
 type Header = FileHeader64<LittleEndian>;
 
-/// Reads an ELF relocatable object into a graph. `name` appears in errors.
-///
-/// # Errors
-///
-/// When it is not a relocatable object for an architecture of ours, is malformed, or has a
-/// relocation that is not supported; the error says where.
-pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
-    parse_with(name, object, names, ParseOptions::default())
-}
-
-/// As [`parse`], with a say in what becomes part of the graph.
+/// Reads an ELF relocatable object of less than 4 GiB.
 pub(super) fn parse_with(
     name: &str,
     object: ObjectBytes,
@@ -47,10 +37,6 @@ pub(super) fn parse_with(
     options: ParseOptions,
 ) -> Result<LinkGraph, ParseError> {
     let data: &[u8] = &object;
-    if u32::try_from(data.len()).is_err() {
-        let source = GraphError::TooLarge { size: data.len() as u64 };
-        return Err(ParseError::Graph { object: name.to_owned(), source });
-    }
     let malformed =
         |what: object::read::Error| ParseError::Malformed { object: name.to_owned(), what: what.to_string() };
     let (header, architecture) = recognize(name, data)?;
@@ -66,8 +52,7 @@ pub(super) fn parse_with(
         named: FxHashMap::default(),
         symbol_ids: vec![None; symbols.len()],
         zero: None,
-        claimed: 0,
-        names_read: Cell::new(0),
+        budget: Budget::of(data),
         sections,
         symbols,
     };
@@ -113,14 +98,8 @@ struct Reader<'data> {
     symbol_ids: Vec<Option<SymbolId>>,
     /// The symbol at address 0 that a relocation without a symbol refers to.
     zero: Option<SymbolId>,
-    /// Bytes that contents and tables have together. None overlap, so they are in the object.
-    claimed: u64,
-    /// Bytes that names have together. They may share their ends.
-    names_read: Cell<u64>,
+    budget: Budget,
 }
-
-/// How often longer than the object its names may be together.
-const SHARED_NAMES: u64 = 16;
 
 impl<'data> Reader<'data> {
     fn read(&mut self) -> Parsed<()> {
@@ -153,14 +132,9 @@ impl<'data> Reader<'data> {
         Text { start: start as u32, length: slice.len() as u32 }
     }
 
-    /// Counts bytes of the object that are read as one thing. Without this, a few tables that
-    /// overlap could be work for days.
-    fn claim(&mut self, size: u64) -> Parsed<()> {
-        self.claimed = self.claimed.saturating_add(size);
-        if self.claimed > self.data.len() as u64 {
-            return Err(self.malformed("sections overlap"));
-        }
-        Ok(())
+    /// Counts bytes of the object that are read as one thing.
+    fn claim(&self, size: u64) -> Parsed<()> {
+        self.budget.take(size).map_err(|what| self.malformed(what))
     }
 
     fn section_name(&self, index: SectionIndex) -> Parsed<&'data [u8]> {
@@ -175,11 +149,7 @@ impl<'data> Reader<'data> {
     }
 
     fn count_name(&self, name: &'data [u8]) -> Parsed<&'data [u8]> {
-        let read = self.names_read.get() + name.len() as u64;
-        self.names_read.set(read);
-        if read > SHARED_NAMES * self.data.len() as u64 {
-            return Err(self.malformed("the names are much longer than the tables they are in"));
-        }
+        self.budget.take_name(name).map_err(|what| self.malformed(what))?;
         Ok(name)
     }
 

@@ -79,9 +79,11 @@ impl Atoms {
 impl<'data> Reader<'data> {
     /// Takes a section apart at `cuts`, which are in ascending order, within it, and begin with 0.
     pub(super) fn add_atoms(&mut self, place: &Place, section: SectionId, cuts: &[u32]) -> Parsed<Atoms> {
-        let mut merger = literal::Merger::with_capacity(if place.is_literal { cuts.len() } else { 0 });
+        // Only few can be shorter, unless they are equal.
+        let literals = if place.is_literal { cuts.len().min(place.size as usize / 4) } else { 0 };
+        let mut merger = literal::Merger::with_capacity(literals);
         let mut list = Vec::with_capacity(cuts.len());
-        self.graph.blocks.reserve(cuts.len());
+        self.graph.blocks.reserve(if place.is_literal { literals } else { cuts.len() });
         let ends = cuts.iter().skip(1).copied().chain([place.size]);
         for (offset, end) in cuts.iter().copied().zip(ends) {
             let size = end - offset;

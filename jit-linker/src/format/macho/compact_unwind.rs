@@ -49,6 +49,7 @@ impl<'data> Reader<'data> {
         let bytes = header.data(LittleEndian, self.data);
         let bytes =
             bytes.map_err(|()| self.malformed(format!("section {} ends beyond the file", full_name(header))))?;
+        self.claim(bytes.len() as u64)?;
         let mut pointers = self.compact_pointers(header, bytes)?.into_iter().peekable();
         let mut cies = FxHashMap::default();
         for (index, entry) in bytes.chunks_exact(ENTRY).enumerate() {
@@ -104,6 +105,7 @@ impl<'data> Reader<'data> {
 
     /// The section's pointers, in order.
     fn compact_pointers(&self, header: &'data Section64<LittleEndian>, bytes: &[u8]) -> Parsed<Vec<Pointer>> {
+        self.claim_relocations(header)?;
         let relocations = header.relocations(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let mut pointers = Vec::with_capacity(relocations.len());
         for relocation in relocations.iter().map(|relocation| relocation.info(LittleEndian)) {

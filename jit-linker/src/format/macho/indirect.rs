@@ -10,34 +10,38 @@ use crate::arch::{Architecture, aarch64, x86_64};
 use crate::format::Parsed;
 use crate::graph::{Definition, Edge, EdgeKind, SymbolId};
 
+/// What indirect symbols lead through.
+#[derive(Default)]
+struct Chains<'data> {
+    by_name: FxHashMap<&'data [u8], SymbolIndex>,
+    /// The names that chains end at, for every indirect symbol of a chain that was followed.
+    ends: FxHashMap<SymbolIndex, &'data [u8]>,
+}
+
 impl<'data> Reader<'data> {
     /// Adds the symbols (`N_INDR`) that have an address only by another one's name.
     pub(super) fn add_indirect_symbols(&mut self, symbols: &[SymbolIndex]) -> Parsed<()> {
         if symbols.is_empty() {
             return Ok(());
         }
-        let mut by_name: FxHashMap<&'data [u8], SymbolIndex> = FxHashMap::default();
+        let mut chains = Chains::default();
         for index in (0..self.symbols.len()).map(SymbolIndex) {
             let symbol = self.raw_symbol(index)?;
             if !symbol.is_stab() && (symbol.n_type() & N_EXT != 0 || symbol.is_definition()) {
-                by_name.insert(self.symbol_name(symbol)?, index);
+                chains.by_name.insert(self.symbol_name(symbol)?, index);
             }
         }
         for index in symbols.iter().copied() {
-            let id = self.add_indirect_symbol(index, &by_name)?;
+            let id = self.add_indirect_symbol(index, &mut chains)?;
             self.symbol_ids[index.0] = Some(id);
         }
         Ok(())
     }
 
-    fn add_indirect_symbol(
-        &mut self,
-        index: SymbolIndex,
-        by_name: &FxHashMap<&'data [u8], SymbolIndex>,
-    ) -> Parsed<SymbolId> {
+    fn add_indirect_symbol(&mut self, index: SymbolIndex, chains: &mut Chains<'data>) -> Parsed<SymbolId> {
         let symbol = self.raw_symbol(index)?;
-        let name = self.name_behind(index, by_name)?;
-        let target = match by_name.get(name) {
+        let name = self.name_behind(index, chains)?;
+        let target = match chains.by_name.get(name) {
             Some(target) => self.symbol(*target)?,
             None => self.graph.external(self.intern(name, index)?, 0),
         };
@@ -57,20 +61,30 @@ impl<'data> Reader<'data> {
     }
 
     /// The name that a chain of indirect symbols ends at.
-    fn name_behind(&self, index: SymbolIndex, by_name: &FxHashMap<&'data [u8], SymbolIndex>) -> Parsed<&'data [u8]> {
+    fn name_behind(&self, index: SymbolIndex, chains: &mut Chains<'data>) -> Parsed<&'data [u8]> {
         let mut at = index;
-        for _ in 0..self.symbols.len() {
+        let mut passed = Vec::new();
+        let end = loop {
+            if let Some(end) = chains.ends.get(&at) {
+                break *end;
+            }
+            if passed.len() == self.symbols.len() {
+                return Err(self.malformed(format!("symbol {} stands for itself", index.0)));
+            }
+            passed.push(at);
             let offset = u32::try_from(self.raw_symbol(at)?.n_value(LittleEndian)).ok();
             let name = offset.and_then(|offset| self.symbols.strings().get(offset).ok());
             let Some(name) = name else {
                 return Err(self.malformed(format!("symbol {} stands for one without a name", at.0)));
             };
-            match by_name.get(name) {
+            self.budget.take_name(name).map_err(|what| self.malformed(what))?;
+            match chains.by_name.get(name) {
                 Some(next) if self.raw_symbol(*next)?.n_type() & N_TYPE == N_INDR => at = *next,
-                _ => return Ok(name),
+                _ => break name,
             }
-        }
-        Err(self.malformed(format!("symbol {} stands for itself", index.0)))
+        };
+        chains.ends.extend(passed.into_iter().map(|symbol| (symbol, end)));
+        Ok(end)
     }
 
     /// Each pointer of the sections for indirect symbols is the address of one of them, whatever else

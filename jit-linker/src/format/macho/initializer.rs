@@ -34,8 +34,8 @@ impl Reader<'_> {
         let bytes = vec![0; 8 * offsets.len()];
         let block = self.graph.add_section_bytes(pointers, &bytes, 8).map_err(|source| self.graph_error(source))?;
         for (index, offset) in offsets.iter().enumerate() {
-            // The entry's own place is no part of a pointer.
-            edges.push(Edge { block, offset: 8 * index as u32, kind, target: offset.target, addend: 0 });
+            // A function whose label is no symbol is told by its distance from the symbol before it.
+            edges.push(Edge { block, offset: 8 * index as u32, kind, ..*offset });
         }
         Ok(())
     }

@@ -23,11 +23,12 @@ use std::ops::Range;
 
 use object::LittleEndian;
 use object::macho::{CPU_TYPE_ARM64, CPU_TYPE_X86_64, MH_MAGIC_64, MH_OBJECT, MH_SUBSECTIONS_VIA_SYMBOLS};
-use object::macho::{MachHeader64, Section64};
-use object::read::macho::{MachHeader, Segment, SymbolTable};
+use object::macho::{MachHeader64, Relocation, Section64};
+use object::read::macho::{MachHeader, Section as _, Segment, SymbolTable};
 use object::{SymbolIndex, U32};
 
 use self::atom::Atoms;
+use super::budget::Budget;
 use super::eh_frame::Record;
 use super::{ParseError, ParseOptions, Parsed};
 use crate::SymbolName;
@@ -35,6 +36,7 @@ use crate::arch::Architecture;
 use crate::graph::{GraphError, LinkGraph, ObjectBytes, SymbolId, Text};
 use crate::name::SymbolStringPool;
 
+pub(super) use self::universal::part_for_host;
 pub use self::universal::{is_universal, slice};
 
 /// What we read: 64 bits, little-endian.
@@ -76,33 +78,14 @@ pub fn symbol_name(source: &str) -> Cow<'_, str> {
     }
 }
 
-/// Reads a Mach-O relocatable object into a graph. `name` appears in errors. Of a universal
-/// object, the part for this process's architecture is read; [`slice()`] takes another's.
-///
-/// # Errors
-///
-/// When it is not a relocatable object for an architecture of ours, is malformed, or has a
-/// relocation that is not supported; the error says where.
-pub fn parse(name: &str, object: ObjectBytes, names: &SymbolStringPool) -> Result<LinkGraph, ParseError> {
-    parse_with(name, object, names, ParseOptions::default())
-}
-
-/// As [`parse`], with a say in what becomes part of the graph.
+/// Reads a Mach-O relocatable object for one architecture, of less than 4 GiB.
 pub(super) fn parse_with(
     name: &str,
     object: ObjectBytes,
     names: &SymbolStringPool,
     options: ParseOptions,
 ) -> Result<LinkGraph, ParseError> {
-    if is_universal(&object) {
-        let what = || ParseError::NotLinkable { object: name.to_owned(), what: "the host has no architecture".into() };
-        return parse_with(name, slice(name, &object, Architecture::host().ok_or_else(what)?)?, names, options);
-    }
     let data: &[u8] = &object;
-    if u32::try_from(data.len()).is_err() {
-        let source = GraphError::TooLarge { size: data.len() as u64 };
-        return Err(ParseError::Graph { object: name.to_owned(), source });
-    }
     let (header, architecture) = recognize(name, data)?;
     let mut reader = Reader {
         graph: LinkGraph::from_object(name, architecture, object.clone()),
@@ -119,6 +102,7 @@ pub(super) fn parse_with(
         atoms: Vec::new(),
         symbol_ids: Vec::new(),
         thunk: None,
+        budget: Budget::of(data),
     };
     reader.read(header).map_err(|error| *error)?;
     Ok(reader.graph)
@@ -165,6 +149,7 @@ struct Reader<'data> {
     symbol_ids: Vec<Option<SymbolId>>,
     /// The code that thread-local variables are found with.
     thunk: Option<SymbolId>,
+    budget: Budget,
 }
 
 impl<'data> Reader<'data> {
@@ -212,6 +197,16 @@ impl<'data> Reader<'data> {
     /// The position in the object of a slice of it.
     fn text(&self, slice: &[u8]) -> Text {
         Text::of(self.data, slice)
+    }
+
+    /// Counts bytes of the object that are read as one thing.
+    fn claim(&self, size: u64) -> Parsed<()> {
+        self.budget.take(size).map_err(|what| self.malformed(what))
+    }
+
+    /// As [`claim`](Self::claim), for the relocations of a section.
+    fn claim_relocations(&self, section: &Section64<LittleEndian>) -> Parsed<()> {
+        self.claim(u64::from(section.nreloc(LittleEndian)) * size_of::<Relocation<LittleEndian>>() as u64)
     }
 
     /// A name that other graphs know a symbol by.

@@ -106,6 +106,7 @@ impl<'data> Reader<'data> {
 
     fn add_section_relocations(&mut self, section: usize, edges: &mut Vec<Edge>) -> Parsed<()> {
         let header = self.sections[section];
+        self.claim_relocations(header)?;
         let relocations = header.relocations(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let is_variables = header.section_type(LittleEndian) == S_THREAD_LOCAL_VARIABLES;
         let subtractor = subtractor(self.graph.architecture());

@@ -144,6 +144,9 @@ impl<'data> Reader<'data> {
             }
             Some(_) => return Err(bad("ends beyond the file")),
         };
+        if start.is_some() {
+            self.claim(size.into())?;
+        }
         let align = 1u64.checked_shl(header.align(LittleEndian)).ok_or_else(|| bad("has an alignment beyond 2^63"))?;
         let is_literal = start.is_some() && header.nreloc(LittleEndian) == 0 && literal_size(header).is_some();
         Ok(Place { address, size, start, align, is_literal })

@@ -50,7 +50,9 @@ impl<'data> Reader<'data> {
     }
 
     pub(super) fn symbol_name(&self, symbol: &Nlist64<LittleEndian>) -> Parsed<&'data [u8]> {
-        symbol.name(LittleEndian, self.symbols.strings()).map_err(|error| self.broken(error))
+        let name = symbol.name(LittleEndian, self.symbols.strings()).map_err(|error| self.broken(error))?;
+        self.budget.take_name(name).map_err(|what| self.malformed(what))?;
+        Ok(name)
     }
 
     /// Where a symbol is defined; its address, where that is known. `None` if it is not defined

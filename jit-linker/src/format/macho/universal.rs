@@ -18,7 +18,7 @@ pub fn is_universal(file: &[u8]) -> bool {
 ///
 /// # Errors
 ///
-/// When the file is malformed, or has no such part.
+/// When the file is malformed, has no such part, or one that is a universal file too.
 pub fn slice(name: &str, file: &ObjectBytes, architecture: Architecture) -> Result<ObjectBytes, ParseError> {
     if !is_universal(file) {
         return Ok(file.clone());
@@ -36,11 +36,23 @@ pub fn slice(name: &str, file: &ObjectBytes, architecture: Architecture) -> Resu
         return Err(ParseError::NotLinkable { object: name.to_owned(), what });
     };
     let end = start.checked_add(size).and_then(|end| usize::try_from(end).ok());
-    let part = end.and_then(|end| file.slice(start as usize..end));
-    part.ok_or_else(|| ParseError::Malformed {
-        object: name.to_owned(),
-        what: format!("its part for {architecture} ends beyond the file"),
-    })
+    let malformed =
+        |what| ParseError::Malformed { object: name.to_owned(), what: format!("its part for {architecture} {what}") };
+    let part = end.and_then(|end| file.slice(start as usize..end)).ok_or_else(|| malformed("ends beyond the file"))?;
+    // Nor would it end: a part can be the file that it is in.
+    if is_universal(&part) {
+        return Err(malformed("is a universal file too"));
+    }
+    Ok(part)
+}
+
+/// As [`slice()`], for this process's architecture.
+pub(crate) fn part_for_host(name: &str, file: ObjectBytes) -> Result<ObjectBytes, ParseError> {
+    if !is_universal(&file) {
+        return Ok(file);
+    }
+    let what = || ParseError::NotLinkable { object: name.to_owned(), what: "the host has no architecture".into() };
+    slice(name, &file, Architecture::host().ok_or_else(what)?)
 }
 
 /// Where the part for an architecture is. One for arm64 goes before one for arm64e, whose pointers

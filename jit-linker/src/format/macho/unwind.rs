@@ -126,12 +126,19 @@ impl<'data> Reader<'data> {
         let size = pointer_size(cie.function).ok_or_else(|| self.bad_record(record))?;
         let function = match known_at(known, block, FUNCTION) {
             Some(index) => {
-                // Whichever definition of its name is taken: the record is for this one.
-                let target = edges[index].target;
-                if let Definition::Block { block, offset } = self.graph.symbol(target).definition {
-                    edges[index].target = self.graph.define(None, block, offset, 0);
+                let edge = &mut edges[index];
+                if let Definition::Block { block, offset } = self.graph.symbol(edge.target).definition {
+                    let kinds = Kinds::of(self.graph.architecture());
+                    let is_address = [kinds.delta_32, kinds.delta_64, kinds.pointer_64].contains(&edge.kind);
+                    // A function whose label is no symbol is told by its distance from the symbol before it.
+                    let offset = i64::from(offset).checked_add(edge.addend).filter(|_| is_address);
+                    let offset = offset.and_then(|offset| u32::try_from(offset).ok());
+                    let size = self.graph.block(block).size;
+                    let offset = offset.filter(|offset| *offset <= size).ok_or_else(|| self.bad_record(record))?;
+                    // Whichever definition of its name is taken: the record is for this one.
+                    (edge.target, edge.addend) = (self.graph.define(None, block, offset, 0), 0);
                 }
-                Some(edges[index].target)
+                Some(edge.target)
             }
             None => self.add_pointer(record, content, FUNCTION, cie.function, edges)?,
         };
