@@ -443,7 +443,7 @@ impl State {
         };
         let mut wanted = false;
         for symbol in self.units.get(id).map(|unit| unit.symbols.clone()).unwrap_or_default() {
-            wanted |= self.symbols.get(symbol).is_some_and(|symbol| symbol.is_awaited());
+            wanted |= self.symbols.get(symbol).is_some_and(|symbol| self.is_awaited(symbol));
             // The symbol stays bound to this definition: it has been searched for.
         }
         if let Some(unit) = self.units.get_mut(id) {
@@ -460,7 +460,7 @@ impl State {
     pub(crate) fn requested(&self, unit: Id<Unit>) -> Vec<SymbolName> {
         let Some(unit) = self.units.get(unit) else { return Vec::new() };
         let symbols = unit.symbols.iter().filter_map(|id| self.symbols.get(*id));
-        symbols.filter(|symbol| symbol.is_awaited()).map(|symbol| symbol.name()).collect()
+        symbols.filter(|symbol| self.is_awaited(*symbol)).map(|symbol| symbol.name()).collect()
     }
 
     /// Fails a unit whose materializer was lost.

@@ -284,7 +284,12 @@ impl State {
         self.queries.insert(query);
         for &(position, symbol) in &waiting {
             if let Some(mut symbol) = self.symbols.get_mut(symbol) {
-                symbol.pending().waiters.push(Waiter { query: id, position, required });
+                let waiters = &mut symbol.pending().waiters;
+                if waiters.len() == waiters.capacity() {
+                    // Lookups that were cancelled.
+                    waiters.retain(|waiter| self.queries.get(waiter.query).is_some());
+                }
+                waiters.push(Waiter { query: id, position, required });
             }
         }
         // Now that all wait: absolute symbols are settled on the spot, with all of their unit.
@@ -294,6 +299,12 @@ impl State {
         if self.queries.get(id).is_some_and(Query::is_settled) {
             effects.answers.extend(self.take_query(id));
         }
+    }
+
+    /// Whether somebody waits for a symbol.
+    pub(crate) fn is_awaited(&self, symbol: SymbolRef<'_>) -> bool {
+        let mut waiters = symbol.pending.iter().flat_map(|pending| &pending.waiters);
+        waiters.any(|waiter| self.queries.get(waiter.query).is_some())
     }
 
     /// Removes a query that is over.

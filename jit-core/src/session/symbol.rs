@@ -123,11 +123,6 @@ impl Symbol {
         self.pending.as_ref()?.failure.as_ref()
     }
 
-    /// Whether somebody waits for it.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.pending.as_ref().is_some_and(|pending| !pending.waiters.is_empty())
-    }
-
     pub(crate) fn pending(&mut self) -> &mut Pending {
         self.pending.get_or_insert_with(Box::default)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jit_core::{
     InPlaceDispatcher, LookupState, MaterializationResponsibility, Priority, SymbolDef, SymbolFlags, SymbolState, Task,
@@ -58,13 +58,14 @@ fn task_02_a_pool_runs_a_task_elsewhere_and_its_end_waits_for_it() {
     let owned = Box::new(42);
     pool.dispatch(vec![Task::new(Priority::Ahead, move || {
         started.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
         send.send((std::thread::current().id(), owned)).unwrap();
     })]);
     start.send(()).unwrap();
-    let (thread, owned) = receive.recv().unwrap();
+    drop(pool);
+    let (thread, owned) = receive.try_recv().unwrap();
     assert_ne!(thread, std::thread::current().id());
     assert_eq!(*owned, 42);
-    drop(pool);
 }
 
 #[test]

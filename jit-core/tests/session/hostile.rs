@@ -403,3 +403,26 @@ fn leaves_with_a_task() -> bool {
     assert_eq!(answer.recv(), Ok(true));
     is_given
 }
+
+#[test]
+fn lookups_that_were_cancelled_leave_nothing_behind() {
+    let stage = Stage::new();
+    stage.define_unit(&[("foo", STRONG), ("bar", STRONG)]).unwrap();
+    let look_up = |name: &str| {
+        stage.session.lookup_async(&stage.order(), stage.names(&[name]), SymbolState::Ready, |found| _ = found)
+    };
+    let (foo, bar) = (look_up("foo"), look_up("bar"));
+    let unit = stage.take("foo");
+    assert_eq!(unit.requested_symbols().len(), 2);
+    foo.cancel();
+    assert_eq!(unit.requested_symbols(), stage.names(&["bar"]));
+    for _ in 0..1000 {
+        look_up("foo").cancel();
+    }
+    bar.cancel();
+    assert!(unit.requested_symbols().is_empty());
+    // Nobody waits: the other unit is not run before somebody does.
+    unit.replace(stage.unit(&[("foo", STRONG)])).unwrap();
+    assert!(!stage.is_running("foo"));
+    unit.fail(because("no"));
+}
