@@ -80,15 +80,29 @@ fn is_visible_definition(symbol: &Symbol) -> bool {
     symbol.name.is_some() && symbol.scope != Scope::Local && symbol.is_defined_here()
 }
 
+/// Which of two definitions is taken: that of higher rank.
+fn rank(linkage: Linkage) -> u8 {
+    match linkage {
+        Linkage::Weak => 0,
+        Linkage::Common => 1,
+        Linkage::Strong => 2,
+    }
+}
+
 /// Makes a weak or common definition external where another object's is used: also its own object refers to that one.
 fn leave_to_others(graphs: &mut [LinkGraph]) {
     let mut chosen: HashMap<SymbolName, (Linkage, usize)> = HashMap::new();
+    let mut commons: HashMap<SymbolName, (u32, u8)> = HashMap::new();
     for (index, graph) in graphs.iter().enumerate() {
         for (_, symbol) in graph.symbols().filter(|(_, symbol)| is_visible_definition(symbol)) {
             let Some(name) = &symbol.name else { continue };
             let known = chosen.entry(name.clone()).or_insert((symbol.linkage, index));
-            if known.0 != Linkage::Strong && symbol.linkage == Linkage::Strong {
-                *known = (Linkage::Strong, index);
+            if rank(symbol.linkage) > rank(known.0) {
+                *known = (symbol.linkage, index);
+            }
+            if let (Linkage::Common, Definition::Block { block, .. }) = (symbol.linkage, symbol.definition) {
+                let (block, (size, align)) = (graph.block(block), commons.entry(name.clone()).or_default());
+                (*size, *align) = (block.size.max(*size), block.align_log2.max(*align));
             }
         }
     }
@@ -100,6 +114,10 @@ fn leave_to_others(graphs: &mut [LinkGraph]) {
         };
         let left: Vec<_> = graph.symbols().filter(|(_, symbol)| is_elsewhere(symbol)).map(|(id, _)| id).collect();
         left.into_iter().for_each(|id| graph.make_external(id));
+        // The one that stays is as large as any object needs it.
+        let largest = |symbol: &Symbol| commons.get(symbol.name.as_ref()?).copied();
+        let own: Vec<_> = graph.symbols().filter_map(|(id, symbol)| Some((id, largest(symbol)?))).collect();
+        own.into_iter().for_each(|(id, (size, align))| graph.grow_common(id, size, align));
     }
 }
 

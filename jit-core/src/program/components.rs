@@ -12,6 +12,7 @@ use jit_linker::memory::SegmentKind;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::archive::{ArchiveMembers, ArchiveScope};
+use super::commons::Commons;
 use super::linking::COMPONENT_HANDLE;
 use super::unit::ObjectUnit;
 use super::weak::{self, WeakDefinitions};
@@ -161,6 +162,7 @@ type Variable = (Box<[u64; 2]>, TlsLocation);
 struct Component {
     /// Signatures of the COMDAT groups that an object has defined.
     groups: FxHashSet<SymbolName>,
+    commons: Commons,
 }
 
 /// The COMDAT groups that one object defines for its component. Dropped, others may.
@@ -328,6 +330,7 @@ impl Shared {
             weak::take_from_process(&mut graph, dylib);
         }
         let groups = self.claim_groups(&component, &mut graph);
+        self.claim_commons(dylib, &component, &graph)?;
         let tracker = dylib.create_tracker()?;
         let aliases: Vec<_> = graph
             .aliases()
@@ -358,6 +361,35 @@ impl Shared {
             });
         }
         groups
+    }
+
+    /// Takes note of the commons of an object, and the places of weak variables for them.
+    fn claim_commons(&self, dylib: &JitDylib, component: &str, graph: &LinkGraph) -> Result<(), Error> {
+        let replaced = match lock(&self.components).get_mut(component) {
+            Some(component) => component.commons.add(graph),
+            None => Ok(Vec::new()),
+        };
+        let too_late = |name| Error::Module(format!("{}: {TOO_LATE} '{name}'", graph.name()));
+        for name in replaced.map_err(too_late)? {
+            // What is strong takes the place of what is weak, unless that is in use, and leaves it free.
+            let tracker = dylib.create_tracker()?;
+            let (definition, flags) = (SymbolDef::at(0), SymbolFlags::HIDDEN);
+            _ = tracker.define_absolute(vec![AbsoluteSymbol { name, definition, flags, signature: None }]);
+            tracker.remove()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the commons of an object that is linked now the room that all objects need, and their names.
+    pub(super) fn settle_commons(&self, component: &str, graph: &mut LinkGraph) -> Vec<SymbolName> {
+        let mut components = lock(&self.components);
+        components.get_mut(component).map(|component| component.commons.settle(graph)).unwrap_or_default()
+    }
+
+    pub(super) fn forget_commons(&self, component: &str, linked: &[SymbolName]) {
+        if let Some(component) = lock(&self.components).get_mut(component) {
+            component.commons.forget(linked);
+        }
     }
 
     fn add_graph(
@@ -438,6 +470,9 @@ impl Shared {
         own.map_or_else(|| thread_local::variable_of_process(architecture, name), Ok)
     }
 }
+
+/// What an object can't have that is added when the program has begun.
+const TOO_LATE: &str = "the program is in memory with a smaller or less aligned";
 
 fn signature(comdat: &Comdat) -> SymbolName {
     comdat.signature.clone()

@@ -38,6 +38,8 @@ struct Registered {
     code: Range<u64>,
     /// Addresses by which others know the object's thread-local variables.
     variables: Vec<u64>,
+    /// The commons that it has for the component.
+    commons: Vec<SymbolName>,
 }
 
 impl Drop for Registered {
@@ -45,13 +47,15 @@ impl Drop for Registered {
         let program = self.groups.program();
         program.initializers.forget(self.groups.component(), self.number, &self.code);
         program.forget_variables(&self.variables);
+        program.forget_commons(self.groups.component(), &self.commons);
     }
 }
 
 impl Linking {
     pub(super) fn start(unit: ObjectUnit, responsibility: MaterializationResponsibility) {
-        let ObjectUnit { graph, groups, number, defined, whole } = unit;
-        let registered = Registered { groups, number, code: 0..0, variables: Vec::new() };
+        let ObjectUnit { mut graph, groups, number, defined, whole } = unit;
+        let commons = groups.program().settle_commons(groups.component(), &mut graph);
+        let registered = Registered { groups, number, code: 0..0, variables: Vec::new(), commons };
         let session = responsibility.session().clone();
         let mut this = Self { session, responsibility, registered, defined, whole, storage: None };
         match this.allocate(graph) {

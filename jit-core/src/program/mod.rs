@@ -1,6 +1,7 @@
 //! Objects that compilers have written: whole programs of them, linked when they are needed.
 
 mod archive;
+mod commons;
 mod components;
 mod linking;
 mod unit;
