@@ -40,3 +40,57 @@ fn a_common_takes_the_place_of_a_weak_variable_and_not_of_a_strong_one() {
     same_as_native(&directory, &[&weak, &common, &strong, &main], &[], &[]);
     same_as_native(&directory, &[&strong, &common, &weak, &main], &[], &[]);
 }
+
+#[test]
+fn initializers_of_archives_and_objects_run_in_one_order() {
+    let directory = directory("priorities");
+    let object =
+        c(&directory, &[], "object.c", "__attribute__((constructor)) static void begin(void) { puts(\"default\"); }");
+    let main = c(&directory, &[], "main.c", "int member(void); int main(void) { return member(); }");
+    let member = "__attribute__((constructor(101))) static void begin(void) { puts(\"101\"); }
+        __attribute__((destructor(101))) static void end(void) { puts(\"ends\"); } int member(void) { return 3; }";
+    let member = c(&directory, &[], "member.c", member);
+    tool(&directory, &["ar", "rcs", "members.a", &member]);
+    same_as_native(&directory, &[&object, &main, "members.a"], &[], &[]);
+}
+
+#[test]
+fn a_common_brings_in_the_member_with_its_value_and_no_other() {
+    let directory = directory("common-members");
+    let object = |file: &str, text: &str| c(&directory, &["-fcommon"], file, text);
+    let main = "int values[4], blank[1], called; int main(void) { printf(\"%d %d %d\\n\", values[1], blank[0], called); return 0; }";
+    let main = object("main.c", main);
+    let begin = "__attribute__((constructor)) static void begin(void)";
+    let value = object("value.c", &format!("int values[4] = {{1, 2, 3, 4}}; {begin} {{ puts(\"value\"); }}"));
+    let blank = object("blank.c", &format!("int blank[8]; {begin} {{ puts(\"blank\"); }}"));
+    let function = object("function.c", &format!("int called(void) {{ return 1; }} {begin} {{ puts(\"function\"); }}"));
+    tool(&directory, &["ar", "rcs", "members.a", &value, &blank, &function]);
+    same_as_native(&directory, &[&main, "members.a"], &[], &[]);
+}
+
+#[test]
+fn a_member_grows_the_common_of_an_object() {
+    let directory = directory("member-common");
+    let main = "int x[1], y[4], z[4]; void fill(void); int main(void) { fill(); printf(\"%d %d %d\\n\", x[0], y[0], z[0]); return 0; }";
+    let main = c(&directory, &["-fcommon"], "main.c", main);
+    let member = "int x[64]; void fill(void) { for (int i = 0; i < 64; i++) x[i] = i + 1; }";
+    let member = c(&directory, &["-fcommon"], "member.c", member);
+    tool(&directory, &["ar", "rcs", "members.a", &member]);
+    same_as_native(&directory, &[&main, "members.a"], &[], &[]);
+}
+
+#[test]
+fn what_is_only_weakly_referred_to_brings_in_no_member() {
+    let directory = directory("weak-references");
+    let main = "void option(void) __attribute__((weak)); void other(void);
+        int main(void) { if (option) option(); else puts(\"none\"); other(); return 0; }";
+    let main = c(&directory, &[], "main.c", main);
+    let option = c(&directory, &[], "option.c", "void option(void) { puts(\"option\"); }");
+    let other = c(&directory, &[], "other.c", "void other(void) { puts(\"other\"); }");
+    let needs = c(&directory, &[], "needs.c", "void option(void); void other(void) { option(); }");
+    for other in [other, needs] {
+        _ = std::fs::remove_file(directory.join("members.a"));
+        tool(&directory, &["ar", "rcs", "members.a", &option, &other]);
+        same_as_native(&directory, &[&main, "members.a"], &[], &[]);
+    }
+}

@@ -63,8 +63,7 @@ impl Commons {
     /// Makes the commons that an object has for the component as large as any object needs them. They are in memory from
     /// now on, until they are [forgotten](Self::forget): gives their names.
     pub(super) fn settle(&mut self, graph: &mut LinkGraph) -> Vec<SymbolName> {
-        let own: Vec<_> =
-            commons(graph).map(|(id, name, block)| (id, name.clone(), Extent::of(block))).collect();
+        let own: Vec<_> = commons(graph).map(|(id, name, block)| (id, name.clone(), Extent::of(block))).collect();
         for (id, name, extent) in &own {
             let extent = self.largest.get(name).map_or(*extent, |largest| largest.max(*extent));
             graph.grow_common(*id, extent.size, extent.align_log2);
@@ -85,10 +84,7 @@ pub(super) fn commons(graph: &LinkGraph) -> impl Iterator<Item = (SymbolId, &Sym
     definitions(graph, Linkage::Common).map(|(id, name, _, block)| (id, name, block))
 }
 
-fn definitions(
-    graph: &LinkGraph,
-    linkage: Linkage,
-) -> impl Iterator<Item = (SymbolId, &SymbolName, &Symbol, &Block)> {
+fn definitions(graph: &LinkGraph, linkage: Linkage) -> impl Iterator<Item = (SymbolId, &SymbolName, &Symbol, &Block)> {
     let visible = graph.symbols().filter(move |(_, symbol)| symbol.linkage == linkage && symbol.scope != Scope::Local);
     visible.filter_map(|(id, symbol)| match symbol.definition {
         Definition::Block { block, .. } => Some((id, symbol.name.as_ref()?, symbol, graph.block(block))),

@@ -4,6 +4,7 @@ mod archive;
 mod commons;
 mod components;
 mod linking;
+mod needs;
 mod unit;
 mod weak;
 
