@@ -6,7 +6,7 @@ mod toolchain;
 
 use std::path::Path;
 
-use toolchain::{GCC, compile, directory, orcane, same_as_native, told, tool};
+use toolchain::{GCC, GXX, compile, directory, orcane, same_as_native, told, tool};
 
 /// An object of C that may print.
 fn c(directory: &Path, options: &[&str], file: &str, text: &str) -> String {
@@ -93,4 +93,36 @@ fn what_is_only_weakly_referred_to_brings_in_no_member() {
         tool(&directory, &["ar", "rcs", "members.a", &option, &other]);
         same_as_native(&directory, &[&main, "members.a"], &[], &[]);
     }
+}
+
+/// Objects that are one already: what LLD folds leaves records of unwinding that describe nothing, and without its local
+/// symbols a group may have lost the one that it is known by.
+#[test]
+fn objects_that_lld_has_made_one_are_linked() {
+    let directory = directory("relocatable");
+    let header = "#include <cstdio>\n#include <stdexcept>\ntemplate <class T> struct Thrower { virtual ~Thrower() { std::puts(\"gone\"); }
+        [[gnu::noinline]] T run(T n) { if (n > 2) throw std::runtime_error(\"more\"); return n; } };\n";
+    let other = format!("{header}int other(int n) {{ Thrower<int> t; return t.run(n); }}");
+    let main = format!(
+        "{header}int other(int); int main() {{ for (int n = 1; n < 4; n++) try {{ Thrower<int> t; std::printf(\"%d\\n\", t.run(n) + other(n)); }}
+         catch (const std::exception &e) {{ std::puts(e.what()); }} return 0; }}"
+    );
+    for level in ["-O0", "-O2"] {
+        let other = compile(&directory, &[GXX, level], "other.cc", &other);
+        let main = compile(&directory, &[GXX, level], "main.cc", &main);
+        for options in [&["-r"][..], &["-r", "-x"]] {
+            tool(&directory, &[&["ld.lld-22"], options, &["-o", "whole.o", &main, &other]].concat());
+            same_as_native(&directory, &["whole.o"], &[], &[]);
+        }
+    }
+}
+
+#[test]
+fn records_of_unwinding_for_what_is_no_code_are_left_out() {
+    let directory = directory("data-code");
+    let text = ".globl in_data\n.section .data.code, \"aw\", @progbits\nin_data: .cfi_startproc\nnop\n.cfi_endproc\n";
+    let data = compile(&directory, &[GCC], "data.s", text);
+    let main = "extern char in_data[]; int main(void) { printf(\"%d\\n\", in_data != 0); return 0; }";
+    let main = c(&directory, &[], "main.c", main);
+    same_as_native(&directory, &[&main, &data], &[], &[]);
 }
