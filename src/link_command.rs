@@ -203,8 +203,7 @@ pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
         for (number, (name, kind, range)) in sections.into_iter().enumerate() {
             let start = (range.start - base[kind as usize]) as usize;
             let bytes = &fixed.content(kind)[start..start + (range.end - range.start) as usize];
-            let name: String = name.chars().map(|char| if char == '/' { '_' } else { char }).collect();
-            std::fs::write(folder.join(format!("{index}.{number}{name}")), bytes)?;
+            std::fs::write(folder.join(format!("{index}.{number}{}", file_name(&name))), bytes)?;
         }
         for kind in SegmentKind::ALL {
             std::fs::write(folder.join(format!("{index}.{kind:?}")), fixed.content(kind))?;
@@ -214,6 +213,16 @@ pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
         std::fs::write(path, format!("[{}]\n", maps.join(",\n")))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A section's name as a part of a file's: those of C++'s templates are longer than a system takes.
+fn file_name(section: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut name = section.replace('/', "_");
+    if name.len() > LONGEST {
+        name.truncate(name.floor_char_boundary(LONGEST));
+    }
+    name
 }
 
 fn wanted(options: &LinkOptions) -> Result<Option<Architecture>> {

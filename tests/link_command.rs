@@ -96,3 +96,17 @@ fn the_largest_of_several_commons_is_linked() {
         assert!(matches!(entries[..], [one, other] if one == other && one.ends_with("\"size\":64")), "{entries:?}");
     }
 }
+
+#[test]
+fn a_section_whose_name_is_longer_than_a_files_is_written() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("link_long_name");
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    let folder = &*folder;
+    let name = format!(".text.{}", "long".repeat(100));
+    compile(folder, "long", &format!("__attribute__((section(\"{name}\"))) int main(void) {{ return 0; }}\n"));
+    let output = orcane(&["link", "--no-exec", "--dump", "dump", "long.o"], folder);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let files = std::fs::read_dir(folder.join("dump")).expect("the folder is made");
+    let is_it = |name: String| name.starts_with("0.") && name.contains(".text.longlong");
+    assert!(files.flatten().any(|file| is_it(file.file_name().to_string_lossy().into_owned())));
+}

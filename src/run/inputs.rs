@@ -9,29 +9,13 @@ use orcane::ArchiveScope;
 use orcane::linker::SymbolStringPool;
 use orcane::linker::arch::Architecture;
 use orcane::linker::format::archive::is_archive;
-use orcane::linker::format::macho::{is_universal, slice};
+use orcane::linker::format::macho::slice;
 use orcane::linker::format::{open, parse};
 use orcane::linker::graph::{EdgeKind, ObjectBytes};
 use orcane::linker::memory::{MemoryManager, SlabManager};
 
-use super::Run;
+use super::{Run, search};
 use crate::Result;
-
-/// Where the system's libraries are.
-const SYSTEM: [&str; 6] = [
-    "/usr/local/lib",
-    #[cfg(target_arch = "x86_64")]
-    "/lib/x86_64-linux-gnu",
-    #[cfg(target_arch = "x86_64")]
-    "/usr/lib/x86_64-linux-gnu",
-    #[cfg(not(target_arch = "x86_64"))]
-    "/lib/aarch64-linux-gnu",
-    #[cfg(not(target_arch = "x86_64"))]
-    "/usr/lib/aarch64-linux-gnu",
-    "/lib64",
-    "/lib",
-    "/usr/lib",
-];
 
 /// A file of the program.
 pub(super) struct Input {
@@ -82,7 +66,8 @@ pub(super) fn gather(options: &Run, matches: &ArgMatches) -> Result<Vec<Input>> 
         ("hidden_libraries", &options.hidden_libraries, ArchiveScope::Hidden),
     ] {
         for (index, name) in at(id).into_iter().zip(libraries) {
-            named.push((index, find_library(name, &options.directories, scope)?, scope));
+            let files = search::library(name, &options.directories, scope)?;
+            named.extend(files.into_iter().map(|file| (index, file, scope)));
         }
     }
     named.sort_by_key(|(index, ..)| *index);
@@ -125,37 +110,6 @@ fn kind(path: &Path) -> Result<Kind> {
 
 fn is_library_name(path: &Path) -> bool {
     path.to_string_lossy().contains(".so")
-}
-
-/// The file of a library: a shared one rather than an archive in the same directory, unless it is to be hidden.
-fn find_library(name: &str, directories: &[PathBuf], scope: ArchiveScope) -> Result<PathBuf> {
-    let suffixes: &[_] = if scope == ArchiveScope::Hidden { &["a"] } else { &["so", "a"] };
-    let candidates = |directory: &Path| {
-        let files = suffixes.iter().map(|suffix| directory.join(format!("lib{name}.{suffix}")));
-        files.collect::<Vec<_>>()
-    };
-    for directory in directories.iter().map(PathBuf::as_path).chain(SYSTEM.iter().map(Path::new)) {
-        for path in candidates(directory) {
-            // What is text is for static linkers; the loader has the library itself.
-            if std::fs::read(&path)
-                .is_ok_and(|bytes| bytes.starts_with(b"\x7fELF") || is_archive(&bytes) || is_universal(&bytes))
-            {
-                return Ok(path);
-            }
-        }
-    }
-    // Without the files for developers, there may be the library, with its version.
-    for directory in directories.iter().map(PathBuf::as_path).chain(SYSTEM.iter().map(Path::new)) {
-        let prefix = format!("lib{name}.so.");
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let mut versions: Vec<_> =
-            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).collect();
-        versions.sort_by_key(std::fs::DirEntry::file_name);
-        if let Some(entry) = versions.first() {
-            return Ok(entry.path());
-        }
-    }
-    Err(format!("there is no library '{name}' (lib{name}.so, lib{name}.a)").into())
 }
 
 /// The memory that the objects need, if it is not the default: code that is not

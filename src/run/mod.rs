@@ -3,6 +3,7 @@
 mod clif;
 mod inputs;
 mod libraries;
+mod search;
 
 use std::error::Error;
 use std::ffi::{CString, c_char};
