@@ -304,3 +304,21 @@ fn the_c_library_is_found_through_its_script() {
     let arguments = ["run", &main, "-L.", "-Lelsewhere", "-lscript"];
     assert_eq!(told(&orcane(&directory, &arguments)), (String::new(), String::new(), Some(4)));
 }
+
+/// What no shared library has: functions and variables that compilers link into each program.
+#[test]
+fn what_compilers_link_with_everything_is_there() {
+    let directory = directory("compiler-archives");
+    let text = "#include <pthread.h>\nint all;
+        #if defined(__x86_64__)\n#define KNOWN __builtin_cpu_supports(\"sse2\")\n#else\n#define KNOWN 1\n#endif
+        static void before(void) { puts(\"before\"); }
+        static void quick(void) { puts(\"quick\"); fflush(stdout); }
+        int main(void) { __builtin_cpu_init(); __atomic_fetch_add(&all, 3, __ATOMIC_SEQ_CST);
+            printf(\"%d %d\\n\", all, KNOWN != 0); pthread_atfork(before, NULL, NULL); at_quick_exit(quick); quick_exit(7); }";
+    let text = if cfg!(target_arch = "x86_64") { text.to_owned() } else { text.replace("__builtin_cpu_init();", "") };
+    for option in ["-fPIC", "-fPIE"] {
+        let main = c(&directory, &["-O2", option], "main.c", &text);
+        let expected = ("3 1\nquick\n".to_owned(), String::new(), Some(7));
+        assert_eq!(told(&orcane(&directory, &["run", &main])), expected, "{option}");
+    }
+}

@@ -6,7 +6,7 @@ mod toolchain;
 
 use std::path::Path;
 
-use toolchain::{GCC, GXX, compile, directory, orcane, same_as_native, told, tool};
+use toolchain::{GCC, GXX, compile, directory, same_as_native, tool};
 
 /// An object of C that may print.
 fn c(directory: &Path, options: &[&str], file: &str, text: &str) -> String {
