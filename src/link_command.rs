@@ -134,32 +134,61 @@ fn gather(options: &LinkOptions, names: &SymbolStringPool) -> Result<Vec<LinkGra
             graphs.push(format::parse(&name, bytes, names)?);
         }
     }
-    let mut known: HashSet<_> = options.define.iter().map(|(name, _)| names.intern(name)).collect();
+    let given = options.define.iter().map(|(name, _)| names.intern(name)).collect();
+    add_members(&mut graphs, &archives, given, names)?;
+    Ok(graphs)
+}
+
+/// Adds what objects need of archives, and what that needs. Nobody has to define the names that are `known`.
+pub(crate) fn add_members(
+    graphs: &mut Vec<LinkGraph>,
+    archives: &[Archive],
+    mut known: HashSet<SymbolName>,
+    names: &SymbolStringPool,
+) -> Result<()> {
+    // Objects on the command line define what they do before a member is asked for it.
+    graphs.iter().for_each(|graph| known.extend(defined(graph)));
+    let find = |name: &SymbolName| {
+        archives.iter().enumerate().find_map(|(index, archive)| Some((index, archive.member_with(name)?)))
+    };
     let mut added = HashSet::new();
     let mut next = 0;
     while let Some(graph) = graphs.get(next) {
         next += 1;
-        // Objects on the command line define what they do before a member is asked for it.
-        if next == 1 {
-            graphs.iter().for_each(|graph| known.extend(defined(graph)));
-        }
-        for name in needed(graph).collect::<Vec<_>>() {
-            let find = |(index, archive): (usize, &Archive)| Some((index, archive.member_with(&name)?));
-            let found = archives.iter().enumerate().find_map(find).filter(|_| !known.contains(&name));
-            let Some((index, id)) = found.filter(|member| added.insert(*member)) else { continue };
+        let commons: Vec<_> = commons(graph).collect();
+        let needed = needed(graph).filter(|name| !known.contains(name)).collect::<Vec<_>>();
+        for (name, is_common) in
+            needed.into_iter().map(|name| (name, false)).chain(commons.into_iter().map(|name| (name, true)))
+        {
+            let Some((index, id)) = find(&name).filter(|member| !added.contains(member)) else { continue };
+            if !is_common && known.contains(&name) {
+                continue;
+            }
             let member = archives[index].member(id)?;
             let graph = format::parse(&member.name, member.object, names)?;
-            known.extend(defined(&graph));
-            graphs.push(graph);
+            // A common has a member only if that gives it a value.
+            if !is_common || graph.has_value(&name) && !graphs.iter().any(|graph| graph.has_value(&name)) {
+                added.insert((index, id));
+                known.extend(defined(&graph));
+                graphs.push(graph);
+            }
         }
     }
-    Ok(graphs)
+    Ok(())
 }
 
-/// The names that an object needs.
+/// The names that an object needs: not what it can do without.
 fn needed(graph: &LinkGraph) -> impl Iterator<Item = SymbolName> {
-    let externals = graph.symbols().filter(|(_, symbol)| symbol.definition == Definition::External);
+    let is_needed = |symbol: &Symbol| symbol.definition == Definition::External && symbol.linkage != Linkage::Weak;
+    let externals = graph.symbols().filter(move |(_, symbol)| is_needed(symbol));
     externals.filter_map(|(_, symbol)| symbol.name.clone()).chain(graph.aliases().iter().map(|(_, name)| name.clone()))
+}
+
+/// The names of its commons.
+fn commons(graph: &LinkGraph) -> impl Iterator<Item = SymbolName> {
+    let is_common = |symbol: &Symbol| symbol.linkage == Linkage::Common && is_visible_definition(symbol);
+    let commons = graph.symbols().filter(move |(_, symbol)| is_common(symbol));
+    commons.filter_map(|(_, symbol)| symbol.name.clone())
 }
 
 /// The names that it defines.

@@ -6,7 +6,7 @@ mod toolchain;
 
 use std::path::Path;
 
-use toolchain::{GCC, GXX, compile, directory, same_as_native, tool};
+use toolchain::{GCC, GXX, compile, directory, orcane, same_as_native, told, tool};
 
 /// An object of C that may print.
 fn c(directory: &Path, options: &[&str], file: &str, text: &str) -> String {
@@ -125,4 +125,25 @@ fn records_of_unwinding_for_what_is_no_code_are_left_out() {
     let main = "extern char in_data[]; int main(void) { printf(\"%d\\n\", in_data != 0); return 0; }";
     let main = c(&directory, &[], "main.c", main);
     same_as_native(&directory, &[&main, &data], &[], &[]);
+}
+
+/// Code for a fixed address may be in an archive; what of it is no part of the program says nothing of the memory.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn members_that_are_not_position_independent_run_below_2_gib() {
+    let directory = directory("no-pie-members");
+    let main = c(
+        &directory,
+        &[],
+        "main.c",
+        "int get(int); int main(int c, char **v) { printf(\"%d\\n\", get(c)); return 0; }",
+    );
+    let text = "static int table[] = {1, 2, 3, 4}; int get(int i) { return table[i]; }";
+    let low = c(&directory, &["-fno-pie", "-O2"], "low.c", text);
+    tool(&directory, &["ar", "rcs", "low.a", &low]);
+    assert_eq!(told(&orcane(&directory, &["run", &main, "low.a"])), ("2\n".to_owned(), String::new(), Some(0)));
+    // A direct reference to a variable of the C library can be far from low memory, but not from the default.
+    let own = "int get(int i) { fprintf(stdout, \"own\\n\"); return i; }";
+    let own = c(&directory, &["-fPIE"], "own.c", own);
+    assert_eq!(told(&orcane(&directory, &["run", &main, &own, "low.a"])).0, "own\n1\n");
 }

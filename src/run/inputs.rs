@@ -1,5 +1,6 @@
 //! What the program is made of, in the order in which it is named.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,14 +9,16 @@ use clap::ArgMatches;
 use orcane::ArchiveScope;
 use orcane::linker::SymbolStringPool;
 use orcane::linker::arch::Architecture;
-use orcane::linker::format::archive::is_archive;
+use orcane::linker::format::archive::{Archive, is_archive};
+use orcane::linker::format::elf::needs_low_memory;
 use orcane::linker::format::macho::slice;
 use orcane::linker::format::{open, parse};
-use orcane::linker::graph::{EdgeKind, ObjectBytes};
+use orcane::linker::graph::{EdgeKind, LinkGraph, ObjectBytes};
 use orcane::linker::memory::{MemoryManager, SlabManager};
 
 use super::{Run, search};
 use crate::Result;
+use crate::link_command::add_members;
 
 /// A file of the program.
 pub(super) struct Input {
@@ -112,19 +115,41 @@ fn is_library_name(path: &Path) -> bool {
     path.to_string_lossy().contains(".so")
 }
 
-/// The memory that the objects need, if it is not the default: code that is not
+/// The memory that the program needs, if it is not the default: code that is not
 /// position-independent has to be below 2 GiB.
-pub(super) fn memory(inputs: &[Input]) -> Result<Option<Arc<dyn MemoryManager>>> {
+pub(super) fn memory(inputs: &[Input], entry: &str) -> Result<Option<Arc<dyn MemoryManager>>> {
     let names = SymbolStringPool::new();
-    for input in inputs {
-        let Kind::Object(bytes) = &input.kind else { continue };
-        // What can't be read is told of when it is added.
-        let Ok(graph) = parse(&input.path.display().to_string(), bytes.clone(), &names) else { continue };
-        if graph.edges().iter().any(|edge| is_low(edge.kind)) {
-            return Ok(Some(Arc::new(SlabManager::below_2_gib()?)));
+    // What can't be read is told of when it is added.
+    let objects = inputs.iter().filter_map(|input| match &input.kind {
+        Kind::Object(bytes) => parse(&input.path.display().to_string(), bytes.clone(), &names).ok(),
+        _ => None,
+    });
+    let mut graphs: Vec<_> = objects.collect();
+    let is_low_program =
+        |graphs: &[LinkGraph]| graphs.iter().any(|graph| graph.edges().iter().any(|edge| is_low(edge.kind)));
+    if !is_low_program(&graphs) {
+        let archives = inputs.iter().filter(|input| matches!(input.kind, Kind::Archive(_)));
+        let archives: Vec<_> = archives.filter_map(|input| archive(&input.path)).collect();
+        if !archives.iter().any(has_low_member) {
+            return Ok(None);
         }
+        // There are such members. Whether one is of the program is worth the work now.
+        let mut root = LinkGraph::new("entry", Architecture::X86_64);
+        root.external(names.intern(entry), 0);
+        graphs.push(root);
+        _ = add_members(&mut graphs, &archives, HashSet::new(), &names);
     }
-    Ok(None)
+    Ok(if is_low_program(&graphs) { Some(Arc::new(SlabManager::below_2_gib()?)) } else { None })
+}
+
+fn archive(path: &Path) -> Option<Archive> {
+    let bytes = slice(&path.display().to_string(), &open(path).ok()?, Architecture::host()?).ok()?;
+    Archive::parse(path, bytes).ok()
+}
+
+fn has_low_member(archive: &Archive) -> bool {
+    let mut members = archive.members().into_iter();
+    members.any(|id| archive.member(id).is_ok_and(|member| needs_low_memory(&member.object)))
 }
 
 /// Whether an address is stored in 32 bits.

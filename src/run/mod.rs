@@ -270,7 +270,7 @@ fn build(options: &Run, inputs: &[Input]) -> Result<Jit> {
     let builder =
         Jit::builder().opt_level(level).verifier(true).compile_threads(options.threads).process_symbols(access);
     let builder = builder.debugger(debugger(options));
-    let builder = match inputs::memory(inputs)? {
+    let builder = match inputs::memory(inputs, &options.entry)? {
         Some(memory) => builder.memory_manager(memory),
         None => builder,
     };

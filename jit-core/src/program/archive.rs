@@ -7,7 +7,6 @@ use jit_linker::arch::Architecture;
 use jit_linker::format::archive::{Archive, MemberId};
 use jit_linker::format::macho::slice;
 use jit_linker::format::{open, parse};
-use jit_linker::graph::{Linkage, SymbolKind};
 use rustc_hash::FxHashSet;
 
 use super::components::Shared;
@@ -53,14 +52,7 @@ impl ArchiveMembers {
         let session = dylib.session();
         let object = slice(&member.name, &member.object, session.executor().architecture())?;
         let graph = parse(&member.name, object, session.names())?;
-        let mut symbols = graph.symbols().map(|(_, symbol)| symbol);
-        let has_value = symbols.any(|symbol| {
-            symbol.name.as_ref() == Some(name)
-                && symbol.is_defined_here()
-                && symbol.linkage == Linkage::Strong
-                && symbol.kind != SymbolKind::Function
-        });
-        if has_value { self.add(dylib, id) } else { Ok(()) }
+        if graph.has_value(name) { self.add(dylib, id) } else { Ok(()) }
     }
 
     /// Whether there is a member that would define a name, if it were part of the program.

@@ -621,6 +621,17 @@ impl LinkGraph {
         }
     }
 
+    /// Whether it has a variable of a name with a value: a common of another graph gives way to that.
+    #[must_use]
+    pub fn has_value(&self, name: &SymbolName) -> bool {
+        self.symbols.iter().any(|symbol| {
+            symbol.name.as_ref() == Some(name)
+                && symbol.is_defined_here()
+                && symbol.linkage == Linkage::Strong
+                && symbol.kind != SymbolKind::Function
+        })
+    }
+
     /// Makes a common at least as large and as aligned as another of its name, and leaves what is no common as it is. Of
     /// one that was [made external](Self::make_external) only the size changes.
     pub fn grow_common(&mut self, symbol: SymbolId, size: u32, align_log2: u8) {
