@@ -147,3 +147,38 @@ fn members_that_are_not_position_independent_run_below_2_gib() {
     let own = c(&directory, &["-fPIE"], "own.c", own);
     assert_eq!(told(&orcane(&directory, &["run", &main, &own, "low.a"])).0, "own\n1\n");
 }
+
+#[test]
+fn a_note_that_code_refers_to_is_in_memory() {
+    let directory = directory("notes");
+    let main = "__attribute__((section(\".note.mine\"), used, aligned(4))) static const int note[4] = {4, 4, 1, 7};
+        __attribute__((section(\".note.other\"), aligned(4))) const int other[4] = {4, 4, 1, 9}; const int *volatile at = note;
+        int main(void) { printf(\"%d %d %d\\n\", at[3], note[2], other[3]); return 0; }";
+    let main = c(&directory, &[], "main.c", main);
+    same_as_native(&directory, &[&main], &[], &[]);
+}
+
+#[test]
+fn a_symbol_outside_its_section_that_nobody_refers_to_is_no_error() {
+    let directory = directory("outside");
+    let text = ".data\nx: .long 1\n.globl beyond, before\n.set beyond, x + 100\n.set before, x - 8\n";
+    let outside = compile(&directory, &[GCC], "outside.s", text);
+    let main = c(&directory, &[], "main.c", "int main(void) { puts(\"main\"); return 0; }");
+    same_as_native(&directory, &[&main, &outside], &[], &[]);
+}
+
+#[test]
+fn symbols_with_versions_are_found_by_their_names() {
+    let directory = directory("versions");
+    let version = if cfg!(target_arch = "x86_64") { "GLIBC_2.2.5" } else { "GLIBC_2.17" };
+    let main = format!(
+        "__asm__(\".symver strlen, strlen@{version}\"); unsigned long strlen(const char *); int f(void);
+         int main(int c, char **v) {{ printf(\"%d %d\\n\", f(), strlen(v[0]) > 0); return 0; }}"
+    );
+    let main = c(&directory, &["-fno-builtin"], "main.c", &main);
+    let versions = "int f1(void) { return 1; } int f2(void) { return 2; }
+        __asm__(\".symver f1, f@V1\"); __asm__(\".symver f2, f@@V2\");";
+    let versions = c(&directory, &[], "versions.c", versions);
+    let (output, error, status) = told(&orcane(&directory, &["run", &main, &versions]));
+    assert_eq!((&*output, &*error, status), ("2 1\n", "", Some(0)));
+}
