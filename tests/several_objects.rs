@@ -26,6 +26,29 @@ fn the_largest_of_several_commons_is_the_one() {
     same_as_native(&directory, &[&large, &small], &[], &[]);
 }
 
+/// A library's user adds objects whenever it wants.
+#[test]
+fn a_common_that_is_in_memory_and_too_small_is_an_error_until_it_is_removed() -> Result<(), orcane::Error> {
+    let directory = directory("late-common");
+    let object = |file: &str, text: &str| {
+        let object = compile(&directory, &[GCC, "-fPIC", "-fcommon"], file, text);
+        orcane::linker::graph::ObjectBytes::from(std::fs::read(directory.join(object)).unwrap())
+    };
+    let (small, large) =
+        (object("small.c", "int x[1];"), object("large.c", "int x[16]; int *of_large(void) { return x; }"));
+    let jit = orcane::Jit::new()?;
+    let program = orcane::Program::new(jit.session().clone());
+    let tracker = program.add_object(jit.main(), "small.o", small.clone())?;
+    program.lookup(jit.main(), "x")?;
+    program.add_object(jit.main(), "small again.o", small)?;
+    let error = program.add_object(jit.main(), "large.o", large.clone()).unwrap_err().to_string();
+    assert!(error.contains("large.o") && error.contains("smaller") && error.contains("'x'"), "{error}");
+    tracker.remove()?;
+    program.add_object(jit.main(), "large.o", large)?;
+    assert_ne!(program.lookup(jit.main(), "of_large")?, 0);
+    Ok(())
+}
+
 #[test]
 fn a_common_takes_the_place_of_a_weak_variable_and_not_of_a_strong_one() {
     let directory = directory("weak-common");
@@ -120,9 +143,10 @@ fn objects_that_lld_has_made_one_are_linked() {
 #[test]
 fn records_of_unwinding_for_what_is_no_code_are_left_out() {
     let directory = directory("data-code");
-    let text = ".globl in_data\n.section .data.code, \"aw\", @progbits\nin_data: .cfi_startproc\nnop\n.cfi_endproc\n";
+    let text = ".globl get\nget: .cfi_startproc\nnop\n.cfi_endproc\n.long in_data - .\n
+        .section .data.code, \"aw\", @progbits\n.globl in_data\nin_data: .cfi_startproc\nnop\n.cfi_endproc\n";
     let data = compile(&directory, &[GCC], "data.s", text);
-    let main = "extern char in_data[]; int main(void) { printf(\"%d\\n\", in_data != 0); return 0; }";
+    let main = "extern char in_data[], get[]; int main(void) { printf(\"%d\\n\", in_data != get); return 0; }";
     let main = c(&directory, &[], "main.c", main);
     same_as_native(&directory, &[&main, &data], &[], &[]);
 }
