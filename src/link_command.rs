@@ -80,15 +80,29 @@ fn is_visible_definition(symbol: &Symbol) -> bool {
     symbol.name.is_some() && symbol.scope != Scope::Local && symbol.is_defined_here()
 }
 
+/// Which of two definitions is taken: that of higher rank.
+fn rank(linkage: Linkage) -> u8 {
+    match linkage {
+        Linkage::Weak => 0,
+        Linkage::Common => 1,
+        Linkage::Strong => 2,
+    }
+}
+
 /// Makes a weak or common definition external where another object's is used: also its own object refers to that one.
 fn leave_to_others(graphs: &mut [LinkGraph]) {
     let mut chosen: HashMap<SymbolName, (Linkage, usize)> = HashMap::new();
+    let mut commons: HashMap<SymbolName, (u32, u8)> = HashMap::new();
     for (index, graph) in graphs.iter().enumerate() {
         for (_, symbol) in graph.symbols().filter(|(_, symbol)| is_visible_definition(symbol)) {
             let Some(name) = &symbol.name else { continue };
             let known = chosen.entry(name.clone()).or_insert((symbol.linkage, index));
-            if known.0 != Linkage::Strong && symbol.linkage == Linkage::Strong {
-                *known = (Linkage::Strong, index);
+            if rank(symbol.linkage) > rank(known.0) {
+                *known = (symbol.linkage, index);
+            }
+            if let (Linkage::Common, Definition::Block { block, .. }) = (symbol.linkage, symbol.definition) {
+                let (block, (size, align)) = (graph.block(block), commons.entry(name.clone()).or_default());
+                (*size, *align) = (block.size.max(*size), block.align_log2.max(*align));
             }
         }
     }
@@ -100,6 +114,10 @@ fn leave_to_others(graphs: &mut [LinkGraph]) {
         };
         let left: Vec<_> = graph.symbols().filter(|(_, symbol)| is_elsewhere(symbol)).map(|(id, _)| id).collect();
         left.into_iter().for_each(|id| graph.make_external(id));
+        // The one that stays is as large as any object needs it.
+        let largest = |symbol: &Symbol| commons.get(symbol.name.as_ref()?).copied();
+        let own: Vec<_> = graph.symbols().filter_map(|(id, symbol)| Some((id, largest(symbol)?))).collect();
+        own.into_iter().for_each(|(id, (size, align))| graph.grow_common(id, size, align));
     }
 }
 
@@ -116,32 +134,61 @@ fn gather(options: &LinkOptions, names: &SymbolStringPool) -> Result<Vec<LinkGra
             graphs.push(format::parse(&name, bytes, names)?);
         }
     }
-    let mut known: HashSet<_> = options.define.iter().map(|(name, _)| names.intern(name)).collect();
+    let given = options.define.iter().map(|(name, _)| names.intern(name)).collect();
+    add_members(&mut graphs, &archives, given, names)?;
+    Ok(graphs)
+}
+
+/// Adds what objects need of archives, and what that needs. Nobody has to define the names that are `known`.
+pub(crate) fn add_members(
+    graphs: &mut Vec<LinkGraph>,
+    archives: &[Archive],
+    mut known: HashSet<SymbolName>,
+    names: &SymbolStringPool,
+) -> Result<()> {
+    // Objects on the command line define what they do before a member is asked for it.
+    graphs.iter().for_each(|graph| known.extend(defined(graph)));
+    let find = |name: &SymbolName| {
+        archives.iter().enumerate().find_map(|(index, archive)| Some((index, archive.member_with(name)?)))
+    };
     let mut added = HashSet::new();
     let mut next = 0;
     while let Some(graph) = graphs.get(next) {
         next += 1;
-        // Objects on the command line define what they do before a member is asked for it.
-        if next == 1 {
-            graphs.iter().for_each(|graph| known.extend(defined(graph)));
-        }
-        for name in needed(graph).collect::<Vec<_>>() {
-            let find = |(index, archive): (usize, &Archive)| Some((index, archive.member_with(&name)?));
-            let found = archives.iter().enumerate().find_map(find).filter(|_| !known.contains(&name));
-            let Some((index, id)) = found.filter(|member| added.insert(*member)) else { continue };
+        let commons: Vec<_> = commons(graph).collect();
+        let needed = needed(graph).filter(|name| !known.contains(name)).collect::<Vec<_>>();
+        for (name, is_common) in
+            needed.into_iter().map(|name| (name, false)).chain(commons.into_iter().map(|name| (name, true)))
+        {
+            let Some((index, id)) = find(&name).filter(|member| !added.contains(member)) else { continue };
+            if !is_common && known.contains(&name) {
+                continue;
+            }
             let member = archives[index].member(id)?;
             let graph = format::parse(&member.name, member.object, names)?;
-            known.extend(defined(&graph));
-            graphs.push(graph);
+            // A common has a member only if that gives it a value.
+            if !is_common || graph.has_value(&name) && !graphs.iter().any(|graph| graph.has_value(&name)) {
+                added.insert((index, id));
+                known.extend(defined(&graph));
+                graphs.push(graph);
+            }
         }
     }
-    Ok(graphs)
+    Ok(())
 }
 
-/// The names that an object needs.
+/// The names that an object needs: not what it can do without.
 fn needed(graph: &LinkGraph) -> impl Iterator<Item = SymbolName> {
-    let externals = graph.symbols().filter(|(_, symbol)| symbol.definition == Definition::External);
+    let is_needed = |symbol: &Symbol| symbol.definition == Definition::External && symbol.linkage != Linkage::Weak;
+    let externals = graph.symbols().filter(move |(_, symbol)| is_needed(symbol));
     externals.filter_map(|(_, symbol)| symbol.name.clone()).chain(graph.aliases().iter().map(|(_, name)| name.clone()))
+}
+
+/// The names of its commons.
+fn commons(graph: &LinkGraph) -> impl Iterator<Item = SymbolName> {
+    let is_common = |symbol: &Symbol| symbol.linkage == Linkage::Common && is_visible_definition(symbol);
+    let commons = graph.symbols().filter(move |(_, symbol)| is_common(symbol));
+    commons.filter_map(|(_, symbol)| symbol.name.clone())
 }
 
 /// The names that it defines.
@@ -185,8 +232,7 @@ pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
         for (number, (name, kind, range)) in sections.into_iter().enumerate() {
             let start = (range.start - base[kind as usize]) as usize;
             let bytes = &fixed.content(kind)[start..start + (range.end - range.start) as usize];
-            let name: String = name.chars().map(|char| if char == '/' { '_' } else { char }).collect();
-            std::fs::write(folder.join(format!("{index}.{number}{name}")), bytes)?;
+            std::fs::write(folder.join(format!("{index}.{number}{}", file_name(&name))), bytes)?;
         }
         for kind in SegmentKind::ALL {
             std::fs::write(folder.join(format!("{index}.{kind:?}")), fixed.content(kind))?;
@@ -196,6 +242,16 @@ pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
         std::fs::write(path, format!("[{}]\n", maps.join(",\n")))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A section's name as a part of a file's: those of C++'s templates are longer than a system takes.
+fn file_name(section: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut name = section.replace('/', "_");
+    if name.len() > LONGEST {
+        name.truncate(name.floor_char_boundary(LONGEST));
+    }
+    name
 }
 
 fn wanted(options: &LinkOptions) -> Result<Option<Architecture>> {

@@ -78,3 +78,35 @@ fn objects_are_linked_at_an_address_with_a_map_of_what_is_where() {
         .collect();
     assert_eq!(branches, [address("callee"), 0x1000_3000]);
 }
+
+#[test]
+fn the_largest_of_several_commons_is_linked() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("link_commons");
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    let folder = &*folder;
+    compile(folder, "small", "int x[1] __attribute__((common)); int main(void) { return x[0]; }\n");
+    compile(folder, "large", "int x[16] __attribute__((common)); int *get(void) { return x; }\n");
+    for files in [["small.o", "large.o"], ["large.o", "small.o"]] {
+        let output = orcane(&[&["link", "--no-exec", "--map", "map.json"][..], &files].concat(), folder);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let map = std::fs::read_to_string(folder.join("map.json")).expect("the map is written");
+        let entries = map.split("{\"name\":\"x\",").skip(1).map(|entry| entry.split('}').next().unwrap_or(entry));
+        let entries: Vec<_> = entries.collect();
+        // Where it is, and where the other object finds it.
+        assert!(matches!(entries[..], [one, other] if one == other && one.ends_with("\"size\":64")), "{entries:?}");
+    }
+}
+
+#[test]
+fn a_section_whose_name_is_longer_than_a_files_is_written() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("link_long_name");
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    let folder = &*folder;
+    let name = format!(".text.{}", "long".repeat(100));
+    compile(folder, "long", &format!("__attribute__((section(\"{name}\"))) int main(void) {{ return 0; }}\n"));
+    let output = orcane(&["link", "--no-exec", "--dump", "dump", "long.o"], folder);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let files = std::fs::read_dir(folder.join("dump")).expect("the folder is made");
+    let is_it = |name: String| name.starts_with("0.") && name.contains(".text.longlong");
+    assert!(files.flatten().any(|file| is_it(file.file_name().to_string_lossy().into_owned())));
+}

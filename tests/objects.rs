@@ -287,3 +287,38 @@ fn e2e_03_a_constructor_by_a_pointer_to_something_else() {
     let output = told(&orcane(&directory, &["run", &main, "--", "a", "b"]));
     assert_eq!(output, ("3\n".to_owned(), String::new(), Some(3)));
 }
+
+#[test]
+fn the_c_library_is_found_through_its_script() {
+    let directory = directory("c-library");
+    let main = c(&directory, &[], "main.c", "int main(int c, char **v) { printf(\"%f\\n\", c / 2.0); return 0; }");
+    let expected = ("0.500000\n".to_owned(), String::new(), Some(0));
+    assert_eq!(told(&orcane(&directory, &["run", &main, "-l", "c"])), expected);
+    // One of our own, which leads to a library in another directory and one that is not there.
+    let other = c(&directory, &["-fPIC"], "other.c", "int other(void) { return 4; }");
+    tool(&directory, &["mkdir", "elsewhere"]);
+    tool(&directory, &[GCC, "-shared", "-o", "elsewhere/libreal.so", &other]);
+    let script = "/* one */ OUTPUT_FORMAT(elf) GROUP ( -lreal AS_NEEDED ( nowhere.so ) )";
+    std::fs::write(directory.join("libscript.so"), script).unwrap();
+    let main = c(&directory, &["-fPIC"], "calls.c", "int other(void); int main(void) { return other(); }");
+    let arguments = ["run", &main, "-L.", "-Lelsewhere", "-lscript"];
+    assert_eq!(told(&orcane(&directory, &arguments)), (String::new(), String::new(), Some(4)));
+}
+
+/// What no shared library has: functions and variables that compilers link into each program.
+#[test]
+fn what_compilers_link_with_everything_is_there() {
+    let directory = directory("compiler-archives");
+    let text = "#include <pthread.h>\nint all;
+        #if defined(__x86_64__)\n#define KNOWN __builtin_cpu_supports(\"sse2\")\n#else\n#define KNOWN 1\n#endif
+        static void before(void) { puts(\"before\"); }
+        static void quick(void) { puts(\"quick\"); fflush(stdout); }
+        int main(void) { __builtin_cpu_init(); __atomic_fetch_add(&all, 3, __ATOMIC_SEQ_CST);
+            printf(\"%d %d\\n\", all, KNOWN != 0); pthread_atfork(before, NULL, NULL); at_quick_exit(quick); quick_exit(7); }";
+    let text = if cfg!(target_arch = "x86_64") { text.to_owned() } else { text.replace("__builtin_cpu_init();", "") };
+    for option in ["-fPIC", "-fPIE"] {
+        let main = c(&directory, &["-O2", option], "main.c", &text);
+        let expected = ("3 1\nquick\n".to_owned(), String::new(), Some(7));
+        assert_eq!(told(&orcane(&directory, &["run", &main])), expected, "{option}");
+    }
+}

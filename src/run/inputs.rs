@@ -1,5 +1,6 @@
 //! What the program is made of, in the order in which it is named.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,30 +9,16 @@ use clap::ArgMatches;
 use orcane::ArchiveScope;
 use orcane::linker::SymbolStringPool;
 use orcane::linker::arch::Architecture;
-use orcane::linker::format::archive::is_archive;
-use orcane::linker::format::macho::{is_universal, slice};
+use orcane::linker::format::archive::{Archive, is_archive};
+use orcane::linker::format::elf::needs_low_memory;
+use orcane::linker::format::macho::slice;
 use orcane::linker::format::{open, parse};
-use orcane::linker::graph::{EdgeKind, ObjectBytes};
+use orcane::linker::graph::{EdgeKind, LinkGraph, ObjectBytes};
 use orcane::linker::memory::{MemoryManager, SlabManager};
 
-use super::Run;
+use super::{Run, search};
 use crate::Result;
-
-/// Where the system's libraries are.
-const SYSTEM: [&str; 6] = [
-    "/usr/local/lib",
-    #[cfg(target_arch = "x86_64")]
-    "/lib/x86_64-linux-gnu",
-    #[cfg(target_arch = "x86_64")]
-    "/usr/lib/x86_64-linux-gnu",
-    #[cfg(not(target_arch = "x86_64"))]
-    "/lib/aarch64-linux-gnu",
-    #[cfg(not(target_arch = "x86_64"))]
-    "/usr/lib/aarch64-linux-gnu",
-    "/lib64",
-    "/lib",
-    "/usr/lib",
-];
+use crate::link_command::add_members;
 
 /// A file of the program.
 pub(super) struct Input {
@@ -82,7 +69,8 @@ pub(super) fn gather(options: &Run, matches: &ArgMatches) -> Result<Vec<Input>> 
         ("hidden_libraries", &options.hidden_libraries, ArchiveScope::Hidden),
     ] {
         for (index, name) in at(id).into_iter().zip(libraries) {
-            named.push((index, find_library(name, &options.directories, scope)?, scope));
+            let files = search::library(name, &options.directories, scope)?;
+            named.extend(files.into_iter().map(|file| (index, file, scope)));
         }
     }
     named.sort_by_key(|(index, ..)| *index);
@@ -127,50 +115,41 @@ fn is_library_name(path: &Path) -> bool {
     path.to_string_lossy().contains(".so")
 }
 
-/// The file of a library: a shared one rather than an archive in the same directory, unless it is to be hidden.
-fn find_library(name: &str, directories: &[PathBuf], scope: ArchiveScope) -> Result<PathBuf> {
-    let suffixes: &[_] = if scope == ArchiveScope::Hidden { &["a"] } else { &["so", "a"] };
-    let candidates = |directory: &Path| {
-        let files = suffixes.iter().map(|suffix| directory.join(format!("lib{name}.{suffix}")));
-        files.collect::<Vec<_>>()
-    };
-    for directory in directories.iter().map(PathBuf::as_path).chain(SYSTEM.iter().map(Path::new)) {
-        for path in candidates(directory) {
-            // What is text is for static linkers; the loader has the library itself.
-            if std::fs::read(&path)
-                .is_ok_and(|bytes| bytes.starts_with(b"\x7fELF") || is_archive(&bytes) || is_universal(&bytes))
-            {
-                return Ok(path);
-            }
+/// The memory that the program needs, if it is not the default: code that is not
+/// position-independent has to be below 2 GiB.
+pub(super) fn memory(inputs: &[Input], entry: &str) -> Result<Option<Arc<dyn MemoryManager>>> {
+    let names = SymbolStringPool::new();
+    // What can't be read is told of when it is added.
+    let objects = inputs.iter().filter_map(|input| match &input.kind {
+        Kind::Object(bytes) => parse(&input.path.display().to_string(), bytes.clone(), &names).ok(),
+        _ => None,
+    });
+    let mut graphs: Vec<_> = objects.collect();
+    let is_low_program =
+        |graphs: &[LinkGraph]| graphs.iter().any(|graph| graph.edges().iter().any(|edge| is_low(edge.kind)));
+    if !is_low_program(&graphs) {
+        let archives = inputs.iter().filter(|input| matches!(input.kind, Kind::Archive(_)));
+        let archives: Vec<_> = archives.filter_map(|input| archive(&input.path)).collect();
+        if !archives.iter().any(has_low_member) {
+            return Ok(None);
         }
+        // There are such members. Whether one is of the program is worth the work now.
+        let mut root = LinkGraph::new("entry", Architecture::X86_64);
+        root.external(names.intern(entry), 0);
+        graphs.push(root);
+        _ = add_members(&mut graphs, &archives, HashSet::new(), &names);
     }
-    // Without the files for developers, there may be the library, with its version.
-    for directory in directories.iter().map(PathBuf::as_path).chain(SYSTEM.iter().map(Path::new)) {
-        let prefix = format!("lib{name}.so.");
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let mut versions: Vec<_> =
-            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).collect();
-        versions.sort_by_key(std::fs::DirEntry::file_name);
-        if let Some(entry) = versions.first() {
-            return Ok(entry.path());
-        }
-    }
-    Err(format!("there is no library '{name}' (lib{name}.so, lib{name}.a)").into())
+    Ok(if is_low_program(&graphs) { Some(Arc::new(SlabManager::below_2_gib()?)) } else { None })
 }
 
-/// The memory that the objects need, if it is not the default: code that is not
-/// position-independent has to be below 2 GiB.
-pub(super) fn memory(inputs: &[Input]) -> Result<Option<Arc<dyn MemoryManager>>> {
-    let names = SymbolStringPool::new();
-    for input in inputs {
-        let Kind::Object(bytes) = &input.kind else { continue };
-        // What can't be read is told of when it is added.
-        let Ok(graph) = parse(&input.path.display().to_string(), bytes.clone(), &names) else { continue };
-        if graph.edges().iter().any(|edge| is_low(edge.kind)) {
-            return Ok(Some(Arc::new(SlabManager::below_2_gib()?)));
-        }
-    }
-    Ok(None)
+fn archive(path: &Path) -> Option<Archive> {
+    let bytes = slice(&path.display().to_string(), &open(path).ok()?, Architecture::host()?).ok()?;
+    Archive::parse(path, bytes).ok()
+}
+
+fn has_low_member(archive: &Archive) -> bool {
+    let mut members = archive.members().into_iter();
+    members.any(|id| archive.member(id).is_ok_and(|member| needs_low_memory(&member.object)))
 }
 
 /// Whether an address is stored in 32 bits.

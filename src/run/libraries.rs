@@ -1,14 +1,18 @@
-//! Shared libraries that the program uses.
+//! Libraries that the program uses: those that are named, and those that compilers take for granted.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 
+use orcane::linker::format;
+use orcane::linker::format::archive::{Archive, MemberId};
 use orcane::{
     AbsoluteSymbol, DefinitionGenerator, DylibLookup, DynamicLibrarySymbols, ExecutorProcessControl, GeneratorError,
-    JitDylib, SymbolDef, SymbolFlags, SymbolName,
+    JitDylib, Program, SymbolDef, SymbolFlags, SymbolName,
 };
 
+use super::search;
 use crate::Result;
 
 /// Has a dylib find the symbols of a library.
@@ -56,5 +60,44 @@ impl DefinitionGenerator for RuntimeLibraries {
             }
         });
         process.find_symbol(&CString::new(name.as_str()).ok()?)
+    }
+}
+
+/// The archives that compilers take for granted, for what nothing else defines. They are opened when a symbol is missing.
+pub(super) struct CompilersArchives {
+    program: Arc<Program>,
+    archives: OnceLock<Vec<Archive>>,
+    added: Mutex<HashSet<(usize, MemberId)>>,
+}
+
+impl CompilersArchives {
+    pub(super) fn new(program: Arc<Program>) -> Self {
+        Self { program, archives: OnceLock::new(), added: Mutex::default() }
+    }
+
+    /// A system without them, or with others than ours, has no program that needs them.
+    fn open() -> Vec<Archive> {
+        let archive = |path: &Path| Archive::parse(path, format::open(path).ok()?).ok();
+        search::compilers_archives().iter().filter_map(|path| archive(path)).collect()
+    }
+}
+
+impl DefinitionGenerator for CompilersArchives {
+    fn generate(
+        &self,
+        dylib: &JitDylib,
+        _: DylibLookup,
+        names: &[SymbolName],
+    ) -> std::result::Result<(), GeneratorError> {
+        let archives = self.archives.get_or_init(Self::open);
+        for name in names {
+            let find = |(index, archive): (usize, &Archive)| Some((index, archive.member_with(name)?));
+            let Some((index, id)) = archives.iter().enumerate().find_map(find) else { continue };
+            if self.added.lock().unwrap_or_else(PoisonError::into_inner).insert((index, id)) {
+                let member = archives[index].member(id)?;
+                self.program.add_object(dylib, &member.name, member.object)?;
+            }
+        }
+        Ok(())
     }
 }

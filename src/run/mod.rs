@@ -3,6 +3,7 @@
 mod clif;
 mod inputs;
 mod libraries;
+mod search;
 
 use std::error::Error;
 use std::ffi::{CString, c_char};
@@ -17,7 +18,7 @@ use orcane::{
 
 use self::clif::ClifFiles;
 use self::inputs::{Input, Kind};
-use self::libraries::RuntimeLibraries;
+use self::libraries::{CompilersArchives, RuntimeLibraries};
 use crate::Result;
 
 /// Links objects, archives, shared libraries and CLIF files as one program, and runs it
@@ -109,7 +110,7 @@ fn exit(status: i32) -> ! {
 /// A program that is in memory and not linked yet.
 struct Loaded {
     jit: Jit,
-    program: Program,
+    program: Arc<Program>,
     clif: ClifFiles,
 }
 
@@ -125,7 +126,7 @@ impl Loaded {
         if let Some(objects) = jit.lazy_objects() {
             program = program.lazy(objects);
         }
-        let program = Program::with_options(jit.session().clone(), program);
+        let program = Arc::new(Program::with_options(jit.session().clone(), program));
         let mut this = Self { jit, program, clif: ClifFiles::default() };
         let dylibs = this.create_dylibs(options, &inputs)?;
         let main = this.jit.main().clone();
@@ -163,7 +164,7 @@ impl Loaded {
     }
 
     /// The dylibs that files are grouped in. All search all: themselves first, then `main`, then
-    /// the others in their order, and the process last.
+    /// the others in their order, the process, and last what compilers link with everything.
     fn create_dylibs(&self, options: &Run, inputs: &[Input]) -> Result<Vec<(String, JitDylib)>> {
         let session = self.jit.session();
         let main = self.jit.main();
@@ -189,6 +190,13 @@ impl Loaded {
         }
         if let Some(process) = process.filter(|_| !options.no_process_symbols) {
             process.add_generator(Arc::new(RuntimeLibraries::default()))?;
+            let compiler = session.create_dylib("archives of the compiler")?;
+            compiler.add_to_link_order(&process, DylibLookup::Exported)?;
+            compiler.add_generator(Arc::new(CompilersArchives::new(Arc::clone(&self.program))))?;
+            for dylib in std::iter::once(main).chain(dylibs.iter().map(|(_, dylib)| dylib)) {
+                // What is linked into each program is hidden from other libraries, not from it.
+                dylib.add_to_link_order(&compiler, DylibLookup::All)?;
+            }
         }
         Ok(dylibs)
     }
@@ -262,7 +270,7 @@ fn build(options: &Run, inputs: &[Input]) -> Result<Jit> {
     let builder =
         Jit::builder().opt_level(level).verifier(true).compile_threads(options.threads).process_symbols(access);
     let builder = builder.debugger(debugger(options));
-    let builder = match inputs::memory(inputs)? {
+    let builder = match inputs::memory(inputs, &options.entry)? {
         Some(memory) => builder.memory_manager(memory),
         None => builder,
     };

@@ -6,12 +6,12 @@ use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
 use jit_linker::format::archive::{Archive, MemberId};
 use jit_linker::format::macho::slice;
-use jit_linker::format::open;
+use jit_linker::format::{open, parse};
 use rustc_hash::FxHashSet;
 
 use super::components::Shared;
 use crate::error::Error;
-use crate::session::{DefinitionGenerator, DylibLookup, JitDylib};
+use crate::session::{DefinitionGenerator, DylibLookup, JitDylib, LookupKind, LookupState};
 use crate::sync::{Arc, Mutex, lock};
 
 /// Who sees what an archive defines.
@@ -43,6 +43,23 @@ impl ArchiveMembers {
         Ok(Self { archive, scope, program, added: Mutex::default() })
     }
 
+    /// Adds the member that gives a common of another object a value, if there is one.
+    pub(super) fn add_value(&self, dylib: &JitDylib, name: &SymbolName) -> Result<(), Error> {
+        let Some(id) = self.archive.member_with(name).filter(|member| !lock(&self.added).contains(member)) else {
+            return Ok(());
+        };
+        let member = self.archive.member(id)?;
+        let session = dylib.session();
+        let object = slice(&member.name, &member.object, session.executor().architecture())?;
+        let graph = parse(&member.name, object, session.names())?;
+        if graph.has_value(name) { self.add(dylib, id) } else { Ok(()) }
+    }
+
+    /// Whether there is a member that would define a name, if it were part of the program.
+    pub(super) fn may_define(&self, name: &SymbolName) -> bool {
+        self.archive.member_with(name).is_some_and(|member| !lock(&self.added).contains(&member))
+    }
+
     fn add(&self, dylib: &JitDylib, member: MemberId) -> Result<(), Error> {
         if !lock(&self.added).insert(member) {
             return Ok(());
@@ -53,6 +70,15 @@ impl ArchiveMembers {
 }
 
 impl DefinitionGenerator for ArchiveMembers {
+    /// Only what a linker looks up brings members in.
+    fn try_to_generate(&self, lookup: LookupState) {
+        let result = match lookup.kind() {
+            LookupKind::Static => self.generate(lookup.dylib(), lookup.visibility(), lookup.names()),
+            LookupKind::DlSym => Ok(()),
+        };
+        lookup.continue_lookup(result);
+    }
+
     fn generate(
         &self,
         dylib: &JitDylib,

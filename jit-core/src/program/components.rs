@@ -1,5 +1,6 @@
 //! A program of objects: linked as a static linker would, a dylib a component.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::Path;
 
@@ -12,7 +13,9 @@ use jit_linker::memory::SegmentKind;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::archive::{ArchiveMembers, ArchiveScope};
+use super::commons::Commons;
 use super::linking::COMPONENT_HANDLE;
+use super::needs::Needs;
 use super::unit::ObjectUnit;
 use super::weak::{self, WeakDefinitions};
 #[cfg(feature = "cranelift")]
@@ -30,7 +33,7 @@ use crate::session::{
     AbsoluteSymbol, Alias, DylibLookup, ExecutionSession, JitDylib, ResourceTracker, SearchOrder, SymbolDef,
     SymbolFlags, UnitDefinition,
 };
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, Weak, lock};
 
 /// Objects, archives and libraries that are linked as one program, in dylibs of a session.
 ///
@@ -151,6 +154,10 @@ pub(super) struct Shared {
     /// Thread-local variables by the addresses that the session knows.
     variables: Mutex<FxHashMap<u64, Variable>>,
     components: Mutex<FxHashMap<String, Component>>,
+    /// The archives, each with the component that its members belong to.
+    archives: Mutex<Vec<(String, Weak<ArchiveMembers>)>>,
+    /// What objects need that are not linked yet, by their numbers.
+    pub(super) needs: Mutex<BTreeMap<u64, Needs>>,
     pub(super) options: ProgramOptions,
 }
 
@@ -161,6 +168,7 @@ type Variable = (Box<[u64; 2]>, TlsLocation);
 struct Component {
     /// Signatures of the COMDAT groups that an object has defined.
     groups: FxHashSet<SymbolName>,
+    commons: Commons,
 }
 
 /// The COMDAT groups that one object defines for its component. Dropped, others may.
@@ -169,6 +177,8 @@ pub(super) struct Groups {
     program: Arc<Shared>,
     component: String,
     signatures: Vec<SymbolName>,
+    /// The object's place among the program's.
+    number: u64,
 }
 
 impl Groups {
@@ -183,6 +193,7 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
+        lock(&self.program.needs).remove(&self.number);
         if let Some(component) = lock(&self.program.components).get_mut(&self.component) {
             self.signatures.iter().for_each(|signature| _ = component.groups.remove(signature));
         }
@@ -227,8 +238,9 @@ impl Program {
     /// When it can't be read.
     pub fn add_archive(&self, dylib: &JitDylib, path: &Path, scope: ArchiveScope) -> Result<(), Error> {
         let architecture = self.session.executor().architecture();
-        let members = ArchiveMembers::open(path, scope, Arc::clone(&self.shared), architecture)?;
-        dylib.add_generator(Arc::new(members))
+        let members = Arc::new(ArchiveMembers::open(path, scope, Arc::clone(&self.shared), architecture)?);
+        lock(&self.shared.archives).push((dylib.name()?, Arc::downgrade(&members)));
+        dylib.add_generator(members)
     }
 
     /// Links what has initializers in the dylibs that a dylib searches, the dylib included, and
@@ -238,20 +250,50 @@ impl Program {
     ///
     /// When an object can't be linked: nothing has run then that depends on it.
     pub fn initialize(&self, dylib: &JitDylib) -> Result<(), Error> {
-        let mut visited = Vec::new();
-        self.initialize_after(dylib, &mut visited)
+        self.link_initializers(dylib)?;
+        self.searched_first(dylib).iter().try_for_each(|dylib| self.initialize_alone(dylib))
     }
 
-    /// What a dylib needs is initialized before it, as far as there is no cycle.
-    fn initialize_after(&self, dylib: &JitDylib, visited: &mut Vec<JitDylib>) -> Result<(), Error> {
-        if visited.contains(dylib) {
-            return Ok(());
+    /// A dylib after those that it searches, as far as there is no cycle.
+    fn searched_first(&self, dylib: &JitDylib) -> Vec<JitDylib> {
+        fn visit(dylib: &JitDylib, visited: &mut Vec<JitDylib>, order: &mut Vec<JitDylib>) {
+            if visited.contains(dylib) {
+                return;
+            }
+            visited.push(dylib.clone());
+            for (id, _) in dylib.link_order().0 {
+                visit(&JitDylib { session: dylib.session().clone(), id }, visited, order);
+            }
+            order.push(dylib.clone());
         }
-        visited.push(dylib.clone());
-        for (id, _) in dylib.link_order().0 {
-            self.initialize_after(&JitDylib { session: self.session.clone(), id }, visited)?;
+        let mut order = Vec::new();
+        visit(dylib, &mut Vec::new(), &mut order);
+        order
+    }
+
+    /// Links what has initializers in a dylib and those that it searches, with the members of archives that are needed.
+    /// None of them runs before: one that is linked last may have to run first.
+    fn link_initializers(&self, dylib: &JitDylib) -> Result<(), Error> {
+        let dylibs = self.searched_first(dylib);
+        let mut is_done = false;
+        while !is_done {
+            self.shared.add_members(&self.session)?;
+            is_done = true;
+            for dylib in &dylibs {
+                is_done &= !self.link_expected(dylib)?;
+            }
         }
-        self.initialize_alone(dylib)
+        Ok(())
+    }
+
+    /// Links the objects of a dylib that have initializers, and says whether there were any.
+    fn link_expected(&self, dylib: &JitDylib) -> Result<bool, Error> {
+        let expected = self.shared.initializers.take_expected(&dylib.name()?);
+        if expected.is_empty() {
+            return Ok(false);
+        }
+        self.session.lookup(&SearchOrder::new().then(dylib, DylibLookup::All), expected)?;
+        Ok(true)
     }
 
     fn initialize_alone(&self, dylib: &JitDylib) -> Result<(), Error> {
@@ -259,10 +301,7 @@ impl Program {
         let initializers = &self.shared.initializers;
         // Initializers may add objects, and linking them may bring in members of archives.
         while initializers.is_due(&name) {
-            let expected = initializers.take_expected(&name);
-            if !expected.is_empty() {
-                self.session.lookup(&SearchOrder::new().then(dylib, DylibLookup::All), expected)?;
-            } else if !initializers.run(&name) {
+            if !self.link_expected(dylib)? && !initializers.run(&name) {
                 break;
             }
         }
@@ -276,10 +315,10 @@ impl Program {
     ///
     /// When it, or an object with initializers, can't be had.
     pub fn lookup(&self, dylib: &JitDylib, name: &str) -> Result<u64, Error> {
-        let names = vec![self.session.intern(name)];
-        self.initialize(dylib)?;
-        let found = self.session.lookup(&dylib.link_order(), names)?;
-        // The symbol may have come from an archive.
+        let name = self.session.intern(name);
+        self.shared.add_member_with(dylib, &name)?;
+        self.link_initializers(dylib)?;
+        let found = self.session.lookup(&dylib.link_order(), vec![name])?;
         self.initialize(dylib)?;
         Ok(found.first().map(|symbol| symbol.definition.address).unwrap_or_default())
     }
@@ -328,6 +367,7 @@ impl Shared {
             weak::take_from_process(&mut graph, dylib);
         }
         let groups = self.claim_groups(&component, &mut graph);
+        self.claim_commons(dylib, &component, &graph)?;
         let tracker = dylib.create_tracker()?;
         let aliases: Vec<_> = graph
             .aliases()
@@ -348,7 +388,8 @@ impl Shared {
     fn claim_groups(self: &Arc<Self>, component: &str, graph: &mut LinkGraph) -> Groups {
         let taken: FxHashSet<_> =
             graph.comdats().iter().filter(|comdat| weak::is_taken(graph, comdat)).map(signature).collect();
-        let mut groups = Groups { program: Arc::clone(self), component: component.to_owned(), signatures: Vec::new() };
+        let mut groups =
+            Groups { program: Arc::clone(self), component: component.to_owned(), signatures: Vec::new(), number: 0 };
         if let Some(entry) = lock(&self.components).get_mut(component) {
             graph.retain_comdats(|comdat| {
                 let signature = signature(comdat);
@@ -360,17 +401,50 @@ impl Shared {
         groups
     }
 
+    /// Takes note of the commons of an object, and the places of weak variables for them.
+    fn claim_commons(&self, dylib: &JitDylib, component: &str, graph: &LinkGraph) -> Result<(), Error> {
+        let replaced = match lock(&self.components).get_mut(component) {
+            Some(component) => component.commons.add(graph),
+            None => Ok(Vec::new()),
+        };
+        let too_late = |name| Error::Module(format!("{}: {TOO_LATE} '{name}'", graph.name()));
+        for name in replaced.map_err(too_late)? {
+            // What is strong takes the place of what is weak, unless that is in use, and leaves it free.
+            let tracker = dylib.create_tracker()?;
+            let (definition, flags) = (SymbolDef::at(0), SymbolFlags::HIDDEN);
+            _ = tracker.define_absolute(vec![AbsoluteSymbol { name, definition, flags, signature: None }]);
+            tracker.remove()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the commons of an object that is linked now the room that all objects need, and their names.
+    pub(super) fn settle_commons(&self, component: &str, graph: &mut LinkGraph) -> Vec<SymbolName> {
+        let mut components = lock(&self.components);
+        components.get_mut(component).map(|component| component.commons.settle(graph)).unwrap_or_default()
+    }
+
+    pub(super) fn forget_commons(&self, component: &str, linked: &[SymbolName]) {
+        if let Some(component) = lock(&self.components).get_mut(component) {
+            component.commons.forget(linked);
+        }
+    }
+
     fn add_graph(
         self: &Arc<Self>,
         tracker: &ResourceTracker,
-        groups: Groups,
+        mut groups: Groups,
         mut graph: LinkGraph,
     ) -> Result<(), Error> {
+        let needs = Needs::of(&groups.component, &graph);
         let mut units = self.lazy_units(tracker, &mut graph)?;
         let number = self.initializers.number();
         let has_functions = !graph.initializers().is_empty() || !graph.finalizers().is_empty();
         let whole = tracker.session().intern(&format!("{}#{number}", graph.name()));
         let component = groups.component.clone();
+        groups.number = number;
+        // Before the object can be linked, or nobody would take it away.
+        lock(&self.needs).insert(number, needs);
         units.push(ObjectUnit::new(graph, groups, number, whole.clone()).definition());
         tracker.define(units)?;
         if has_functions {
@@ -405,10 +479,21 @@ impl Shared {
             signature: None,
         }])?;
         let graph = support(session, register).map_err(|error| Error::Module(error.to_string()))?;
-        let groups = Groups { program: Arc::clone(self), component: name.clone(), signatures: Vec::new() };
+        let groups = Groups { program: Arc::clone(self), component: name.clone(), signatures: Vec::new(), number: 0 };
         self.add_graph(&tracker, groups, graph)?;
         lock(&self.components).entry(name.clone()).or_default();
         Ok(name)
+    }
+
+    pub(super) fn has_archives(&self) -> bool {
+        !lock(&self.archives).is_empty()
+    }
+
+    /// The archives of a component, or of all.
+    pub(super) fn archives_of(&self, component: Option<&str>) -> Vec<Arc<ArchiveMembers>> {
+        let archives = lock(&self.archives);
+        let those = archives.iter().filter(|(name, _)| component.is_none_or(|component| component == name));
+        those.filter_map(|(_, archive)| archive.upgrade()).collect()
     }
 
     /// Says where a thread-local variable is, and gives the address that stands for it.
@@ -438,6 +523,9 @@ impl Shared {
         own.map_or_else(|| thread_local::variable_of_process(architecture, name), Ok)
     }
 }
+
+/// What an object can't have that is added when the program has begun.
+const TOO_LATE: &str = "the program is in memory with a smaller or less aligned";
 
 fn signature(comdat: &Comdat) -> SymbolName {
     comdat.signature.clone()

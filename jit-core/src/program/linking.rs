@@ -15,7 +15,7 @@ use crate::platform::ObjectCode;
 use crate::platform::initializers::Functions;
 use crate::platform::thread_local::ThreadLocalStorage;
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
-use crate::sync::Arc;
+use crate::sync::{Arc, lock};
 
 /// The name by which the code of a component knows it (Itanium C++ ABI, "DSO object destruction
 /// API").
@@ -38,6 +38,8 @@ struct Registered {
     code: Range<u64>,
     /// Addresses by which others know the object's thread-local variables.
     variables: Vec<u64>,
+    /// The commons that it has for the component.
+    commons: Vec<SymbolName>,
 }
 
 impl Drop for Registered {
@@ -45,13 +47,17 @@ impl Drop for Registered {
         let program = self.groups.program();
         program.initializers.forget(self.groups.component(), self.number, &self.code);
         program.forget_variables(&self.variables);
+        program.forget_commons(self.groups.component(), &self.commons);
     }
 }
 
 impl Linking {
     pub(super) fn start(unit: ObjectUnit, responsibility: MaterializationResponsibility) {
-        let ObjectUnit { graph, groups, number, defined, whole } = unit;
-        let registered = Registered { groups, number, code: 0..0, variables: Vec::new() };
+        let ObjectUnit { mut graph, groups, number, defined, whole } = unit;
+        // From here on it looks them up itself.
+        lock(&groups.program().needs).remove(&number);
+        let commons = groups.program().settle_commons(groups.component(), &mut graph);
+        let registered = Registered { groups, number, code: 0..0, variables: Vec::new(), commons };
         let session = responsibility.session().clone();
         let mut this = Self { session, responsibility, registered, defined, whole, storage: None };
         match this.allocate(graph) {
@@ -106,18 +112,24 @@ impl Linking {
         address
     }
 
-    fn look_up_externals(self, allocated: Allocated) {
-        let externals: Vec<_> = allocated
-            .graph()
+    fn look_up_externals(self, mut allocated: Allocated) {
+        let graph = allocated.graph();
+        let mut externals: Vec<_> = graph
             .symbols()
             .filter(|(_, symbol)| symbol.definition == Definition::External)
             .filter_map(|(id, symbol)| Some((id, symbol.name.clone()?)))
             .collect();
+        let order = self.responsibility.link_order();
+        let weak = externals.iter().filter(|(id, _)| graph.symbol(*id).linkage == Linkage::Weak);
+        let weak = weak.map(|(_, name)| name.clone());
+        let absent = self.registered.groups.program().absent(&self.session, &order, weak);
+        for (symbol, _) in externals.extract_if(.., |(_, name)| absent.contains(name)) {
+            allocated.resolve(symbol, 0, None);
+        }
         if externals.is_empty() {
             return self.finish(allocated, &[], None);
         }
         let names: Vec<_> = externals.iter().map(|(_, name)| name.clone()).collect();
-        let order = self.responsibility.link_order();
         let session = self.session.clone();
         session.lookup_resolved(&order, names, move |answers| self.externals_known(allocated, &externals, answers));
     }

@@ -1,8 +1,10 @@
 //! Objects that compilers have written: whole programs of them, linked when they are needed.
 
 mod archive;
+mod commons;
 mod components;
 mod linking;
+mod needs;
 mod unit;
 mod weak;
 

@@ -621,6 +621,36 @@ impl LinkGraph {
         }
     }
 
+    /// Whether it has a variable of a name with a value: a common of another graph gives way to that.
+    #[must_use]
+    pub fn has_value(&self, name: &SymbolName) -> bool {
+        self.symbols.iter().any(|symbol| {
+            symbol.name.as_ref() == Some(name)
+                && symbol.is_defined_here()
+                && symbol.linkage == Linkage::Strong
+                && symbol.kind != SymbolKind::Function
+        })
+    }
+
+    /// Makes a common at least as large and as aligned as another of its name, and leaves what is no common as it is. Of
+    /// one that was [made external](Self::make_external) only the size changes.
+    pub fn grow_common(&mut self, symbol: SymbolId, size: u32, align_log2: u8) {
+        let Some(symbol) = self.symbols.get_mut(symbol.index()) else {
+            self.foreign_id = true;
+            return;
+        };
+        if symbol.linkage != Linkage::Common {
+            return;
+        }
+        symbol.size = symbol.size.max(size.into());
+        if let Definition::Block { block, offset: 0 } = symbol.definition
+            && let Some(block) = self.blocks.get_mut(block.index()).filter(|block| block.content == Content::Zero)
+        {
+            block.size = block.size.max(size);
+            block.align_log2 = block.align_log2.max(align_log2);
+        }
+    }
+
     /// Says how a symbol stands against others of its name, and who sees it.
     pub fn set_binding(&mut self, symbol: SymbolId, linkage: Linkage, scope: Scope) {
         if let Some(symbol) = self.change(symbol) {

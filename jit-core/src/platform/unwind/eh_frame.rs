@@ -36,13 +36,13 @@ struct Common {
 
 impl Frames {
     /// The contents of a linked `.eh_frame` section that is at `address` for the unwinder and
-    /// describes functions within `code`. Functions of no bytes, which a linker has discarded, are
-    /// left out.
+    /// describes functions within `code`. Others are left out: of no bytes or nowhere, which a linker
+    /// has discarded, and bytes that are not executable.
     ///
     /// # Errors
     ///
-    /// When an entry is not whole, refers to something that is not an entry, describes code
-    /// elsewhere, or uses what no compiler does on these systems.
+    /// When an entry is not whole, refers to something that is not an entry, or uses what no
+    /// compiler does on these systems.
     pub(crate) fn of_section(section: &[u8], address: u64, code: &Range<u64>) -> Result<Self, EhFrameError> {
         let mut frames = Self::default();
         let mut commons = FxHashMap::default();
@@ -136,7 +136,7 @@ impl Frames {
     }
 
     fn function(&mut self, mut entry: Reader<'_>, common: &Common, code: &Range<u64>) -> Result<(), &'static str> {
-        let start = entry.pointer(common.address)?.unwrap_or(0);
+        let start = entry.pointer(common.address)?;
         let size = entry.pointer(common.address & FORMAT)?.unwrap_or(0);
         let mut lsda = 0;
         if common.has_data {
@@ -146,14 +146,11 @@ impl Frames {
                 lsda = data.pointer(common.lsda)?.unwrap_or(0);
             }
         }
-        if size == 0 {
-            return Ok(());
-        }
+        let Some(start) = start.filter(|_| size != 0) else { return Ok(()) };
         let end = start.checked_add(size).ok_or("describes more than the address space")?;
-        if start < code.start || end > code.end {
-            return Err("describes code that is not the object's");
+        if start >= code.start && end <= code.end {
+            self.add(common.index, start, size, lsda, entry.bytes);
         }
-        self.add(common.index, start, size, lsda, entry.bytes);
         Ok(())
     }
 }
@@ -332,10 +329,16 @@ mod tests {
     }
 
     #[test]
-    fn code_of_others_is_refused() {
+    fn code_of_others_is_left_out() {
         let (section, address, code) = own_section();
-        let error = Frames::of_section(&section, address, &(code.start..code.start + 16)).unwrap_err();
-        assert_eq!(error.reason, "describes code that is not the object's");
-        assert!(error.to_string().starts_with(".eh_frame, entry at 0x"), "{error}");
+        let frames = Frames::of_section(&section, address, &(code.start..code.start + 16)).unwrap();
+        assert!(frames.frames.is_empty());
+    }
+
+    #[test]
+    fn an_error_says_where() {
+        let (section, address, code) = own_section();
+        let error = Frames::of_section(&section[..7], address, &code).err().unwrap();
+        assert_eq!(error.to_string(), ".eh_frame, entry at 0x0: is cut short");
     }
 }

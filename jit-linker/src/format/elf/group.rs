@@ -22,7 +22,7 @@ impl Reader<'_> {
             if flags.get(LittleEndian) & GRP_COMDAT == 0 {
                 continue;
             }
-            let signature = self.signature(header)?;
+            let Some(signature) = self.signature(header)? else { continue };
             let mut blocks = Vec::new();
             group_of_block.resize(self.graph.blocks.len(), None);
             for member in members {
@@ -42,14 +42,18 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn signature(&self, header: &SectionHeader64<LittleEndian>) -> Parsed<SymbolName> {
+    /// What makes groups one; `None` for a group that is like no other, because its symbol was stripped.
+    fn signature(&self, header: &SectionHeader64<LittleEndian>) -> Parsed<Option<SymbolName>> {
         let index = SymbolIndex(header.sh_info.get(LittleEndian) as usize);
+        if index.0 == 0 {
+            return Ok(None);
+        }
         let symbol = self.raw_symbol(index)?;
         let name = match self.symbol_name(symbol)? {
             b"" if symbol.st_type() == STT_SECTION => self.section_name(self.symbol_section(index, symbol))?,
             name => name,
         };
-        self.intern(name, index)
+        self.intern(name, index).map(Some)
     }
 
     fn add_group_symbols(&mut self, group_of_block: &[Option<usize>]) {

@@ -13,9 +13,12 @@ mod x86_64;
 
 use std::collections::BTreeMap;
 
-use object::elf::{ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, SHT_SYMTAB, Sym64};
+use object::elf::{
+    ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, R_X86_64_32, R_X86_64_32S, Rela64, SHF_ALLOC,
+    SHT_SYMTAB, Sym64,
+};
 use object::read::SectionIndex;
-use object::read::elf::{FileHeader, SectionTable, SymbolTable};
+use object::read::elf::{FileHeader, SectionHeader, SectionTable, SymbolTable};
 use object::{LittleEndian, SymbolIndex};
 use rustc_hash::FxHashMap;
 
@@ -59,6 +62,29 @@ pub(super) fn parse_with(
     reader.graph.reserve_symbols(reader.symbols.len());
     reader.read().map_err(|error| *error)?;
     Ok(reader.graph)
+}
+
+/// Whether an object stores addresses in 32 bits, so that it has to be linked below 2 GiB. It is not read for that;
+/// `false` if it can't be.
+#[must_use]
+pub fn needs_low_memory(object: &[u8]) -> bool {
+    recognize("", object).is_ok_and(|(header, architecture)| {
+        architecture == Architecture::X86_64 && stores_low_addresses(header, object).unwrap_or(false)
+    })
+}
+
+fn stores_low_addresses(header: &Header, data: &[u8]) -> object::read::Result<bool> {
+    let sections = header.sections(LittleEndian, data)?;
+    for table in sections.iter() {
+        let Some((relocations, _)) = table.rela(LittleEndian, data)? else { continue };
+        let target = sections.section(SectionIndex(table.sh_info.get(LittleEndian) as usize))?;
+        let is_loaded = target.sh_flags.get(LittleEndian) & u64::from(SHF_ALLOC) != 0;
+        let kind = |relocation: &Rela64<LittleEndian>| relocation.r_type(LittleEndian, false);
+        if is_loaded && relocations.iter().any(|one| matches!(kind(one), R_X86_64_32 | R_X86_64_32S)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn recognize<'data>(name: &str, data: &'data [u8]) -> Result<(&'data Header, Architecture), ParseError> {

@@ -35,6 +35,19 @@ impl<'data> Reader<'data> {
         Ok(())
     }
 
+    /// Has a section in memory that would not be there, if code can refer to it: symbols are in it, or a relocation leads
+    /// there.
+    pub(super) fn place_used_section(&mut self, index: SectionIndex) -> Parsed<()> {
+        if let Some(None) = self.placed.get(index.0)
+            && let Ok(header) = self.sections.section(index)
+            && header.sh_type.get(LittleEndian) == SHT_NOTE
+            && header.sh_flags.get(LittleEndian) as u32 & (SHF_ALLOC | SHF_EXCLUDE) == SHF_ALLOC
+        {
+            self.placed[index.0] = self.add_section(index, header)?;
+        }
+        Ok(())
+    }
+
     /// Adds a section, and its content unless that is unwinding records.
     fn add_section(&mut self, index: SectionIndex, header: &SectionHeader64<LittleEndian>) -> Parsed<Option<BlockId>> {
         let name = self.section_name(index)?;
@@ -132,7 +145,7 @@ impl<'data> Reader<'data> {
     }
 }
 
-/// Whether a section is in memory when the program runs. Notes are about the object, and its
+/// Whether a section is in memory when the program runs. Notes are about the object, unless code refers to them, and its
 /// relocations and groups are for the linker alone.
 fn is_loaded(header: &SectionHeader64<LittleEndian>) -> bool {
     let flags = header.sh_flags.get(LittleEndian) as u32;

@@ -25,6 +25,10 @@ impl<'data> Reader<'data> {
         for index in 1..self.symbols.len() {
             let index = SymbolIndex(index);
             let symbol = self.raw_symbol(index)?;
+            // A section's own symbol says nothing of its use.
+            if symbol.st_type() != STT_SECTION {
+                self.place_used_section(self.symbol_section(index, symbol))?;
+            }
             if symbol.st_type() != STT_FILE && !self.is_mapping_symbol(symbol)? {
                 self.add_defined(index, symbol)?;
             }
@@ -97,10 +101,9 @@ impl<'data> Reader<'data> {
         if self.graph.is_note(block) {
             return Ok(Some((Definition::Absolute, value)));
         }
-        match u32::try_from(value) {
-            Ok(offset) if offset <= self.graph.block(block).size => Ok(Some((Definition::Block { block, offset }, 0))),
-            _ => Err(self.malformed(format!("symbol {} is beyond the end of its section", index.0))),
-        }
+        // One beyond its section is no error until it is referred to.
+        let offset = u32::try_from(value).ok().filter(|offset| *offset <= self.graph.block(block).size);
+        Ok(offset.map(|offset| (Definition::Block { block, offset }, 0)))
     }
 
     /// What marks start or end of unwinding tables.
@@ -138,7 +141,7 @@ impl<'data> Reader<'data> {
             STB_WEAK | STB_GNU_UNIQUE => (Linkage::Weak, false),
             binding => return Err(self.malformed(format!("symbol {} has the unknown binding {binding}", index.0))),
         };
-        let name = if is_local { None } else { Some(self.intern(label, index)?) };
+        let name = if is_local { None } else { Some(self.intern(unversioned(label, definition), index)?) };
         let scope = match raw.st_visibility() {
             _ if is_local => Scope::Local,
             STV_DEFAULT => Scope::Default,
@@ -163,6 +166,7 @@ impl<'data> Reader<'data> {
     fn add_referenced(&mut self, index: SymbolIndex) -> Parsed<SymbolId> {
         let raw = self.raw_symbol(index)?;
         if raw.st_shndx.get(LittleEndian) != SHN_UNDEF {
+            self.place_used_section(self.symbol_section(index, raw))?;
             if let Some(id) = self.add_defined(index, raw)? {
                 return Ok(id);
             }
@@ -186,6 +190,16 @@ impl<'data> Reader<'data> {
         }
         self.symbol_ids[index.0] = Some(id);
         Ok(id)
+    }
+}
+
+/// What others know a symbol by that `.symver` gave a version. The default version (`f@@V2`) is the one that those without
+/// a version mean, and a reference to any version means the one that there is.
+fn unversioned(name: &[u8], definition: Definition) -> &[u8] {
+    let at = name.iter().position(|byte| *byte == b'@').filter(|at| *at > 0);
+    match at {
+        Some(at) if definition == Definition::External || name[at..].starts_with(b"@@") => &name[..at],
+        _ => name,
     }
 }
 
