@@ -20,6 +20,8 @@ pub mod macho;
 
 use std::path::Path;
 
+pub use self::elf::needs_low_memory;
+
 use crate::graph::{GraphError, LinkGraph, ObjectBytes};
 use crate::name::SymbolStringPool;
 
