@@ -634,19 +634,19 @@ impl Jit {
     }
 
     /// As [`define_function`](Self::define_function), for a closure, which lives until the
-    /// tracker is removed. A panic that leaves the closure aborts the process.
+    /// tracker is removed and the last handle to it is gone. A panic that leaves the closure aborts
+    /// the process.
     ///
     /// # Errors
     ///
     /// When the name is taken.
     pub fn define_closure<Args, F: HostClosure<Args>>(&self, name: &str, closure: F) -> Result<ResourceTracker, Error> {
-        let closure = Box::new(closure);
-        let address = std::ptr::from_ref(&*closure) as i64;
+        let closure = Arc::new(closure);
+        let address = Arc::as_ptr(&closure) as i64;
         let signature = F::signature(self.convention());
-        let module = self.closure_entry(name, &signature, address, F::entry() as i64)?;
-        let tracker = self.add_module(module)?;
-        tracker.hold(closure)?;
-        Ok(tracker)
+        let mut module = self.closure_entry(name, &signature, address, F::entry() as i64)?;
+        module.used = Some(closure);
+        self.add_module(module)
     }
 
     /// A function that calls `entry` with `context` before its own arguments.

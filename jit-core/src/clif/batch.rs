@@ -755,6 +755,7 @@ impl Linking {
             .collect();
         // What code uses lives as long as that: a handle may keep it longer than its symbol is there.
         let mut used: Vec<Box<dyn Send + Sync>> = Vec::new();
+        used.extend(module.used.clone().map(|used| Box::new(used) as _));
         for own in self.own.iter_mut().filter(|own| own.responsibility.is_some()) {
             match std::mem::replace(&mut own.extra, Extra::None) {
                 Extra::None => {}

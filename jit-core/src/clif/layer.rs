@@ -317,6 +317,7 @@ impl ClifLayer {
             source,
             transforms,
             variables,
+            used,
             ..
         } = module;
         drop(declarations);
@@ -340,6 +341,7 @@ impl ClifLayer {
             source,
             transforms,
             variables,
+            used,
             bodies: Mutex::new(bodies),
             first_tier,
             second_tier,
@@ -482,6 +484,8 @@ pub(crate) struct ModuleUnits {
     /// What is done to a function before it is compiled, in turn.
     pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
     pub(crate) variables: Variables,
+    /// What its code uses: lives as long as that.
+    pub(crate) used: Option<Arc<dyn Send + Sync>>,
     pub(crate) bodies: Mutex<Bodies>,
     /// What the bodies of redirectable functions begin as.
     pub(crate) first_tier: Option<Arc<dyn FirstTier>>,

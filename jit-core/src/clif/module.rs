@@ -96,6 +96,8 @@ pub struct ClifModule {
     /// What is done to a function before it is compiled, in turn.
     pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
     cache: Option<Arc<dyn ObjectCache>>,
+    /// What its code uses: lives as long as that.
+    pub(crate) used: Option<Arc<dyn Send + Sync>>,
 }
 
 /// The names of functions' value labels.
@@ -136,6 +138,7 @@ impl ClifModule {
             compile_at,
             transforms: Vec::new(),
             cache: None,
+            used: None,
         }
     }
 
