@@ -5,10 +5,11 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{add, define, jit};
-use cranelift_codegen::ir::{AbiParam, types};
-use cranelift_module::{Linkage, Module, ModuleError};
+use cranelift_codegen::cursor::{Cursor, FuncCursor};
+use cranelift_codegen::ir::{self, AbiParam, InstBuilder, types};
+use cranelift_module::{FuncId, Linkage, Module, ModuleError};
 use jit_core::{
-    Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility, MaterializationUnit, SymbolDeclaration,
+    Cause, Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility, MaterializationUnit, SymbolDeclaration,
     SymbolFlags, SymbolName, UnitDefinition,
 };
 
@@ -144,7 +145,6 @@ fn a_function_that_does_not_verify_fails_its_lookup() {
     signature.returns.push(AbiParam::new(types::I64));
     let id = module.declare_function("wrong", Linkage::Export, &signature).unwrap();
     common::build(&mut module, id, |_, builder| {
-        use cranelift_codegen::ir::InstBuilder;
         let float = builder.ins().f64const(1.0);
         builder.ins().return_(&[float]);
     });
@@ -153,6 +153,72 @@ fn a_function_that_does_not_verify_fails_its_lookup() {
     assert!(error.starts_with("symbol 'wrong' in dylib 'main': compilation failed: "), "{error}");
     assert!(error.contains("result 0 has type f64, must match function signature of i64"), "{error}");
     assert_works(&jit);
+}
+
+/// Calls the other three, which compile together with it.
+const FOUR: &str = "
+    function %first(i64) -> i64 system_v { block0(v0: i64): return v0 }
+    function %bad(i64) -> i64 system_v { block0(v0: i64): v1 = iconst.i64 13 v2 = iadd v0, v1 return v2 }
+    function %last(i64) -> i64 system_v { block0(v0: i64): return v0 }
+    function %all(i64) -> i64 system_v {
+        fn0 = colocated %first(i64) -> i64 system_v
+        fn1 = colocated %bad(i64) -> i64 system_v
+        fn2 = colocated %last(i64) -> i64 system_v
+    block0(v0: i64):
+        v1 = call fn0(v0)
+        v2 = call fn1(v1)
+        v3 = call fn2(v2)
+        return v3
+    }";
+
+/// Adds [`FOUR`], of which `bad` makes what compiles it panic, and gives what that says.
+fn panicked_alone(jit: &Jit) -> String {
+    add(jit, FOUR);
+    let all = jit.lookup::<Unary>("all").unwrap_err().to_string();
+    for name in ["first", "last"] {
+        let function = jit.lookup::<Unary>(name).unwrap();
+        // SAFETY: the function only computes.
+        assert_eq!(unsafe { function.call(7) }, 7);
+    }
+    let Err(Error::Lookup(error)) = jit.lookup::<Unary>("bad") else { panic!("'bad' was compiled") };
+    let failure = &error.failures[0];
+    let Cause::Panicked { unit, message } = &*failure.cause else { panic!("{failure}") };
+    assert_eq!((failure.name.as_str(), unit.as_str()), ("bad", "test"));
+    assert_eq!(all, format!("symbol 'all' in dylib 'main': depends on {}", &failure.to_string()["symbol ".len()..]));
+    assert_works(jit);
+    message.clone()
+}
+
+#[test]
+fn a_panic_of_a_transform_fails_its_function_alone() {
+    for threads in [0, 2] {
+        let transform = |function: FuncId, _: &mut ir::Function| {
+            assert_ne!(function.as_u32(), 1, "unlucky");
+            Ok(())
+        };
+        let jit = Jit::builder().compile_threads(threads).clif_transform(transform).build().unwrap();
+        assert!(panicked_alone(&jit).contains("unlucky"));
+    }
+}
+
+#[test]
+fn a_panic_of_the_compiler_fails_its_function_alone() {
+    // What the verifier would refuse.
+    let transform = |function: FuncId, func: &mut ir::Function| {
+        if function.as_u32() == 1 {
+            let mut cursor = FuncCursor::new(func);
+            let block = cursor.func.layout.entry_block().expect("it has a block");
+            cursor.goto_first_insertion_point(block);
+            let float = cursor.ins().f64const(1.0);
+            let parameter = cursor.func.dfg.block_params(block)[0];
+            cursor.ins().fadd(float, parameter);
+            let (flags, nowhere) = (ir::MemFlagsData::trusted(), ir::Value::from_u32(77));
+            cursor.ins().store(flags, nowhere, parameter, 0);
+        }
+        Ok(())
+    };
+    let jit = Jit::builder().verifier(false).clif_transform(transform).build().unwrap();
+    panicked_alone(&jit);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod libcall;
 mod machine_code;
 mod module;
 mod optimize;
+mod panic;
 mod recursion;
 mod references;
 mod reloc;
