@@ -5,12 +5,13 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{add, define, jit};
+use cranelift_codegen::Context;
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::{self, AbiParam, InstBuilder, types};
 use cranelift_module::{FuncId, Linkage, Module, ModuleError};
 use jit_core::{
-    Cause, Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility, MaterializationUnit, SymbolDeclaration,
-    SymbolFlags, SymbolName, UnitDefinition,
+    Cause, ClifModule, CompileAt, Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility,
+    MaterializationUnit, SymbolDeclaration, SymbolFlags, SymbolName, UnitDefinition,
 };
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
@@ -219,6 +220,86 @@ fn a_panic_of_the_compiler_fails_its_function_alone() {
     };
     let jit = Jit::builder().verifier(false).clif_transform(transform).build().unwrap();
     panicked_alone(&jit);
+}
+
+/// A change to a function, with what it does.
+type Damage = (&'static str, fn(&mut FuncCursor<'_>));
+
+/// Bodies of functions that give an `i64`. Each begins in an empty block.
+const MALFORMED: &[Damage] = &[
+    ("no block", |cursor| {
+        let block = cursor.func.layout.entry_block().expect("it has a block");
+        cursor.func.layout.remove_block(block);
+    }),
+    ("the value", |cursor| _ = cursor.ins().return_(&[ir::Value::from_u32(77)])),
+    ("the address of a function", |cursor| {
+        let address = cursor.ins().func_addr(types::I64, ir::FuncRef::from_u32(9));
+        cursor.ins().return_(&[address]);
+    }),
+    ("the address of a global", |cursor| {
+        let address = cursor.ins().symbol_value(types::I64, ir::GlobalValue::from_u32(9));
+        cursor.ins().return_(&[address]);
+    }),
+    ("the name of a global", |cursor| {
+        let name = ir::ExternalName::user(ir::UserExternalNameRef::from_u32(33));
+        let global = ir::GlobalValueData::Symbol { name, offset: 0.into(), colocated: false, tls: false };
+        let global = cursor.func.create_global_value(global);
+        let address = cursor.ins().symbol_value(types::I64, global);
+        cursor.ins().return_(&[address]);
+    }),
+    ("the signature of a call", |cursor| {
+        let zero = cursor.ins().iconst(types::I64, 0);
+        let call = ir::InstructionData::CallIndirect {
+            opcode: ir::Opcode::CallIndirect,
+            args: ir::ValueList::from_slice(&[zero], &mut cursor.func.dfg.value_lists),
+            sig_ref: ir::SigRef::from_u32(44),
+        };
+        let call = cursor.func.dfg.make_inst(call);
+        cursor.insert_inst(call);
+        cursor.ins().return_(&[zero]);
+    }),
+    ("a jump table", |cursor| {
+        let zero = cursor.ins().iconst(types::I32, 0);
+        cursor.ins().br_table(zero, ir::JumpTable::from_u32(5));
+    }),
+];
+
+/// Defines a function that lacks what it refers to.
+fn define_malformed(module: &mut ClifModule, damage: fn(&mut FuncCursor<'_>)) -> Result<Context, ModuleError> {
+    let mut context = module.make_context();
+    context.func.signature.returns.push(AbiParam::new(types::I64));
+    let id = module.declare_function("malformed", Linkage::Export, &context.func.signature)?;
+    let mut cursor = FuncCursor::new(&mut context.func);
+    let block = cursor.func.dfg.make_block();
+    cursor.insert_block(block);
+    damage(&mut cursor);
+    module.define_function(id, &mut context).map(|()| context)
+}
+
+#[test]
+fn what_lacks_what_it_refers_to_is_an_error_where_it_is_compiled() {
+    for verifier in [true, false] {
+        let jit = Jit::builder().verifier(verifier).build().unwrap();
+        for (what, damage) in MALFORMED {
+            let mut module = ClifModule::new("early", jit.isa().clone(), CompileAt::Definition);
+            let error = define_malformed(&mut module, *damage).err().unwrap_or_else(|| panic!("{what} is there"));
+            if !matches!(error, ModuleError::Compilation(_)) {
+                let error = error.to_string();
+                assert!(error.contains("compiling 'malformed' of early panicked: "), "{what}: {error}");
+            }
+            // The module goes on, with a fresh context.
+            define(&mut module, "function %good() -> i64 system_v { block0: v0 = iconst.i64 5 return v0 }");
+
+            let dylib = jit.session().create_dylib(what).unwrap();
+            let mut module = jit.module("late");
+            define_malformed(&mut module, *damage).unwrap_or_else(|error| panic!("{what}: {error}"));
+            jit.clif_layer().add(&dylib.default_tracker().unwrap(), module).unwrap();
+            let error = jit.lookup_in::<unsafe extern "C" fn() -> i64>(&dylib, "malformed").unwrap_err().to_string();
+            assert!(error.starts_with(&format!("symbol 'malformed' in dylib '{what}': ")), "{error}");
+            dylib.remove().unwrap();
+        }
+        assert_works(&jit);
+    }
 }
 
 #[test]
