@@ -24,7 +24,7 @@ use crate::object::{ObjectLayer, ObjectLinkingLayer};
 use crate::platform::debug::Debugger;
 use crate::platform::perf::Profiler;
 use crate::platform::{Services, trap};
-use crate::redirect::{FirstTier, FunctionTable, LazyObjects, RedirectableFunction, Redirections};
+use crate::redirect::{self, FirstTier, FunctionTable, LazyObjects, RedirectableFunction, Redirections};
 use crate::session::{
     AbsoluteSymbol, Alias, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
     ProcessSymbols, Progress, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
@@ -561,7 +561,7 @@ impl Jit {
                     (body, symbol, order) = (None, self.session.intern(name), dylib.link_order());
                     continue;
                 }
-                found => found?,
+                found => found.map_err(|error| redirect::of_functions(&self.session, error))?,
             };
             let Some(found) = found.into_iter().next() else { continue };
             if let Some(defined) = &found.signature
@@ -570,7 +570,8 @@ impl Jit {
                 let defined = defined.to_string();
                 return Err(Error::Signature { symbol: name.to_owned(), defined, wanted });
             }
-            if let Some((newest, name)) = self.redirections.body_of(&found) {
+            if let Some(newest) = self.redirections.body_of(&found) {
+                let (newest, name) = newest?;
                 order = newest.source.order().cloned().unwrap_or_default();
                 (body, symbol) = (Some(newest), name);
                 continue;

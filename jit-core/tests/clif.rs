@@ -5,7 +5,7 @@ mod common;
 use common::{add, define, jit};
 use cranelift_codegen::ir::{AbiParam, types};
 use cranelift_module::{DataDescription, Linkage, Module};
-use jit_core::{Cause, CompileAt, Error, Jit, OptLevel};
+use jit_core::{Cause, ClifLayer, CompileAt, Error, Jit, OptLevel};
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
 
@@ -330,6 +330,31 @@ fn anonymous_and_local_functions_of_two_modules_do_not_meet() {
     assert_eq!(call(&jit, "second", 100), 112);
     let error = jit.lookup::<Unary>("local").unwrap_err().to_string();
     assert_eq!(error, "symbol 'local' in dylib 'main': not found");
+}
+
+#[test]
+fn local_functions_of_modules_from_two_layers_do_not_meet() {
+    let jit = jit();
+    let other = ClifLayer::new(jit.isa().clone()).unwrap();
+    let tracker = jit.main().default_tracker().unwrap();
+    for (layer, public, value) in [(jit.clif_layer(), "first", 1), (&other, "second", 2)] {
+        let mut module = jit.module("module");
+        let text = "
+            function %own_local(i64) -> i64 system_v { block0(v0: i64): v1 = iconst.i64 VALUE v2 = iadd v0, v1 return v2 }
+            function %PUBLIC(i64) -> i64 system_v {
+                fn0 = colocated %own_local(i64) -> i64 system_v
+            block0(v0: i64):
+                v1 = call fn0(v0)
+                return v1
+            }";
+        define(&mut module, &text.replace("VALUE", &value.to_string()).replace("PUBLIC", public));
+        layer.add(&tracker, module).unwrap();
+    }
+    assert_eq!((call(&jit, "first", 40), call(&jit, "second", 40)), (41, 42));
+    for name in ["own_local", "own_local.0.module"] {
+        let error = jit.lookup::<Unary>(name).unwrap_err().to_string();
+        assert_eq!(error, format!("symbol '{name}' in dylib 'main': not found"));
+    }
 }
 
 #[test]
