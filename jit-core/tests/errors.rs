@@ -8,7 +8,7 @@ use common::{add, define, jit};
 use cranelift_codegen::Context;
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::{self, AbiParam, InstBuilder, types};
-use cranelift_module::{FuncId, Linkage, Module, ModuleError};
+use cranelift_module::{DataDescription, FuncId, Linkage, Module, ModuleError};
 use jit_core::{
     Cause, ClifModule, CompileAt, Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility,
     MaterializationUnit, SymbolDeclaration, SymbolFlags, SymbolName, UnitDefinition,
@@ -350,6 +350,36 @@ fn modules_that_disagree_on_a_signature_do_not_link() {
         "symbol 'caller' in dylib 'main': depends on 'callee' in dylib 'main': \
          'test' declares it as (i64) -> i64 system_v, it is defined as (f64) -> f64 system_v"
     );
+    assert_works(&jit);
+}
+
+#[test]
+fn data_is_no_function() {
+    let jit = jit();
+    let mut module = jit.module("data");
+    let thing = module.declare_data("thing", Linkage::Export, false, false).unwrap();
+    let mut contents = DataDescription::new();
+    contents.define(vec![0xc3; 16].into());
+    module.define_data(thing, &contents).unwrap();
+    jit.add_module(module).unwrap();
+    add(
+        &jit,
+        "function %caller(i64) -> i64 system_v {
+            fn0 = %thing(i64) -> i64 system_v
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            return v1
+        }",
+    );
+    let error = jit.lookup::<Unary>("caller").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "symbol 'caller' in dylib 'main': depends on 'thing' in dylib 'main': \
+         'test' declares it as (i64) -> i64 system_v, it is defined as data"
+    );
+    let error = jit.lookup::<Unary>("thing").unwrap_err().to_string();
+    assert_eq!(error, "'thing' has the signature data, not (i64) -> i64 system_v");
+    assert_ne!(jit.lookup_address("thing").unwrap(), 0);
     assert_works(&jit);
 }
 

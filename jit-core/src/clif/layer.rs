@@ -16,7 +16,7 @@ use super::cache::{CacheCounters, ObjectCache};
 use super::machine_code::{MachineCode, TakenCode};
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, Variables};
 use super::references::{self, References};
-use super::signature::describe;
+use super::signature::{DATA_OBJECT, describe};
 use super::transform::{ClifTransform, FunctionTransform};
 use super::{RESERVED, batch};
 use crate::error::Error;
@@ -367,8 +367,9 @@ fn settings(isa: &dyn TargetIsa) -> impl Iterator<Item = (&'static str, String)>
 /// A declared function or data object, as the module refers to it.
 pub(crate) struct Entry {
     pub(crate) name: SymbolName,
-    /// Of a function.
+    /// What those who refer to it have to agree on.
     pub(crate) signature: Option<SymbolName>,
+    is_function: bool,
     linkage: Linkage,
     /// Whether the module defines it.
     defined: bool,
@@ -393,7 +394,7 @@ impl Entry {
         SymbolFlags {
             weak: self.linkage == Linkage::Preemptible,
             exported: matches!(self.linkage, Linkage::Export | Linkage::Preemptible),
-            callable: self.signature.is_some(),
+            callable: self.is_function,
             ..SymbolFlags::HIDDEN
         }
     }
@@ -435,6 +436,7 @@ impl Names {
             functions.push(Entry {
                 name: name_of(&declaration.name, linkage, defined, "function", id.index())?,
                 signature: Some(signature),
+                is_function: true,
                 linkage,
                 defined,
                 redirectable: module.redirectable && linkage == Linkage::Export,
@@ -443,12 +445,14 @@ impl Names {
             });
         }
         let mut data = Vec::new();
+        let data_object = session.intern(DATA_OBJECT);
         for (id, declaration) in module.declarations.get_data_objects() {
             let linkage = declaration.linkage;
             let defined = module.data.get(id.index()).is_some_and(Option::is_some);
             data.push(Entry {
                 name: name_of(&declaration.name, linkage, defined, "data", id.index())?,
-                signature: None,
+                signature: Some(data_object.clone()),
+                is_function: false,
                 linkage,
                 defined,
                 redirectable: false,
