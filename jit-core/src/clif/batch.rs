@@ -412,8 +412,10 @@ impl<'a> Batch<'a> {
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {
         self.check_references(relocs)?;
         self.code_bytes += bytes.len() as u64;
+        // Also what is empty has an address of its own.
+        let bytes = if bytes.is_empty() { &[0; 4] } else { bytes };
         let block = self.graph.add_block(SegmentKind::Code, bytes, align).map_err(refused)?;
-        self.add_edges(block, (FUNCTION, index), relocs)?;
+        self.add_edges(block, Some(index), relocs)?;
         Ok(block)
     }
 
@@ -440,22 +442,34 @@ impl<'a> Batch<'a> {
                 ModuleRelocTarget::KnownSymbol(symbol) => {
                     return Err(refused(format!("refers to {symbol}, which only object files have")));
                 }
-                ModuleRelocTarget::FunctionOffset(..) => {}
+                ModuleRelocTarget::FunctionOffset(function, offset) => {
+                    if function.index() >= self.module.functions.len() {
+                        return Err(refused(format!("refers to the undeclared function {function}")));
+                    }
+                    if reloc.addend.checked_add(i64::from(*offset)).is_none() {
+                        return Err(refused(format!("{} bytes after {function}+{offset} is nowhere", reloc.addend)));
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    fn add_edges(&mut self, block: BlockId, own: (u32, u32), relocs: &[ModuleReloc]) -> Result<(), Refused> {
+    /// `own` is the function whose code the block is, if it is a function's.
+    fn add_edges(&mut self, block: BlockId, own: Option<u32>, relocs: &[ModuleReloc]) -> Result<(), Refused> {
         for reloc in relocs {
             let Some(kind) = edge_kind(self.architecture, reloc.kind).map_err(refused)? else { continue };
             let mut addend = reloc.addend;
             let target = match &reloc.name {
                 ModuleRelocTarget::User { namespace, index } => self.reference(*namespace, *index),
                 ModuleRelocTarget::LibCall(call) => self.graph.absolute(libcall::address(*call).unwrap_or_default()),
-                ModuleRelocTarget::FunctionOffset(_, offset) => {
+                ModuleRelocTarget::FunctionOffset(function, offset) => {
                     addend += i64::from(*offset);
-                    self.reference(own.0, own.1)
+                    match function.as_u32() {
+                        // This body, be there others or not.
+                        index if own == Some(index) => self.graph.define(None, block, 0, self.own.len() as u32),
+                        index => self.reference(ADDRESS_OF, index),
+                    }
                 }
                 ModuleRelocTarget::KnownSymbol(_) => continue,
             };
@@ -481,12 +495,12 @@ impl<'a> Batch<'a> {
         // The initial image of a thread-local variable is only read; so is a constant.
         let kind = if writable && !tls { SegmentKind::Data } else { SegmentKind::ReadOnly };
         let block = self.add_contents(kind, &description, align)?;
-        self.add_edges(block, (DATA, index), &relocs)?;
+        self.add_edges(block, None, &relocs)?;
         self.data_bytes += description.init.size() as u64;
         let Some(variable) = variable else {
             return Ok(Added { symbol: self.define(DATA, index, block), told: Told::default(), extra: Extra::None });
         };
-        let image = self.graph.define(None, block, 0, 0);
+        let image = self.graph.define(None, block, 0, self.own.len() as u32);
         let descriptor = tls::descriptor(&variable);
         let block = self.graph.add_block(SegmentKind::Data, &descriptor, 16).map_err(refused)?;
         let symbol = self.define(DATA, index, block);
@@ -495,6 +509,8 @@ impl<'a> Batch<'a> {
 
     fn add_contents(&mut self, kind: SegmentKind, data: &DataDescription, align: u64) -> Result<BlockId, Refused> {
         match &data.init {
+            // Also what is empty has an address of its own.
+            init if init.size() == 0 => self.graph.add_block(kind, &[0], align),
             Init::Bytes { contents } => self.graph.add_block(kind, contents, align),
             init => self.graph.add_zero_block(kind, init.size() as u64, align),
         }
