@@ -548,8 +548,11 @@ impl Jit {
     ///
     /// # Errors
     ///
-    /// As [`lookup`](Self::lookup).
+    /// As [`lookup`](Self::lookup), and when the dylib was removed or is another session's.
     pub fn lookup_in<F: FnPointer>(&self, dylib: &JitDylib, name: &str) -> Result<JitFn<F>, Error> {
+        if dylib.session() != &self.session {
+            return Err(Error::ForeignDylib);
+        }
         let mut order = dylib.link_order();
         let wanted = describe(&F::signature(self.convention()));
         let mut symbol = self.session.intern(name);
@@ -561,7 +564,9 @@ impl Jit {
                     (body, symbol, order) = (None, self.session.intern(name), dylib.link_order());
                     continue;
                 }
-                found => found.map_err(|error| redirect::of_functions(&self.session, error))?,
+                // A dylib that is gone looks nowhere.
+                Err(error) => return dylib.name().and(Err(redirect::of_functions(&self.session, error).into())),
+                Ok(found) => found,
             };
             let Some(found) = found.into_iter().next() else { continue };
             if let Some(defined) = &found.signature

@@ -10,8 +10,8 @@ use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::{self, AbiParam, InstBuilder, types};
 use cranelift_module::{DataDescription, FuncId, Linkage, Module, ModuleError};
 use jit_core::{
-    Cause, ClifModule, CompileAt, Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility,
-    MaterializationUnit, SymbolDeclaration, SymbolFlags, SymbolName, UnitDefinition,
+    AbsoluteSymbol, Cause, ClifModule, CompileAt, Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility,
+    MaterializationUnit, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, UnitDefinition,
 };
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
@@ -69,6 +69,26 @@ fn a_forgotten_responsibility_fails_its_symbols() {
     let error = jit.lookup_address("forgotten").unwrap_err().to_string();
     assert_eq!(error, "symbol 'forgotten' in dylib 'main': custom unit was dropped before it was materialized");
     assert_works(&jit);
+}
+
+#[test]
+fn a_dylib_that_is_gone_or_foreign_is_an_error() {
+    let jits = [jit(), jit()];
+    let [own, foreign] = jits.each_ref().map(|jit| jit.session().create_dylib("other").unwrap());
+    let definition = |name| AbsoluteSymbol {
+        name,
+        definition: SymbolDef::at(0x1000),
+        flags: SymbolFlags::FUNCTION,
+        signature: None,
+    };
+    for (jit, dylib) in jits.iter().zip([&own, &foreign]) {
+        dylib.define_absolute(vec![definition(jit.session().intern("there"))]).unwrap();
+    }
+    jits[0].lookup_in::<Unary>(&own, "there").unwrap();
+    assert!(matches!(jits[0].lookup_in::<Unary>(&foreign, "there"), Err(Error::ForeignDylib)));
+    own.remove().unwrap();
+    assert!(matches!(jits[0].lookup_in::<Unary>(&own, "there"), Err(Error::DylibGone)));
+    assert_works(&jits[0]);
 }
 
 #[test]
