@@ -271,6 +271,33 @@ fn each_thread_has_its_own_thread_local_variable() {
 }
 
 #[test]
+fn a_thread_local_variable_whose_initial_value_is_not_there_fails_alone() {
+    let jit = jit();
+    let mut module = jit.module("thread-local");
+    let missing = module.declare_function("missing", Linkage::Import, &module.make_signature()).unwrap();
+    let names = ["first", "variable", "last"];
+    for name in names {
+        let mut data = DataDescription::new();
+        data.define(Box::new([1; 8]));
+        let is_variable = name == "variable";
+        if is_variable {
+            let missing = module.declare_func_in_data(missing, &mut data);
+            data.write_function_addr(0, missing);
+        }
+        let id = module.declare_data(name, Linkage::Export, true, is_variable).unwrap();
+        module.define_data(id, &data).unwrap();
+    }
+    jit.add_module(module).unwrap();
+    // In one batch.
+    assert!(jit.prepare(&names, |_| ()).is_err());
+    let error = jit.lookup_address("variable").unwrap_err().to_string();
+    assert_eq!(error, "symbol 'variable' in dylib 'main': depends on 'missing' in dylib 'main': not found");
+    for name in ["first", "last"] {
+        jit.lookup_address(name).unwrap();
+    }
+}
+
+#[test]
 fn machine_code_is_taken_as_it_is() {
     let jit = jit();
     let mut module = jit.module("bytes");
