@@ -197,7 +197,7 @@ impl<'a> Batch<'a> {
             });
             let added = added.unwrap_or_else(|message| {
                 // It may be in any state.
-                context = Box::new(Context::new());
+                *context = Context::new();
                 Err(Arc::new(Cause::Panicked { unit: self.module.name.to_string(), message }))
             });
             match added {

@@ -52,6 +52,9 @@ pub enum CompileAt {
 /// `ObjectModule` moves over by changing the type. Each function and each data object becomes a
 /// materialization unit of its own: what is not needed is neither compiled nor linked.
 ///
+/// In the session, the names of its local functions and data and of the bodies of its redirectable functions contain
+/// `$orcane`, which is reserved for that. What comes before is the name that was declared.
+///
 /// ```
 /// use jit_core::cranelift::codegen::ir::{AbiParam, InstBuilder, types};
 /// use jit_core::cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
