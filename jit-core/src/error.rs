@@ -21,6 +21,9 @@ pub enum Error {
     /// The dylib was removed.
     #[error("the dylib is gone")]
     DylibGone,
+    /// The dylib belongs to another session.
+    #[error("the dylib belongs to another session")]
+    ForeignDylib,
     /// The session has ended.
     #[error("the session has ended")]
     SessionEnded,

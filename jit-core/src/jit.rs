@@ -24,7 +24,7 @@ use crate::object::{ObjectLayer, ObjectLinkingLayer};
 use crate::platform::debug::Debugger;
 use crate::platform::perf::Profiler;
 use crate::platform::{Services, trap};
-use crate::redirect::{FirstTier, FunctionTable, LazyObjects, RedirectableFunction, Redirections};
+use crate::redirect::{self, FirstTier, FunctionTable, LazyObjects, RedirectableFunction, Redirections};
 use crate::session::{
     AbsoluteSymbol, Alias, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
     ProcessSymbols, Progress, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
@@ -548,8 +548,11 @@ impl Jit {
     ///
     /// # Errors
     ///
-    /// As [`lookup`](Self::lookup).
+    /// As [`lookup`](Self::lookup), and when the dylib was removed or is another session's.
     pub fn lookup_in<F: FnPointer>(&self, dylib: &JitDylib, name: &str) -> Result<JitFn<F>, Error> {
+        if dylib.session() != &self.session {
+            return Err(Error::ForeignDylib);
+        }
         let mut order = dylib.link_order();
         let wanted = describe(&F::signature(self.convention()));
         let mut symbol = self.session.intern(name);
@@ -561,7 +564,9 @@ impl Jit {
                     (body, symbol, order) = (None, self.session.intern(name), dylib.link_order());
                     continue;
                 }
-                found => found?,
+                // A dylib that is gone looks nowhere.
+                Err(error) => return dylib.name().and(Err(redirect::of_functions(&self.session, error).into())),
+                Ok(found) => found,
             };
             let Some(found) = found.into_iter().next() else { continue };
             if let Some(defined) = &found.signature
@@ -570,7 +575,8 @@ impl Jit {
                 let defined = defined.to_string();
                 return Err(Error::Signature { symbol: name.to_owned(), defined, wanted });
             }
-            if let Some((newest, name)) = self.redirections.body_of(&found) {
+            if let Some(newest) = self.redirections.body_of(&found) {
+                let (newest, name) = newest?;
                 order = newest.source.order().cloned().unwrap_or_default();
                 (body, symbol) = (Some(newest), name);
                 continue;
@@ -634,19 +640,19 @@ impl Jit {
     }
 
     /// As [`define_function`](Self::define_function), for a closure, which lives until the
-    /// tracker is removed. A panic that leaves the closure aborts the process.
+    /// tracker is removed and the last handle to it is gone. A panic that leaves the closure aborts
+    /// the process.
     ///
     /// # Errors
     ///
     /// When the name is taken.
     pub fn define_closure<Args, F: HostClosure<Args>>(&self, name: &str, closure: F) -> Result<ResourceTracker, Error> {
-        let closure = Box::new(closure);
-        let address = std::ptr::from_ref(&*closure) as i64;
+        let closure = Arc::new(closure);
+        let address = Arc::as_ptr(&closure) as i64;
         let signature = F::signature(self.convention());
-        let module = self.closure_entry(name, &signature, address, F::entry() as i64)?;
-        let tracker = self.add_module(module)?;
-        tracker.hold(closure)?;
-        Ok(tracker)
+        let mut module = self.closure_entry(name, &signature, address, F::entry() as i64)?;
+        module.used = Some(closure);
+        self.add_module(module)
     }
 
     /// A function that calls `entry` with `context` before its own arguments.

@@ -3,9 +3,10 @@
 mod common;
 
 use common::{add, define, jit};
+use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::ir::{AbiParam, types};
-use cranelift_module::{DataDescription, Linkage, Module};
-use jit_core::{Cause, CompileAt, Error, Jit, OptLevel};
+use cranelift_module::{DataDescription, FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
+use jit_core::{Cause, ClifLayer, ClifModule, CompileAt, Error, Jit, OptLevel};
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
 
@@ -270,6 +271,33 @@ fn each_thread_has_its_own_thread_local_variable() {
 }
 
 #[test]
+fn a_thread_local_variable_whose_initial_value_is_not_there_fails_alone() {
+    let jit = jit();
+    let mut module = jit.module("thread-local");
+    let missing = module.declare_function("missing", Linkage::Import, &module.make_signature()).unwrap();
+    let names = ["first", "variable", "last"];
+    for name in names {
+        let mut data = DataDescription::new();
+        data.define(Box::new([1; 8]));
+        let is_variable = name == "variable";
+        if is_variable {
+            let missing = module.declare_func_in_data(missing, &mut data);
+            data.write_function_addr(0, missing);
+        }
+        let id = module.declare_data(name, Linkage::Export, true, is_variable).unwrap();
+        module.define_data(id, &data).unwrap();
+    }
+    jit.add_module(module).unwrap();
+    // In one batch.
+    assert!(jit.prepare(&names, |_| ()).is_err());
+    let error = jit.lookup_address("variable").unwrap_err().to_string();
+    assert_eq!(error, "symbol 'variable' in dylib 'main': depends on 'missing' in dylib 'main': not found");
+    for name in ["first", "last"] {
+        jit.lookup_address(name).unwrap();
+    }
+}
+
+#[test]
 fn machine_code_is_taken_as_it_is() {
     let jit = jit();
     let mut module = jit.module("bytes");
@@ -288,6 +316,59 @@ fn machine_code_is_taken_as_it_is() {
     assert_eq!(function.address() % 16, 0);
     // SAFETY: the code returns 7.
     assert_eq!(unsafe { function.call() }, 7);
+}
+
+/// A module with a function of these bytes.
+fn bytes(jit: &Jit, function: &str, code: &[u8], relocs: &[ModuleReloc]) -> ClifModule {
+    let mut module = jit.module("bytes");
+    let signature = module.make_signature();
+    let id = module.declare_function(function, Linkage::Export, &signature).unwrap();
+    module.define_function_bytes(id, 16, code, relocs).unwrap();
+    module
+}
+
+#[test]
+fn what_is_empty_has_an_address() {
+    for (writable, tls) in [(false, false), (true, false), (true, true)] {
+        let jit = jit();
+        let mut module = jit.module("empty");
+        let mut data = DataDescription::new();
+        data.define(Box::default());
+        for name in ["one", "other"] {
+            let id = module.declare_data(name, Linkage::Export, writable, tls).unwrap();
+            module.define_data(id, &data).unwrap();
+        }
+        jit.add_module(module).unwrap();
+        let [one, other] = ["one", "other"].map(|name| jit.lookup_address(name).unwrap());
+        assert!(one != 0 && other != 0 && one != other, "{one:#x} {other:#x}");
+    }
+    let jit = jit();
+    jit.add_module(bytes(&jit, "empty", &[], &[])).unwrap();
+    assert_ne!(jit.lookup_address("empty").unwrap(), 0);
+}
+
+#[test]
+fn an_offset_into_a_function_is_from_the_function_that_is_named() {
+    let jit = jit();
+    let mut module = bytes(&jit, "one", &[0; 16], &[]);
+    let two = module.declare_function("two", Linkage::Export, &module.make_signature()).unwrap();
+    let offset = |place, function, addend| ModuleReloc {
+        offset: place,
+        kind: Reloc::Abs8,
+        name: ModuleRelocTarget::FunctionOffset(FuncId::from_u32(function), 7),
+        addend,
+    };
+    module.define_function_bytes(two, 16, &[0; 16], &[offset(0, 0, 1), offset(8, 1, 2)]).unwrap();
+    jit.add_module(module).unwrap();
+    let [one, two] = ["one", "two"].map(|name| jit.lookup_address(name).unwrap());
+    // SAFETY: code can be read, and two words are there.
+    assert_eq!(unsafe { std::ptr::with_exposed_provenance::<[u64; 2]>(two as usize).read() }, [one + 8, two + 9]);
+
+    for (name, wrong) in [("far", offset(0, 0, i64::MAX)), ("undeclared", offset(0, 55, 0))] {
+        jit.add_module(bytes(&jit, name, &[0; 16], &[wrong])).unwrap();
+        let error = jit.lookup_address(name).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("symbol '{name}' in dylib 'main': compilation failed: ")), "{error}");
+    }
 }
 
 #[test]
@@ -330,6 +411,31 @@ fn anonymous_and_local_functions_of_two_modules_do_not_meet() {
     assert_eq!(call(&jit, "second", 100), 112);
     let error = jit.lookup::<Unary>("local").unwrap_err().to_string();
     assert_eq!(error, "symbol 'local' in dylib 'main': not found");
+}
+
+#[test]
+fn local_functions_of_modules_from_two_layers_do_not_meet() {
+    let jit = jit();
+    let other = ClifLayer::new(jit.isa().clone()).unwrap();
+    let tracker = jit.main().default_tracker().unwrap();
+    for (layer, public, value) in [(jit.clif_layer(), "first", 1), (&other, "second", 2)] {
+        let mut module = jit.module("module");
+        let text = "
+            function %own_local(i64) -> i64 system_v { block0(v0: i64): v1 = iconst.i64 VALUE v2 = iadd v0, v1 return v2 }
+            function %PUBLIC(i64) -> i64 system_v {
+                fn0 = colocated %own_local(i64) -> i64 system_v
+            block0(v0: i64):
+                v1 = call fn0(v0)
+                return v1
+            }";
+        define(&mut module, &text.replace("VALUE", &value.to_string()).replace("PUBLIC", public));
+        layer.add(&tracker, module).unwrap();
+    }
+    assert_eq!((call(&jit, "first", 40), call(&jit, "second", 40)), (41, 42));
+    for name in ["own_local", "own_local.0.module"] {
+        let error = jit.lookup::<Unary>(name).unwrap_err().to_string();
+        assert_eq!(error, format!("symbol '{name}' in dylib 'main': not found"));
+    }
 }
 
 #[test]

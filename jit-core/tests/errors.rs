@@ -5,11 +5,13 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{add, define, jit};
-use cranelift_codegen::ir::{AbiParam, types};
-use cranelift_module::{Linkage, Module, ModuleError};
+use cranelift_codegen::Context;
+use cranelift_codegen::cursor::{Cursor, FuncCursor};
+use cranelift_codegen::ir::{self, AbiParam, InstBuilder, types};
+use cranelift_module::{DataDescription, FuncId, Linkage, Module, ModuleError};
 use jit_core::{
-    Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility, MaterializationUnit, SymbolDeclaration,
-    SymbolFlags, SymbolName, UnitDefinition,
+    AbsoluteSymbol, Cause, ClifModule, CompileAt, Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility,
+    MaterializationUnit, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, UnitDefinition,
 };
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
@@ -67,6 +69,26 @@ fn a_forgotten_responsibility_fails_its_symbols() {
     let error = jit.lookup_address("forgotten").unwrap_err().to_string();
     assert_eq!(error, "symbol 'forgotten' in dylib 'main': custom unit was dropped before it was materialized");
     assert_works(&jit);
+}
+
+#[test]
+fn a_dylib_that_is_gone_or_foreign_is_an_error() {
+    let jits = [jit(), jit()];
+    let [own, foreign] = jits.each_ref().map(|jit| jit.session().create_dylib("other").unwrap());
+    let definition = |name| AbsoluteSymbol {
+        name,
+        definition: SymbolDef::at(0x1000),
+        flags: SymbolFlags::FUNCTION,
+        signature: None,
+    };
+    for (jit, dylib) in jits.iter().zip([&own, &foreign]) {
+        dylib.define_absolute(vec![definition(jit.session().intern("there"))]).unwrap();
+    }
+    jits[0].lookup_in::<Unary>(&own, "there").unwrap();
+    assert!(matches!(jits[0].lookup_in::<Unary>(&foreign, "there"), Err(Error::ForeignDylib)));
+    own.remove().unwrap();
+    assert!(matches!(jits[0].lookup_in::<Unary>(&own, "there"), Err(Error::DylibGone)));
+    assert_works(&jits[0]);
 }
 
 #[test]
@@ -144,7 +166,6 @@ fn a_function_that_does_not_verify_fails_its_lookup() {
     signature.returns.push(AbiParam::new(types::I64));
     let id = module.declare_function("wrong", Linkage::Export, &signature).unwrap();
     common::build(&mut module, id, |_, builder| {
-        use cranelift_codegen::ir::InstBuilder;
         let float = builder.ins().f64const(1.0);
         builder.ins().return_(&[float]);
     });
@@ -153,6 +174,152 @@ fn a_function_that_does_not_verify_fails_its_lookup() {
     assert!(error.starts_with("symbol 'wrong' in dylib 'main': compilation failed: "), "{error}");
     assert!(error.contains("result 0 has type f64, must match function signature of i64"), "{error}");
     assert_works(&jit);
+}
+
+/// Calls the other three, which compile together with it.
+const FOUR: &str = "
+    function %first(i64) -> i64 system_v { block0(v0: i64): return v0 }
+    function %bad(i64) -> i64 system_v { block0(v0: i64): v1 = iconst.i64 13 v2 = iadd v0, v1 return v2 }
+    function %last(i64) -> i64 system_v { block0(v0: i64): return v0 }
+    function %all(i64) -> i64 system_v {
+        fn0 = colocated %first(i64) -> i64 system_v
+        fn1 = colocated %bad(i64) -> i64 system_v
+        fn2 = colocated %last(i64) -> i64 system_v
+    block0(v0: i64):
+        v1 = call fn0(v0)
+        v2 = call fn1(v1)
+        v3 = call fn2(v2)
+        return v3
+    }";
+
+/// Adds [`FOUR`], of which `bad` makes what compiles it panic, and gives what that says.
+fn panicked_alone(jit: &Jit) -> String {
+    add(jit, FOUR);
+    let all = jit.lookup::<Unary>("all").unwrap_err().to_string();
+    for name in ["first", "last"] {
+        let function = jit.lookup::<Unary>(name).unwrap();
+        // SAFETY: the function only computes.
+        assert_eq!(unsafe { function.call(7) }, 7);
+    }
+    let Err(Error::Lookup(error)) = jit.lookup::<Unary>("bad") else { panic!("'bad' was compiled") };
+    let failure = &error.failures[0];
+    let Cause::Panicked { unit, message } = &*failure.cause else { panic!("{failure}") };
+    assert_eq!((failure.name.as_str(), unit.as_str()), ("bad", "test"));
+    assert_eq!(all, format!("symbol 'all' in dylib 'main': depends on {}", &failure.to_string()["symbol ".len()..]));
+    assert_works(jit);
+    message.clone()
+}
+
+#[test]
+fn a_panic_of_a_transform_fails_its_function_alone() {
+    for threads in [0, 2] {
+        let transform = |function: FuncId, _: &mut ir::Function| {
+            assert_ne!(function.as_u32(), 1, "unlucky");
+            Ok(())
+        };
+        let jit = Jit::builder().compile_threads(threads).clif_transform(transform).build().unwrap();
+        assert!(panicked_alone(&jit).contains("unlucky"));
+    }
+}
+
+#[test]
+fn a_panic_of_the_compiler_fails_its_function_alone() {
+    // What the verifier would refuse.
+    let transform = |function: FuncId, func: &mut ir::Function| {
+        if function.as_u32() == 1 {
+            let mut cursor = FuncCursor::new(func);
+            let block = cursor.func.layout.entry_block().expect("it has a block");
+            cursor.goto_first_insertion_point(block);
+            let float = cursor.ins().f64const(1.0);
+            let parameter = cursor.func.dfg.block_params(block)[0];
+            cursor.ins().fadd(float, parameter);
+            let (flags, nowhere) = (ir::MemFlagsData::trusted(), ir::Value::from_u32(77));
+            cursor.ins().store(flags, nowhere, parameter, 0);
+        }
+        Ok(())
+    };
+    let jit = Jit::builder().verifier(false).clif_transform(transform).build().unwrap();
+    panicked_alone(&jit);
+}
+
+/// A change to a function, with what it does.
+type Damage = (&'static str, fn(&mut FuncCursor<'_>));
+
+/// Bodies of functions that give an `i64`. Each begins in an empty block.
+const MALFORMED: &[Damage] = &[
+    ("no block", |cursor| {
+        let block = cursor.func.layout.entry_block().expect("it has a block");
+        cursor.func.layout.remove_block(block);
+    }),
+    ("the value", |cursor| _ = cursor.ins().return_(&[ir::Value::from_u32(77)])),
+    ("the address of a function", |cursor| {
+        let address = cursor.ins().func_addr(types::I64, ir::FuncRef::from_u32(9));
+        cursor.ins().return_(&[address]);
+    }),
+    ("the address of a global", |cursor| {
+        let address = cursor.ins().symbol_value(types::I64, ir::GlobalValue::from_u32(9));
+        cursor.ins().return_(&[address]);
+    }),
+    ("the name of a global", |cursor| {
+        let name = ir::ExternalName::user(ir::UserExternalNameRef::from_u32(33));
+        let global = ir::GlobalValueData::Symbol { name, offset: 0.into(), colocated: false, tls: false };
+        let global = cursor.func.create_global_value(global);
+        let address = cursor.ins().symbol_value(types::I64, global);
+        cursor.ins().return_(&[address]);
+    }),
+    ("the signature of a call", |cursor| {
+        let zero = cursor.ins().iconst(types::I64, 0);
+        let call = ir::InstructionData::CallIndirect {
+            opcode: ir::Opcode::CallIndirect,
+            args: ir::ValueList::from_slice(&[zero], &mut cursor.func.dfg.value_lists),
+            sig_ref: ir::SigRef::from_u32(44),
+        };
+        let call = cursor.func.dfg.make_inst(call);
+        cursor.insert_inst(call);
+        cursor.ins().return_(&[zero]);
+    }),
+    ("a jump table", |cursor| {
+        let zero = cursor.ins().iconst(types::I32, 0);
+        cursor.ins().br_table(zero, ir::JumpTable::from_u32(5));
+    }),
+];
+
+/// Defines a function that lacks what it refers to.
+fn define_malformed(module: &mut ClifModule, damage: fn(&mut FuncCursor<'_>)) -> Result<Context, ModuleError> {
+    let mut context = module.make_context();
+    context.func.signature.returns.push(AbiParam::new(types::I64));
+    let id = module.declare_function("malformed", Linkage::Export, &context.func.signature)?;
+    let mut cursor = FuncCursor::new(&mut context.func);
+    let block = cursor.func.dfg.make_block();
+    cursor.insert_block(block);
+    damage(&mut cursor);
+    module.define_function(id, &mut context).map(|()| context)
+}
+
+#[test]
+fn what_lacks_what_it_refers_to_is_an_error_where_it_is_compiled() {
+    for verifier in [true, false] {
+        let jit = Jit::builder().verifier(verifier).build().unwrap();
+        for (what, damage) in MALFORMED {
+            let mut module = ClifModule::new("early", jit.isa().clone(), CompileAt::Definition);
+            let error = define_malformed(&mut module, *damage).err().unwrap_or_else(|| panic!("{what} is there"));
+            if !matches!(error, ModuleError::Compilation(_)) {
+                let error = error.to_string();
+                assert!(error.contains("compiling 'malformed' of early panicked: "), "{what}: {error}");
+            }
+            // The module goes on, with a fresh context.
+            define(&mut module, "function %good() -> i64 system_v { block0: v0 = iconst.i64 5 return v0 }");
+
+            let dylib = jit.session().create_dylib(what).unwrap();
+            let mut module = jit.module("late");
+            define_malformed(&mut module, *damage).unwrap_or_else(|error| panic!("{what}: {error}"));
+            jit.clif_layer().add(&dylib.default_tracker().unwrap(), module).unwrap();
+            let error = jit.lookup_in::<unsafe extern "C" fn() -> i64>(&dylib, "malformed").unwrap_err().to_string();
+            assert!(error.starts_with(&format!("symbol 'malformed' in dylib '{what}': ")), "{error}");
+            dylib.remove().unwrap();
+        }
+        assert_works(&jit);
+    }
 }
 
 #[test]
@@ -203,6 +370,36 @@ fn modules_that_disagree_on_a_signature_do_not_link() {
         "symbol 'caller' in dylib 'main': depends on 'callee' in dylib 'main': \
          'test' declares it as (i64) -> i64 system_v, it is defined as (f64) -> f64 system_v"
     );
+    assert_works(&jit);
+}
+
+#[test]
+fn data_is_no_function() {
+    let jit = jit();
+    let mut module = jit.module("data");
+    let thing = module.declare_data("thing", Linkage::Export, false, false).unwrap();
+    let mut contents = DataDescription::new();
+    contents.define(vec![0xc3; 16].into());
+    module.define_data(thing, &contents).unwrap();
+    jit.add_module(module).unwrap();
+    add(
+        &jit,
+        "function %caller(i64) -> i64 system_v {
+            fn0 = %thing(i64) -> i64 system_v
+        block0(v0: i64):
+            v1 = call fn0(v0)
+            return v1
+        }",
+    );
+    let error = jit.lookup::<Unary>("caller").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "symbol 'caller' in dylib 'main': depends on 'thing' in dylib 'main': \
+         'test' declares it as (i64) -> i64 system_v, it is defined as data"
+    );
+    let error = jit.lookup::<Unary>("thing").unwrap_err().to_string();
+    assert_eq!(error, "'thing' has the signature data, not (i64) -> i64 system_v");
+    assert_ne!(jit.lookup_address("thing").unwrap(), 0);
     assert_works(&jit);
 }
 

@@ -49,6 +49,32 @@ fn a_closure_keeps_its_state_and_goes_with_its_tracker() {
 }
 
 #[test]
+fn a_handle_to_a_closure_keeps_it_while_the_name_is_gone() {
+    let alive = Arc::new(AtomicI64::new(40));
+    let captured = Arc::clone(&alive);
+    let jit = jit();
+    let tracker = jit.define_closure("host", move |x: i64| captured.load(Ordering::Relaxed) + x).unwrap();
+    let host = jit.lookup::<Unary>("host").unwrap();
+    tracker.remove().unwrap();
+    assert_eq!(Arc::strong_count(&alive), 2);
+    // SAFETY: the closure only computes, and lives as long as the handle.
+    assert_eq!(unsafe { host.call(2) }, 42);
+    drop(host);
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+#[test]
+fn a_closure_that_nobody_looked_up_goes_with_its_tracker() {
+    let alive = Arc::new(());
+    let captured = Arc::clone(&alive);
+    let jit = jit();
+    let tracker = jit.define_closure("host", move || Arc::strong_count(&captured) as i64).unwrap();
+    assert_eq!(Arc::strong_count(&alive), 2);
+    tracker.remove().unwrap();
+    assert_eq!(Arc::strong_count(&alive), 1);
+}
+
+#[test]
 fn arguments_of_every_type_arrive() {
     let jit = jit();
     #[allow(clippy::too_many_arguments, reason = "more than there are registers")]

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{add, define, jit, redirected_in_use};
-use jit_core::{Error, Jit, ResourceTracker};
+use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
+use cranelift_module::{Linkage, Module};
+use jit_core::{AbsoluteSymbol, Error, Jit, ResourceTracker, SymbolDef, SymbolFlags};
 
 type Nullary = unsafe extern "C" fn() -> i64;
 
@@ -103,6 +105,57 @@ fn a_new_body_that_fails_leaves_the_old_one() {
     let error = redefine(&jit, "function %caller(f64) system_v { block0(v0: f64): return }").unwrap_err();
     assert_eq!(error.to_string(), "'caller' has the signature () -> i64 system_v, not (f64) system_v");
     assert_eq!(call(&jit, "caller"), 7);
+}
+
+#[test]
+fn a_failure_of_a_body_is_told_by_the_functions_name() {
+    let jit = jit();
+    redefine(&jit, &constant("caller", 7)).unwrap();
+    assert_eq!(call(&jit, "caller"), 7);
+    let error = redefine(&jit, CALLER).unwrap_err().to_string();
+    assert_eq!(error, "symbol 'caller' in dylib 'main': depends on 'callee' in dylib 'main': not found");
+}
+
+#[test]
+fn no_symbol_of_the_users_is_taken_for_a_body() {
+    let jit = jit();
+    for name in ["function$0", "function$1", "function.0", "function.1"] {
+        let mut module = jit.module(name);
+        let mut signature = module.make_signature();
+        signature.returns.push(AbiParam::new(types::I64));
+        let id = module.declare_function(name, Linkage::Export, &signature).unwrap();
+        common::build(&mut module, id, |_, builder| {
+            let other = builder.ins().iconst(types::I64, 99);
+            builder.ins().return_(&[other]);
+        });
+        jit.add_module(module).unwrap();
+    }
+    for value in [5, 6] {
+        redefine(&jit, &constant("function", value)).unwrap();
+        assert_eq!(call(&jit, "function"), value);
+    }
+}
+
+#[test]
+fn a_definition_by_the_reserved_name_of_a_body_is_an_error() {
+    let jit = jit();
+    let taken = |number: u64| jit.session().intern(&format!("function$orcane.{number}"));
+    let definition = |name| AbsoluteSymbol {
+        name,
+        definition: SymbolDef::at(0x1000),
+        flags: SymbolFlags::FUNCTION,
+        signature: None,
+    };
+    jit.main().define_absolute((0..8).map(|number| definition(taken(number))).collect()).unwrap();
+    redefine(&jit, &constant("function", 5)).unwrap();
+    for _ in 0..2 {
+        let error = jit.lookup::<Nullary>("function").unwrap_err().to_string();
+        assert!(error.starts_with("symbol 'function' in dylib 'main': duplicate definition of 'function$"), "{error}");
+    }
+    let names: Vec<_> = (0..8).map(taken).collect();
+    jit.main().remove_symbols(&names).unwrap();
+    redefine(&jit, &constant("function", 6)).unwrap();
+    assert_eq!(call(&jit, "function"), 6);
 }
 
 #[test]

@@ -25,7 +25,7 @@ use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, mo
 use super::optimize::optimize;
 use super::reloc::edge_kind;
 use super::transform::FunctionTransform;
-use super::{cache, cfi};
+use super::{cache, cfi, panic};
 use crate::dump::Form;
 use crate::error::{Cause, SymbolFailure};
 use crate::object::{Watched, dependency};
@@ -185,17 +185,21 @@ impl<'a> Batch<'a> {
         let layer = &self.module.layer;
         let symbols = self.session.first_symbols(items.iter().map(|(_, responsibility)| responsibility));
         self.order = items.first().map(|(_, responsibility)| responsibility.link_order()).unwrap_or_default();
-        // A panic of Cranelift's loses the context, which may be in any state then.
         let mut context = layer.contexts.take();
         for ((item, responsibility), symbol) in items.into_iter().zip(symbols).rev() {
             // Gone already: its tracker was removed.
             let Some(symbol) = symbol else { continue };
             let _span = tracing::debug_span!("compile", name = self.module.name_of(item).as_str()).entered();
-            let added = match item {
+            let added = panic::caught(|| match item {
                 Item::Function(index) => self.add_function(&mut context, index, &responsibility),
                 Item::Promoted(index) => self.add_final(&mut context, index, self.module.second_tier.as_deref()),
                 Item::Data(index) => self.add_data(index),
-            };
+            });
+            let added = added.unwrap_or_else(|message| {
+                // It may be in any state.
+                *context = Context::new();
+                Err(Arc::new(Cause::Panicked { unit: self.module.name.to_string(), message }))
+            });
             match added {
                 Ok(Added { symbol: graph_symbol, told, extra }) => {
                     let responsibility = Some(responsibility);
@@ -281,10 +285,10 @@ impl<'a> Batch<'a> {
         let (block, told) = match body {
             Some(TakenBody::Clif(func)) => self.add_clif(context, index, func, &*module.layer.isa, first)?,
             Some(TakenBody::Compiled(mut code)) => {
-                let block = self.add_code(index, code.bytes(), code.align(), &code.relocs)?;
                 let details = code.details.take().map(|details| *details).unwrap_or_default();
                 let handlers = details.handlers.clone();
-                (block, self.tell(code.bytes(), code.frame(), &handlers, || details))
+                let told = self.tell(code.bytes(), code.frame(), &handlers, || details);
+                (self.add_code(index, code.bytes(), code.align(), &code.relocs)?, told)
             }
             None => return Err(refused("the function was materialized before")),
         };
@@ -382,13 +386,14 @@ impl<'a> Batch<'a> {
             .map(|reloc| module_reloc(reloc, &context.func, FuncId::new(index as usize)))
             .collect::<Result<SmallVec<[_; 8]>, _>>()
             .map_err(refused)?;
-        let block = self.add_code(index, code.code_buffer(), align, &relocs)?;
         let instructions = match self.frames {
             Some(_) => cfi::instructions(isa, code.code_buffer(), &code.buffer.unwind_info),
             None => SmallVec::new(),
         };
         let names = module.variables.get(&index);
-        Ok((block, self.tell(code.code_buffer(), &instructions, &handlers(code), || details(isa, code, names))))
+        let told = self.tell(code.code_buffer(), &instructions, &handlers(code), || details(isa, code, names));
+        // The last that can fail: what has failed is not in the graph.
+        Ok((self.add_code(index, code.code_buffer(), align, &relocs)?, told))
     }
 
     /// Makes calls near and direct whose callee is there and final: code of ours that has no slot. Its linker finds
@@ -407,8 +412,10 @@ impl<'a> Batch<'a> {
     fn add_code(&mut self, index: u32, bytes: &[u8], align: u64, relocs: &[ModuleReloc]) -> Result<BlockId, Refused> {
         self.check_references(relocs)?;
         self.code_bytes += bytes.len() as u64;
+        // Also what is empty has an address of its own.
+        let bytes = if bytes.is_empty() { &[0; 4] } else { bytes };
         let block = self.graph.add_block(SegmentKind::Code, bytes, align).map_err(refused)?;
-        self.add_edges(block, (FUNCTION, index), relocs)?;
+        self.add_edges(block, Some(index), relocs)?;
         Ok(block)
     }
 
@@ -435,22 +442,34 @@ impl<'a> Batch<'a> {
                 ModuleRelocTarget::KnownSymbol(symbol) => {
                     return Err(refused(format!("refers to {symbol}, which only object files have")));
                 }
-                ModuleRelocTarget::FunctionOffset(..) => {}
+                ModuleRelocTarget::FunctionOffset(function, offset) => {
+                    if function.index() >= self.module.functions.len() {
+                        return Err(refused(format!("refers to the undeclared function {function}")));
+                    }
+                    if reloc.addend.checked_add(i64::from(*offset)).is_none() {
+                        return Err(refused(format!("{} bytes after {function}+{offset} is nowhere", reloc.addend)));
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    fn add_edges(&mut self, block: BlockId, own: (u32, u32), relocs: &[ModuleReloc]) -> Result<(), Refused> {
+    /// `own` is the function whose code the block is, if it is a function's.
+    fn add_edges(&mut self, block: BlockId, own: Option<u32>, relocs: &[ModuleReloc]) -> Result<(), Refused> {
         for reloc in relocs {
             let Some(kind) = edge_kind(self.architecture, reloc.kind).map_err(refused)? else { continue };
             let mut addend = reloc.addend;
             let target = match &reloc.name {
                 ModuleRelocTarget::User { namespace, index } => self.reference(*namespace, *index),
                 ModuleRelocTarget::LibCall(call) => self.graph.absolute(libcall::address(*call).unwrap_or_default()),
-                ModuleRelocTarget::FunctionOffset(_, offset) => {
+                ModuleRelocTarget::FunctionOffset(function, offset) => {
                     addend += i64::from(*offset);
-                    self.reference(own.0, own.1)
+                    match function.as_u32() {
+                        // This body, be there others or not.
+                        index if own == Some(index) => self.graph.define(None, block, 0, self.own.len() as u32),
+                        index => self.reference(ADDRESS_OF, index),
+                    }
                 }
                 ModuleRelocTarget::KnownSymbol(_) => continue,
             };
@@ -471,16 +490,17 @@ impl<'a> Batch<'a> {
         let relocs: Vec<_> = description.all_relocs(cranelift_codegen::binemit::Reloc::Abs8).collect();
         self.check_references(&relocs)?;
         let align = description.align.unwrap_or(u64::from(pointer) * 2);
+        let variable = tls.then(|| tls::Variable::new(description.init.size(), align as usize));
+        let variable = variable.transpose().map_err(refused)?;
         // The initial image of a thread-local variable is only read; so is a constant.
         let kind = if writable && !tls { SegmentKind::Data } else { SegmentKind::ReadOnly };
         let block = self.add_contents(kind, &description, align)?;
-        self.add_edges(block, (DATA, index), &relocs)?;
+        self.add_edges(block, None, &relocs)?;
         self.data_bytes += description.init.size() as u64;
-        if !tls {
+        let Some(variable) = variable else {
             return Ok(Added { symbol: self.define(DATA, index, block), told: Told::default(), extra: Extra::None });
-        }
-        let variable = tls::Variable::new(description.init.size(), align as usize).map_err(refused)?;
-        let image = self.graph.define(None, block, 0, 0);
+        };
+        let image = self.graph.define(None, block, 0, self.own.len() as u32);
         let descriptor = tls::descriptor(&variable);
         let block = self.graph.add_block(SegmentKind::Data, &descriptor, 16).map_err(refused)?;
         let symbol = self.define(DATA, index, block);
@@ -489,6 +509,8 @@ impl<'a> Batch<'a> {
 
     fn add_contents(&mut self, kind: SegmentKind, data: &DataDescription, align: u64) -> Result<BlockId, Refused> {
         match &data.init {
+            // Also what is empty has an address of its own.
+            init if init.size() == 0 => self.graph.add_block(kind, &[0], align),
             Init::Bytes { contents } => self.graph.add_block(kind, contents, align),
             init => self.graph.add_zero_block(kind, init.size() as u64, align),
         }
@@ -758,6 +780,7 @@ impl Linking {
             .collect();
         // What code uses lives as long as that: a handle may keep it longer than its symbol is there.
         let mut used: Vec<Box<dyn Send + Sync>> = Vec::new();
+        used.extend(module.used.clone().map(|used| Box::new(used) as _));
         for own in self.own.iter_mut().filter(|own| own.responsibility.is_some()) {
             match std::mem::replace(&mut own.extra, Extra::None) {
                 Extra::None => {}

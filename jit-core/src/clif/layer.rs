@@ -12,13 +12,13 @@ use jit_linker::SymbolName;
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
-use super::batch;
 use super::cache::{CacheCounters, ObjectCache};
 use super::machine_code::{MachineCode, TakenCode};
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, Variables};
 use super::references::{self, References};
-use super::signature::describe;
+use super::signature::{DATA_OBJECT, describe};
 use super::transform::{ClifTransform, FunctionTransform};
+use super::{RESERVED, batch};
 use crate::error::Error;
 use crate::object::{Hooks, ObjectLayer, ObjectLinkingLayer};
 use crate::platform::Services;
@@ -58,7 +58,6 @@ pub(crate) struct LayerShared {
     pub(crate) contexts: Contexts,
     pub(crate) spent: Spent,
     pub(crate) hooks: Hooks,
-    modules: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) services: Services,
     pub(crate) cache_counters: CacheCounters,
@@ -190,9 +189,9 @@ impl ClifLayer {
         if !isa.flags().is_pic() {
             return Err(Error::Target(format!("{} without position-independent code", isa.triple())));
         }
-        let (contexts, spent, modules, counters, cache_counters) = Default::default();
+        let (contexts, spent, counters, cache_counters) = Default::default();
         let hooks = base.hooks().0;
-        let shared = LayerShared { isa, contexts, spent, hooks, modules, counters, cache_counters, options, services };
+        let shared = LayerShared { isa, contexts, spent, hooks, counters, cache_counters, options, services };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -304,8 +303,7 @@ impl ClifLayer {
         }
         let second_tier = first_tier.as_ref().and_then(|tier| tier.second_tier());
         let second_tier = second_tier.map(|transform| transform.begin(&module));
-        let number = self.shared.modules.fetch_add(1, Ordering::Relaxed);
-        let names = Names::new(session, &module, number)?;
+        let names = Names::new(session, &module)?;
         // The declarations go first: a large module's are as large as what the session keeps.
         let ClifModule {
             name,
@@ -317,6 +315,7 @@ impl ClifLayer {
             source,
             transforms,
             variables,
+            used,
             ..
         } = module;
         drop(declarations);
@@ -340,6 +339,7 @@ impl ClifLayer {
             source,
             transforms,
             variables,
+            used,
             bodies: Mutex::new(bodies),
             first_tier,
             second_tier,
@@ -367,8 +367,9 @@ fn settings(isa: &dyn TargetIsa) -> impl Iterator<Item = (&'static str, String)>
 /// A declared function or data object, as the module refers to it.
 pub(crate) struct Entry {
     pub(crate) name: SymbolName,
-    /// Of a function.
+    /// What those who refer to it have to agree on.
     pub(crate) signature: Option<SymbolName>,
+    is_function: bool,
     linkage: Linkage,
     /// Whether the module defines it.
     defined: bool,
@@ -393,7 +394,7 @@ impl Entry {
         SymbolFlags {
             weak: self.linkage == Linkage::Preemptible,
             exported: matches!(self.linkage, Linkage::Export | Linkage::Preemptible),
-            callable: self.signature.is_some(),
+            callable: self.is_function,
             ..SymbolFlags::HIDDEN
         }
     }
@@ -406,14 +407,17 @@ struct Names {
 }
 
 impl Names {
-    /// Names for all declarations; `number` makes those unique that only the module knows.
-    fn new(session: &ExecutionSession, module: &ClifModule, number: u64) -> Result<Self, Error> {
+    /// Names for all declarations.
+    fn new(session: &ExecutionSession, module: &ClifModule) -> Result<Self, Error> {
+        // Makes those unique that only the module knows: a dylib may have modules from several layers.
+        static MODULES: AtomicU64 = AtomicU64::new(0);
+        let number = MODULES.fetch_add(1, Ordering::Relaxed);
         let mut signatures: FxHashMap<&ir::Signature, SymbolName> = FxHashMap::default();
         let name_of = |declared: &Option<String>, linkage, defined, kind, index| {
             let name = match (declared, linkage) {
-                (Some(name), Linkage::Local) => session.intern(&format!("{name}.{number}.{}", module.name)),
+                (Some(name), Linkage::Local) => session.intern(&format!("{name}{RESERVED}.{number}.{}", module.name)),
                 (Some(name), _) => session.intern(name),
-                (None, _) => session.intern(&format!(".{kind}{index}.{number}.{}", module.name)),
+                (None, _) => session.intern(&format!(".{kind}{index}{RESERVED}.{number}.{}", module.name)),
             };
             if defined || !linkage.requires_definition() {
                 return Ok(name);
@@ -432,6 +436,7 @@ impl Names {
             functions.push(Entry {
                 name: name_of(&declaration.name, linkage, defined, "function", id.index())?,
                 signature: Some(signature),
+                is_function: true,
                 linkage,
                 defined,
                 redirectable: module.redirectable && linkage == Linkage::Export,
@@ -440,12 +445,14 @@ impl Names {
             });
         }
         let mut data = Vec::new();
+        let data_object = session.intern(DATA_OBJECT);
         for (id, declaration) in module.declarations.get_data_objects() {
             let linkage = declaration.linkage;
             let defined = module.data.get(id.index()).is_some_and(Option::is_some);
             data.push(Entry {
                 name: name_of(&declaration.name, linkage, defined, "data", id.index())?,
-                signature: None,
+                signature: Some(data_object.clone()),
+                is_function: false,
                 linkage,
                 defined,
                 redirectable: false,
@@ -482,6 +489,8 @@ pub(crate) struct ModuleUnits {
     /// What is done to a function before it is compiled, in turn.
     pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
     pub(crate) variables: Variables,
+    /// What its code uses: lives as long as that.
+    pub(crate) used: Option<Arc<dyn Send + Sync>>,
     pub(crate) bodies: Mutex<Bodies>,
     /// What the bodies of redirectable functions begin as.
     pub(crate) first_tier: Option<Arc<dyn FirstTier>>,

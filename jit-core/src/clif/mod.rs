@@ -9,12 +9,17 @@ mod libcall;
 mod machine_code;
 mod module;
 mod optimize;
+mod panic;
 mod recursion;
 mod references;
 mod reloc;
 mod rotate;
 mod signature;
 mod transform;
+
+/// Stands in the names that only the session knows, of bodies and of what is local to a module: reserved, so that they
+/// don't meet those of the user's symbols. What comes before it is the name as the user knows it.
+pub(crate) const RESERVED: &str = "$orcane";
 
 pub use cache::{InMemoryCache, ObjectCache};
 pub use inline::InlineSmallFunctions;

@@ -20,6 +20,7 @@ use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
 use super::optimize::optimize;
+use super::panic;
 use super::references::References;
 use super::transform::{ClifTransform, FunctionTransform};
 use crate::error::Error;
@@ -50,6 +51,9 @@ pub enum CompileAt {
 /// It implements [`cranelift_module::Module`] whole: a frontend written for `JITModule` or
 /// `ObjectModule` moves over by changing the type. Each function and each data object becomes a
 /// materialization unit of its own: what is not needed is neither compiled nor linked.
+///
+/// In the session, the names of its local functions and data and of the bodies of its redirectable functions contain
+/// `$orcane`, which is reserved for that. What comes before is the name that was declared.
 ///
 /// ```
 /// use jit_core::cranelift::codegen::ir::{AbiParam, InstBuilder, types};
@@ -96,6 +100,8 @@ pub struct ClifModule {
     /// What is done to a function before it is compiled, in turn.
     pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
     cache: Option<Arc<dyn ObjectCache>>,
+    /// What its code uses: lives as long as that.
+    pub(crate) used: Option<Arc<dyn Send + Sync>>,
 }
 
 /// The names of functions' value labels.
@@ -136,6 +142,7 @@ impl ClifModule {
             compile_at,
             transforms: Vec::new(),
             cache: None,
+            used: None,
         }
     }
 
@@ -183,12 +190,13 @@ impl ClifModule {
         };
         let mut context = Context::for_function(body.clone());
         context.set_disasm(true);
-        optimize(&mut context, &*self.isa, function, self.is_final(function))
-            .map_err(|error| Error::Module(error.to_string()))?;
-        let code = context
-            .compile(&*self.isa, &mut ControlPlane::default())
-            .map_err(|error| Error::Module(error.inner.to_string()))?;
-        Ok(code.vcode.clone().unwrap_or_default())
+        let text = panic::caught(|| {
+            optimize(&mut context, &*self.isa, function, self.is_final(function))?;
+            let code = context.compile(&*self.isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
+            Ok(code.vcode.clone().unwrap_or_default())
+        });
+        text.unwrap_or_else(|message| Err(CodegenError::Unsupported(message)))
+            .map_err(|error| Error::Module(error.to_string()))
     }
 
     /// Has a transform take part in the compiling of the module.
@@ -257,6 +265,25 @@ impl ClifModule {
         Ok(())
     }
 
+    /// Compiles what the context holds, and keeps the machine code.
+    fn compile(&mut self, id: FuncId, ctx: &mut Context, ctrl_plane: &mut ControlPlane) -> ModuleResult<Body> {
+        optimize(ctx, &*self.isa, id, self.is_final(id)).map_err(ModuleError::Compilation)?;
+        let (cache, counters) = (self.cache.as_deref(), CacheCounters::default());
+        cache::compile(ctx, &*self.isa, ctrl_plane, cache, &counters).map_err(ModuleError::Compilation)?;
+        let Some(code) = ctx.compiled_code() else {
+            return Err(ModuleError::Compilation(CodegenError::Unsupported("no code was generated".into())));
+        };
+        let align = alignment(&*self.isa, code.buffer.alignment);
+        let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
+        let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
+        let details = details(&*self.isa, code, self.variables.get(&id.as_u32()));
+        if !details.is_empty() {
+            self.machine_code.details.insert(id.as_u32(), details);
+        }
+        let frame = cfi::instructions(&*self.isa, code.code_buffer(), &code.buffer.unwind_info);
+        Ok(self.machine_code.add(code.code_buffer(), &frame, &relocs, align))
+    }
+
     fn known_function(&self, index: u32) -> Result<FuncId, String> {
         if (index as usize) < self.function_count {
             Ok(FuncId::from_u32(index))
@@ -311,7 +338,10 @@ impl Module for ClifModule {
             let name = self.declarations.get_function_decl(id).linkage_name(id).into_owned();
             return Err(ModuleError::IncompatibleSignature(name, declared.clone(), ctx.func.signature.clone()));
         }
-        self.bind(&mut ctx.func).map_err(|message| ModuleError::Compilation(CodegenError::Unsupported(message)))?;
+        self.bind(&mut ctx.func).map_err(|message| {
+            let name = self.declarations.get_function_decl(id).linkage_name(id);
+            ModuleError::Compilation(CodegenError::Unsupported(format!("'{name}' {message}")))
+        })?;
         let body = match self.compile_at {
             CompileAt::Lookup => {
                 // Of functions that are compiled when they are called, few are ever asked.
@@ -320,23 +350,15 @@ impl Module for ClifModule {
                 }
                 Body::Clif(Box::new(ctx.func.clone()))
             }
-            CompileAt::Definition => {
-                optimize(ctx, &*self.isa, id, self.is_final(id)).map_err(ModuleError::Compilation)?;
-                let (cache, counters) = (self.cache.as_deref(), CacheCounters::default());
-                cache::compile(ctx, &*self.isa, ctrl_plane, cache, &counters).map_err(ModuleError::Compilation)?;
-                let Some(code) = ctx.compiled_code() else {
-                    return Err(ModuleError::Compilation(CodegenError::Unsupported("no code was generated".into())));
-                };
-                let align = alignment(&*self.isa, code.buffer.alignment);
-                let relocs = code.buffer.relocs().iter().map(|reloc| module_reloc(reloc, &ctx.func, id));
-                let relocs = relocs.collect::<ModuleResult<SmallVec<[_; 8]>>>()?;
-                let details = details(&*self.isa, code, self.variables.get(&id.as_u32()));
-                if !details.is_empty() {
-                    self.machine_code.details.insert(id.as_u32(), details);
+            CompileAt::Definition => match panic::caught(|| self.compile(id, ctx, ctrl_plane)) {
+                Ok(compiled) => compiled?,
+                Err(message) => {
+                    *ctx = self.make_context();
+                    let name = self.declarations.get_function_decl(id).linkage_name(id);
+                    let error = Error::Module(format!("compiling '{name}' of {} panicked: {message}", self.name));
+                    return Err(ModuleError::Backend(error.into()));
                 }
-                let frame = cfi::instructions(&*self.isa, code.code_buffer(), &code.buffer.unwind_info);
-                self.machine_code.add(code.code_buffer(), &frame, &relocs, align)
-            }
+            },
         };
         self.functions[id.index()] = Some(body);
         Ok(())
@@ -383,8 +405,10 @@ impl Module for ClifModule {
 /// Has a function take the addresses of functions that are not near by a name of their own.
 fn tell_addresses_from_calls(func: &mut ir::Function) {
     let insts = func.layout.blocks().flat_map(|block| func.layout.block_insts(block));
+    // What is not declared is found by whoever compiles it.
+    let is_far = |func_ref| func.dfg.ext_funcs.get(func_ref).is_some_and(|data| !data.colocated);
     let taken = insts.filter_map(|inst| match func.dfg.insts[inst] {
-        InstructionData::FuncAddr { func_ref, .. } if !func.dfg.ext_funcs[func_ref].colocated => Some((inst, func_ref)),
+        InstructionData::FuncAddr { func_ref, .. } if is_far(func_ref) => Some((inst, func_ref)),
         _ => None,
     });
     for (inst, func_ref) in taken.collect::<Vec<_>>() {

@@ -48,7 +48,10 @@ pub(crate) fn of(func: &ir::Function, see: &mut impl FnMut(u32, u32)) {
             | InstructionData::TryCall { func_ref, .. }
             | InstructionData::FuncAddr { func_ref, .. } = func.dfg.insts[inst]
             {
-                see_name(&func.dfg.ext_funcs[func_ref].name);
+                // What is not declared is found by whoever compiles it.
+                if let Some(data) = func.dfg.ext_funcs.get(func_ref) {
+                    see_name(&data.name);
+                }
             }
         }
     }

@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use cranelift_codegen::ir::{AbiParam, ArgumentExtension, ArgumentPurpose, Signature};
 
+/// Stands in the place of a data object's signature: no function may be called by its name.
+pub(crate) const DATA_OBJECT: &str = "data";
+
 /// Types, extensions, purposes and calling convention, as CLIF writes them. No ABI of ours extends
 /// values of 32 bits and more: there the extension is left out, whether a frontend says it or not.
 pub(crate) fn describe(signature: &Signature) -> String {

@@ -1,11 +1,12 @@
 //! Where the bodies of redirectable functions come from.
 //!
-//! A body is a function with a name of its own, which is defined when it is first needed.
+//! A body is a function with a name of its own, which is defined when it is first needed. It begins with the function's.
 
 use jit_linker::SymbolName;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::smallvec;
 
-use crate::clif::{Item, ModuleUnits};
+use crate::clif::{Item, ModuleUnits, RESERVED};
 use crate::error::Error;
 use crate::session::{
     Alias, ExecutionSession, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker,
@@ -68,6 +69,14 @@ pub(crate) struct Owner {
     order: SearchOrder,
     tracker: WeakTracker,
     version: Version,
+    bodies: Mutex<OwnBodies>,
+}
+
+/// What became of the bodies of a source, by item: somebody else's definition of the same name is none of them.
+#[derive(Default)]
+struct OwnBodies {
+    defined: FxHashSet<u32>,
+    refused: FxHashMap<u32, Error>,
 }
 
 /// Numbers that distinguish the names of bodies that there are at a time. They are used again, so
@@ -98,7 +107,7 @@ impl Version {
 
     /// The name of a function's body.
     pub(super) fn body_name(&self, session: &ExecutionSession, function: &SymbolName) -> SymbolName {
-        session.intern(&format!("{function}${}", self.number))
+        session.intern(&format!("{function}{RESERVED}.{}", self.number))
     }
 }
 
@@ -116,7 +125,8 @@ pub(crate) struct CustomBody {
 impl Owner {
     pub(crate) fn new(dylib: &JitDylib, tracker: &ResourceTracker, versions: &Arc<Mutex<Versions>>) -> Self {
         let dylib = dylib.downgrade();
-        Self { order: dylib.order(), dylib, tracker: tracker.downgrade(), version: Version::new(versions) }
+        let (order, tracker, version) = (dylib.order(), tracker.downgrade(), Version::new(versions));
+        Self { order, dylib, tracker, version, bodies: Mutex::default() }
     }
 }
 
@@ -216,12 +226,12 @@ impl BodySource {
             return Ok(name);
         }
         let dylib = self.dylib().and_then(WeakDylib::upgrade).ok_or(Error::DylibGone)?;
-        if session.symbol_state(&dylib, &name).is_some() {
-            return Ok(name);
-        }
         match self {
+            Self::Module { owner, .. } | Self::Custom { owner, .. }
+                if owner.has_defined(item)? && session.symbol_state(&dylib, &name).is_some() => {}
             Self::Module { owner, units } => {
-                owner.define(units.body(Item::Function(item), name.clone()))?;
+                let defined = owner.define(units.body(Item::Function(item), name.clone()));
+                owner.note(item, defined)?;
             }
             Self::Custom { owner, functions, makers } => {
                 let signature = functions[item as usize].signature.clone();
@@ -229,11 +239,12 @@ impl BodySource {
                 let mut makers = lock(makers);
                 let Some(maker) = makers[item as usize].take() else { return Ok(name) };
                 let symbol = SymbolDeclaration { name: name.clone(), flags: SymbolFlags::FUNCTION, signature };
-                owner.define(UnitDefinition {
+                let defined = owner.define(UnitDefinition {
                     symbols: smallvec![symbol],
                     unit: Box::new(CustomUnit { maker, body: name.clone() }),
                     name: Arc::from("redirectable functions"),
-                })?;
+                });
+                owner.note(item, defined)?;
             }
             // An object's are defined with it, and a promoted one was before it became the newest.
             Self::Object { .. } | Self::ReExports { .. } | Self::Promoted { .. } | Self::Removed(_) => {}
@@ -285,7 +296,7 @@ impl BodySource {
     }
 
     fn promoted_name(&self, session: &ExecutionSession, item: u32) -> SymbolName {
-        session.intern(&format!("{}$2", self.body_name(session, item)))
+        session.intern(&format!("{}.2", self.body_name(session, item)))
     }
 }
 
@@ -294,9 +305,31 @@ impl Owner {
     fn define(&self, unit: UnitDefinition) -> Result<(), Error> {
         let tracker = self.tracker.upgrade().ok_or(Error::DefunctTracker)?;
         match tracker.define(vec![unit]) {
-            Err(Error::DuplicateDefinitions(_)) | Ok(()) => Ok(()),
-            Err(error) => Err(error),
+            Err(Error::DuplicateDefinitions(duplicates)) => {
+                let own = tracker.symbols()?;
+                if duplicates.iter().all(|duplicate| own.contains(&duplicate.name)) {
+                    return Ok(());
+                }
+                Err(Error::DuplicateDefinitions(duplicates))
+            }
+            result => result,
         }
+    }
+
+    /// Notes what became of defining a body.
+    fn note(&self, item: u32, result: Result<(), Error>) -> Result<(), Error> {
+        let mut bodies = lock(&self.bodies);
+        match &result {
+            Ok(()) => _ = bodies.defined.insert(item),
+            Err(error) => _ = bodies.refused.insert(item, error.clone()),
+        }
+        result
+    }
+
+    /// Whether a body was defined, or why it could not be.
+    fn has_defined(&self, item: u32) -> Result<bool, Error> {
+        let bodies = lock(&self.bodies);
+        bodies.refused.get(&item).map_or(Ok(bodies.defined.contains(&item)), |error| Err(error.clone()))
     }
 }
 

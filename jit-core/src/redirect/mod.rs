@@ -15,8 +15,8 @@ use std::collections::HashMap;
 use jit_linker::SymbolName;
 use smallvec::SmallVec;
 
-use crate::clif::{ClifLayer, ClifModule};
-use crate::error::Error;
+use crate::clif::{ClifLayer, ClifModule, RESERVED};
+use crate::error::{Error, LookupError};
 use crate::session::{
     AbsoluteSymbol, Alias, ExecutionSession, FoundSymbol, JitDylib, MaterializationUnit, ReadyUnit, ReadyUnits,
     ResourceTracker, SearchOrder, SymbolDeclaration, SymbolState, UnitDefinition, WeakTracker,
@@ -80,11 +80,10 @@ impl Redirections {
     }
 
     /// The newest body of what was found, if it is redirectable, with its name. It is defined from now on.
-    pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<(Body, SymbolName)> {
+    pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<Result<(Body, SymbolName), Error>> {
         let body = self.table.body_at(found.definition.slot?)?;
         let dylib = body.source.dylib()?.upgrade()?;
-        let name = body.source.define(dylib.session(), body.item).ok()?;
-        Some((body, name))
+        Some(body.source.define(dylib.session(), body.item).map(|name| (body, name)))
     }
 
     /// Whether a function has no newer body.
@@ -275,9 +274,19 @@ impl Redirections {
         // They are of one source.
         let order = bodies.first().and_then(|(_, body)| body.source.order());
         let mut found = match order {
-            Some(order) => session.lookup(order, names)?.into_iter(),
+            Some(order) => session.lookup(order, names).map_err(|error| of_functions(session, error))?.into_iter(),
             None => Vec::new().into_iter(),
         };
         Ok(used.into_iter().map(|used| if used { found.next() } else { None }).collect())
     }
+}
+
+/// A failure of bodies as one of the functions that they are for: nobody else knows the bodies' names.
+pub(crate) fn of_functions(session: &ExecutionSession, mut error: LookupError) -> LookupError {
+    for failure in &mut error.failures {
+        if let Some((function, _)) = failure.name.split_once(RESERVED) {
+            failure.name = session.intern(function);
+        }
+    }
+    error
 }
