@@ -163,7 +163,7 @@ impl Redirections {
         };
         for ((id, body), found) in known.into_iter().zip(found) {
             // Not with a lock held: the last body of a module removes it.
-            let old = self.table.replace(dylib.session(), id, None, body, found.as_ref());
+            let old = self.table.replace(dylib.session(), id, &body, found.as_ref());
             if let Some(old) = old.filter(Body::has_others) {
                 old.source.retire(old.item);
             }

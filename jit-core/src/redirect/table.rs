@@ -309,7 +309,7 @@ impl FunctionTable {
         let Some(watch) = self.watch(session, id, body, found) else { return false };
         let table = lock(&self.table);
         let Some((block, place)) = table.place(id) else { return false };
-        // With the lock held, so that `replace` and `withdraw` come before or after both.
+        // With the lock held, so that what replaces bodies and `withdraw` come before or after both.
         let usable = body.is(&block.records[place]) && !watch.withdrawn.load(Ordering::Relaxed);
         if usable {
             block.slots.store(place, found.definition.address);
@@ -317,7 +317,9 @@ impl FunctionTable {
         usable
     }
 
-    /// Sees to it that nobody is sent to a body any more once it is gone. `None` if it is.
+    /// Sees to it that nobody is sent to a body any more once it is gone. `None` if it is. Comes before anybody is sent
+    /// there, who otherwise may find other code in its place; with the table locked, the watch says whether it is gone
+    /// since.
     fn watch(
         self: &Arc<Self>,
         session: &ExecutionSession,
@@ -340,36 +342,41 @@ impl FunctionTable {
     }
 
     /// Makes `new` the newest body, and calls go to it: to where it was found, or to what compiles
-    /// it. If `old` is given, only if that is the newest. Gives the old one.
+    /// it; if what was found must not be called any more, to what says so. Gives the old one.
     pub(crate) fn replace(
         self: &Arc<Self>,
         session: &ExecutionSession,
         id: FunctionId,
-        old: Option<&Body>,
-        new: Body,
+        new: &Body,
         found: Option<&FoundSymbol>,
     ) -> Option<Body> {
-        let replaced = {
-            let mut table = lock(&self.table);
-            let (block, place) = table.place_mut(id)?;
-            let record = &mut block.records[place];
-            if old.is_some_and(|old| !old.is(record)) {
-                return None;
-            }
-            let source = record.body.replace(Arc::clone(&new.source))?;
-            let replaced = Body { source, item: std::mem::replace(&mut record.item, new.item) };
-            let address = found.map(|found| found.definition.address).or_else(|| block.unresolved(place));
-            if let Some(address) = address {
-                block.slots.store(place, address);
-            }
-            replaced
+        let watch = found.and_then(|found| self.watch(session, id, new, found));
+        let mut table = lock(&self.table);
+        let (block, place) = table.place_mut(id)?;
+        let unresolved = block.unresolved(place);
+        let target = match (found, watch) {
+            (Some(found), Some(watch)) if !watch.withdrawn.load(Ordering::Relaxed) => Some(found.definition.address),
+            (Some(_), _) => unresolved.or(Some(self.failure)),
+            (None, _) => unresolved,
         };
-        if let Some(found) = found
-            && self.watch(session, id, &new, found).is_none()
-        {
-            self.withdraw(id, &new);
-        }
-        Some(replaced)
+        block.replace(place, new, target)
+    }
+
+    /// Makes `new` the newest body instead of `old`, if that is, and calls go to where it was found, if it may be
+    /// called. Gives the old one.
+    pub(crate) fn promote(
+        self: &Arc<Self>,
+        session: &ExecutionSession,
+        id: FunctionId,
+        old: &Body,
+        new: &Body,
+        found: &FoundSymbol,
+    ) -> Option<Body> {
+        let watch = self.watch(session, id, new, found)?;
+        let mut table = lock(&self.table);
+        let (block, place) = table.place_mut(id)?;
+        let usable = old.is(&block.records[place]) && !watch.withdrawn.load(Ordering::Relaxed);
+        if usable { block.replace(place, new, Some(found.definition.address)) } else { None }
     }
 
     /// Keeps the functions whose slots are at these addresses.
@@ -423,6 +430,18 @@ impl Block {
     /// What the slot at `place` holds before the first call.
     fn unresolved(&self, place: usize) -> Option<u64> {
         self.call_through.as_ref().map(|call_through| call_through.address(place as u32))
+    }
+
+    /// Makes a body the newest of the function at `place`, and calls go to `target`, if that is given. Gives the old
+    /// body, if there is a function.
+    fn replace(&mut self, place: usize, new: &Body, target: Option<u64>) -> Option<Body> {
+        let record = &mut self.records[place];
+        let source = std::mem::replace(record.body.as_mut()?, Arc::clone(&new.source));
+        let old = Body { source, item: std::mem::replace(&mut record.item, new.item) };
+        if let Some(target) = target {
+            self.slots.store(place, target);
+        }
+        Some(old)
     }
 }
 

@@ -1,0 +1,140 @@
+//! Redirectable functions that are looked up, redefined and removed at once.
+
+mod common;
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+use common::{add, define};
+use jit_core::{
+    AbsoluteSymbol, Error, FnPointer, Jit, OptLevel, ResourceTracker, SymbolDef, SymbolFlags, Task, TaskDispatcher,
+    ThreadPoolDispatcher,
+};
+
+type Nullary = extern "C" fn() -> i64;
+
+/// Holds threads up that wait for what is compiled.
+struct Holding(ThreadPoolDispatcher);
+
+thread_local! {
+    /// Whom to tell that this thread was told what it waited for, and who lets it go on.
+    static HELD: RefCell<Option<(Sender<()>, Receiver<()>)>> = const { RefCell::new(None) };
+}
+
+impl TaskDispatcher for Holding {
+    fn dispatch(&self, tasks: Vec<Task>) {
+        self.0.dispatch(tasks);
+    }
+
+    fn wait(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
+        self.0.wait(done, deadline);
+        if let Some((told, go_on)) = HELD.take() {
+            told.send(()).unwrap();
+            go_on.recv().unwrap();
+        }
+    }
+
+    fn wake(&self) {
+        self.0.wake();
+    }
+}
+
+/// Does `work` on a thread, and `meanwhile` when that has been told what it waited for and has done nothing with it.
+fn hold<R: Send>(work: impl FnOnce() -> R + Send, meanwhile: impl FnOnce()) -> R {
+    let (told, is_told) = channel();
+    let (go_on, may_go_on) = channel();
+    thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            HELD.set(Some((told, may_go_on)));
+            work()
+        });
+        is_told.recv().unwrap();
+        meanwhile();
+        go_on.send(()).unwrap();
+        work.join().unwrap()
+    })
+}
+
+extern "C" fn unusable() -> i64 {
+    -1
+}
+
+fn jit() -> Jit {
+    let dispatcher = Box::new(Holding(ThreadPoolDispatcher::new(2).unwrap()));
+    let failure = (unusable as Nullary).address();
+    Jit::builder().opt_level(OptLevel::None).dispatcher(dispatcher).failure_address(failure).build().unwrap()
+}
+
+fn redefine(jit: &Jit, text: &str) -> Result<ResourceTracker, Error> {
+    let mut module = jit.module("bodies").redirectable();
+    define(&mut module, text);
+    jit.redefine(module)
+}
+
+fn constant(name: &str, value: i64) -> String {
+    format!("function %{name}() -> i64 system_v {{ block0: v0 = iconst.i64 {value} return v0 }}")
+}
+
+/// Calls another function, or gives its address.
+fn using(name: &str, callee: &str, instruction: &str) -> String {
+    format!(
+        "function %{name}() -> i64 system_v {{
+            sig0 = () -> i64 system_v
+            fn0 = %{callee} sig0
+        block0:
+            v0 = {instruction}
+            return v0
+        }}"
+    )
+}
+
+#[test]
+fn no_call_goes_to_a_new_body_that_needs_what_was_removed_since_it_was_compiled() {
+    let jit = jit();
+    redefine(&jit, &constant("f", 1)).unwrap();
+    add(&jit, &using("caller", "f", "call fn0()"));
+    let caller = jit.lookup::<unsafe extern "C" fn() -> i64>("caller").unwrap();
+    // Nobody else gets at a session of so many symbols while it is looked at as a whole.
+    let symbol = |index| AbsoluteSymbol {
+        name: jit.session().intern(&format!("other{index}")),
+        definition: SymbolDef::at((unusable as Nullary).address()),
+        flags: SymbolFlags::FUNCTION,
+        signature: None,
+    };
+    jit.main().define_absolute((0..20_000).map(symbol).collect()).unwrap();
+    for _ in 0..4 {
+        let needed = add(&jit, &constant("needed", 0));
+        let (removed, busy, over) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let was_removed = removed.load(Ordering::Acquire);
+                    // SAFETY: the functions only compute.
+                    let value = unsafe { caller.call() };
+                    assert!(!was_removed || [1, -1].contains(&value), "the body that gives the address {value:#x}");
+                }
+            });
+            let meanwhile = || {
+                needed.remove().unwrap();
+                removed.store(true, Ordering::Release);
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        drop(jit.session().dump());
+                        busy.store(true, Ordering::Relaxed);
+                    }
+                });
+                while !busy.load(Ordering::Relaxed) {
+                    thread::yield_now();
+                }
+            };
+            hold(|| redefine(&jit, &using("f", "needed", "func_addr.i64 fn0")).unwrap(), meanwhile);
+            over.store(true, Ordering::Relaxed);
+        });
+        // SAFETY: as above.
+        assert_eq!(unsafe { caller.call() }, -1);
+        redefine(&jit, &constant("f", 1)).unwrap();
+    }
+}
