@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use common::{add, define};
 use jit_core::{
-    AbsoluteSymbol, Error, FnPointer, Jit, OptLevel, ResourceTracker, SymbolDef, SymbolFlags, Task, TaskDispatcher,
+    AbsoluteSymbol, Error, FnPointer, Jit, MaterializationResponsibility, MaterializationUnit, OptLevel,
+    RedirectableFunction, ResourceTracker, SymbolDef, SymbolFlags, SymbolName, SymbolState, Task, TaskDispatcher,
     ThreadPoolDispatcher,
 };
 
@@ -137,4 +138,83 @@ fn no_call_goes_to_a_new_body_that_needs_what_was_removed_since_it_was_compiled(
         assert_eq!(unsafe { caller.call() }, -1);
         redefine(&jit, &constant("f", 1)).unwrap();
     }
+}
+
+/// The value of a function that only computes and is there.
+fn call(jit: &Jit, name: &str) -> i64 {
+    let address = jit.lookup_address(name).unwrap();
+    // SAFETY: the address of a function of this type.
+    let function = unsafe { std::mem::transmute::<usize, Nullary>(address as usize) };
+    function()
+}
+
+#[test]
+fn a_function_that_is_first_looked_up_while_others_of_its_batch_are_compiled_gets_its_new_body() {
+    let jit = jit();
+    redefine(&jit, &format!("{}{}", constant("f", 1), constant("g", 1))).unwrap();
+    jit.lookup_address("g").unwrap();
+    let second = format!("{}{}", constant("f", 2), constant("g", 2));
+    hold(|| redefine(&jit, &second).unwrap(), || _ = jit.lookup_address("f").unwrap());
+    assert_eq!((call(&jit, "f"), call(&jit, "g")), (2, 2));
+}
+
+extern "C" fn one() -> i64 {
+    1
+}
+
+/// A body that is [`one`], and waits before it is resolved and before it is emitted.
+struct Slow {
+    body: SymbolName,
+    resolve: Receiver<()>,
+    emit: Receiver<()>,
+}
+
+impl MaterializationUnit for Slow {
+    fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+        self.resolve.recv().unwrap();
+        // Errors mean that nobody wants it any more.
+        _ = responsibility.resolve(&[(self.body.clone(), SymbolDef::at((one as Nullary).address()))]);
+        self.emit.recv().unwrap();
+        _ = responsibility.emit(&[]);
+    }
+
+    fn discard(&mut self, _: &SymbolName) {}
+}
+
+/// Defines `f` with a slow body. Gives what has that resolved, and what has it emitted.
+fn define_slow(jit: &Jit) -> (Sender<()>, Sender<()>) {
+    let ((may_resolve, resolve), (may_emit, emit)) = (channel(), channel());
+    let body = |body: &SymbolName| Box::new(Slow { body: body.clone(), resolve, emit }) as Box<dyn MaterializationUnit>;
+    let function = RedirectableFunction { name: jit.session().intern("f"), signature: None, body: Box::new(body) };
+    jit.redefine_with(vec![function]).unwrap();
+    (may_resolve, may_emit)
+}
+
+/// Waits until a symbol has come so far.
+fn wait_for(jit: &Jit, name: &str, state: SymbolState) {
+    let name = jit.session().intern(name);
+    while jit.session().symbol_state(jit.main(), &name).is_none_or(|(now, _)| now < state) {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_first_lookup_that_compiles_an_old_body_ends_with_the_new_one() {
+    let jit = jit();
+    let (resolve, emit) = define_slow(&jit);
+    redefine(&jit, &constant("g", 1)).unwrap();
+    jit.lookup_address("g").unwrap();
+    let second = format!("{}{}", constant("f", 2), constant("g", 2));
+    thread::scope(|scope| {
+        let mut first = None;
+        let meanwhile = || {
+            first = Some(scope.spawn(|| jit.lookup_address("f")));
+            wait_for(&jit, "f$0", SymbolState::Materializing);
+        };
+        hold(|| redefine(&jit, &second).unwrap(), meanwhile);
+        resolve.send(()).unwrap();
+        emit.send(()).unwrap();
+        first.unwrap().join().unwrap().unwrap();
+    });
+    assert_eq!(call(&jit, "f"), 2);
 }

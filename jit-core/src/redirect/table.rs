@@ -27,6 +27,9 @@ pub(crate) type FunctionId = u32;
 /// Functions in a block.
 pub(crate) const BLOCK: u32 = SlotBlock::LEN as u32;
 
+/// What the slot of a function holds that is not lazy and that nobody has looked up: nobody can call it.
+const UNUSED: u64 = 0;
+
 pub(crate) struct FunctionTable {
     pub(crate) memory: Arc<dyn MemoryManager>,
     architecture: Architecture,
@@ -97,6 +100,14 @@ impl Body {
     }
 }
 
+/// A body that a function is to get.
+pub(crate) struct Replacement {
+    pub(crate) id: FunctionId,
+    pub(crate) body: Body,
+    /// Where it is, if that is known.
+    pub(crate) found: Option<FoundSymbol>,
+}
+
 /// Functions of a unit. Dropped, they are removed: calls of them fail from now on, and their places
 /// are used again when nothing that is linked refers to them.
 pub(crate) struct FunctionIds {
@@ -148,7 +159,7 @@ impl FunctionTable {
         first_call: Option<Arc<dyn FirstCall>>,
         failure: Option<u64>,
     ) -> Self {
-        let failure = failure.unwrap_or(called_unusable as *const () as u64);
+        let failure = failure.filter(|address| *address != UNUSED).unwrap_or(called_unusable as *const () as u64);
         Self { memory, architecture, unwinding, first_call, failure, table: Mutex::default() }
     }
 
@@ -256,6 +267,17 @@ impl FunctionTable {
         lock(&self.table).record(id)?.body()
     }
 
+    /// The newest body of a function, for whoever sees to it that calls go there. Until then they can't be made; from
+    /// now on, whoever replaces the body has to say where the new one is.
+    pub(crate) fn begin_to_use(&self, id: FunctionId) -> Option<Body> {
+        let table = lock(&self.table);
+        let (block, place) = table.place(id)?;
+        if block.slots.load(place) == UNUSED {
+            block.slots.store(place, self.failure);
+        }
+        block.records[place].body()
+    }
+
     /// The newest body of the function whose slot is at an address.
     pub(crate) fn body_at(&self, slot: u64) -> Option<Body> {
         let table = lock(&self.table);
@@ -310,7 +332,7 @@ impl FunctionTable {
         let table = lock(&self.table);
         let Some((block, place)) = table.place(id) else { return false };
         // With the lock held, so that what replaces bodies and `withdraw` come before or after both.
-        let usable = body.is(&block.records[place]) && !watch.withdrawn.load(Ordering::Relaxed);
+        let usable = body.is(&block.records[place]) && !watch.is_withdrawn();
         if usable {
             block.slots.store(place, found.definition.address);
         }
@@ -341,25 +363,39 @@ impl FunctionTable {
         }
     }
 
-    /// Makes `new` the newest body, and calls go to it: to where it was found, or to what compiles
-    /// it; if what was found must not be called any more, to what says so. Gives the old one.
+    /// Makes bodies the newest of their functions, and calls go to them: to where they were found, or to what compiles
+    /// them; if what was found must not be called any more, to what says so. Gives the old ones.
+    ///
+    /// Functions that are not lazy may be in use, so that their bodies have to be found first: if others are among those
+    /// without, nothing changes, and which they are is what this gives.
     pub(crate) fn replace(
         self: &Arc<Self>,
         session: &ExecutionSession,
-        id: FunctionId,
-        new: &Body,
-        found: Option<&FoundSymbol>,
-    ) -> Option<Body> {
-        let watch = found.and_then(|found| self.watch(session, id, new, found));
+        replacements: &[Replacement],
+    ) -> Result<Vec<Body>, Vec<usize>> {
+        let watches: Vec<_> = replacements
+            .iter()
+            .map(|Replacement { id, body, found }| self.watch(session, *id, body, found.as_ref()?))
+            .collect();
         let mut table = lock(&self.table);
-        let (block, place) = table.place_mut(id)?;
-        let unresolved = block.unresolved(place);
-        let target = match (found, watch) {
-            (Some(found), Some(watch)) if !watch.withdrawn.load(Ordering::Relaxed) => Some(found.definition.address),
-            (Some(_), _) => unresolved.or(Some(self.failure)),
-            (None, _) => unresolved,
-        };
-        block.replace(place, new, target)
+        let is_used = |id| table.place(id).is_some_and(|(block, place)| block.is_used(place));
+        let to_find = |(index, new): (usize, &Replacement)| (new.found.is_none() && is_used(new.id)).then_some(index);
+        let to_find: Vec<_> = replacements.iter().enumerate().filter_map(to_find).collect();
+        if !to_find.is_empty() {
+            return Err(to_find);
+        }
+        let mut old = Vec::with_capacity(replacements.len());
+        for (Replacement { id, body, found }, watch) in replacements.iter().zip(&watches) {
+            let Some((block, place)) = table.place_mut(*id) else { continue };
+            let unresolved = block.unresolved(place);
+            let target = match (found, watch) {
+                (Some(found), Some(watch)) if !watch.is_withdrawn() => Some(found.definition.address),
+                (Some(_), _) => unresolved.or(Some(self.failure)),
+                (None, _) => unresolved,
+            };
+            old.extend(block.replace(place, body, target));
+        }
+        Ok(old)
     }
 
     /// Makes `new` the newest body instead of `old`, if that is, and calls go to where it was found, if it may be
@@ -375,7 +411,7 @@ impl FunctionTable {
         let watch = self.watch(session, id, new, found)?;
         let mut table = lock(&self.table);
         let (block, place) = table.place_mut(id)?;
-        let usable = old.is(&block.records[place]) && !watch.withdrawn.load(Ordering::Relaxed);
+        let usable = old.is(&block.records[place]) && !watch.is_withdrawn();
         if usable { block.replace(place, new, Some(found.definition.address)) } else { None }
     }
 
@@ -401,6 +437,13 @@ struct BodyWatch {
     item: u32,
     /// What was found must not be called. Changed with the table locked.
     withdrawn: AtomicBool,
+}
+
+impl BodyWatch {
+    /// Whether what was found must not be called, as long as the table is locked.
+    fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Relaxed)
+    }
 }
 
 impl Watch for BodyWatch {
@@ -430,6 +473,11 @@ impl Block {
     /// What the slot at `place` holds before the first call.
     fn unresolved(&self, place: usize) -> Option<u64> {
         self.call_through.as_ref().map(|call_through| call_through.address(place as u32))
+    }
+
+    /// Whether calls of the function at `place` may go to a body, and nothing compiles that on the way.
+    fn is_used(&self, place: usize) -> bool {
+        self.call_through.is_none() && self.slots.load(place) != UNUSED
     }
 
     /// Makes a body the newest of the function at `place`, and calls go to `target`, if that is given. Gives the old
@@ -503,7 +551,7 @@ impl Table {
         }
         let index = usize::from(place);
         block.records[index] = Record { body: Some(Arc::clone(source)), item, links: 0 };
-        block.slots.store(index, block.unresolved(index).unwrap_or(0));
+        block.slots.store(index, block.unresolved(index).unwrap_or(UNUSED));
         let id = number * BLOCK + u32::from(place);
         self.index(source, item, id);
         Some(id)
