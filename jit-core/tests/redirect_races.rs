@@ -218,3 +218,19 @@ fn a_first_lookup_that_compiles_an_old_body_ends_with_the_new_one() {
     });
     assert_eq!(call(&jit, "f"), 2);
 }
+
+#[test]
+fn a_function_that_is_removed_while_it_is_redefined_does_not_get_in_the_way_of_another() {
+    let jit = jit();
+    let f = redefine(&jit, &constant("f", 1)).unwrap();
+    jit.lookup_address("f").unwrap();
+    let meanwhile = || {
+        f.remove().unwrap();
+        // In the place that `f` had.
+        redefine(&jit, &constant("h", 7)).unwrap();
+        jit.lookup_address("h").unwrap();
+    };
+    hold(|| redefine(&jit, &constant("f", 2)).unwrap(), meanwhile);
+    assert_eq!(call(&jit, "h"), 7);
+    assert!(jit.lookup_address("f").is_err());
+}

@@ -364,7 +364,8 @@ impl FunctionTable {
     }
 
     /// Makes bodies the newest of their functions, and calls go to them: to where they were found, or to what compiles
-    /// them; if what was found must not be called any more, to what says so. Gives the old ones.
+    /// them; if what was found must not be called any more, to what says so. Gives the old ones. A function that was
+    /// removed is passed over: its place may be another's.
     ///
     /// Functions that are not lazy may be in use, so that their bodies have to be found first: if others are among those
     /// without, nothing changes, and which they are is what this gives.
@@ -378,15 +379,19 @@ impl FunctionTable {
             .map(|Replacement { id, body, found }| self.watch(session, *id, body, found.as_ref()?))
             .collect();
         let mut table = lock(&self.table);
-        let is_used = |id| table.place(id).is_some_and(|(block, place)| block.is_used(place));
-        let to_find = |(index, new): (usize, &Replacement)| (new.found.is_none() && is_used(new.id)).then_some(index);
+        let is_used = |new: &Replacement| {
+            let place = table.place(new.id).filter(|(block, place)| block.records[*place].is_of(&new.body));
+            place.is_some_and(|(block, place)| block.is_used(place))
+        };
+        let to_find = |(index, new): (usize, &Replacement)| (new.found.is_none() && is_used(new)).then_some(index);
         let to_find: Vec<_> = replacements.iter().enumerate().filter_map(to_find).collect();
         if !to_find.is_empty() {
             return Err(to_find);
         }
         let mut old = Vec::with_capacity(replacements.len());
         for (Replacement { id, body, found }, watch) in replacements.iter().zip(&watches) {
-            let Some((block, place)) = table.place_mut(*id) else { continue };
+            let place = table.place_mut(*id).filter(|(block, place)| block.records[*place].is_of(body));
+            let Some((block, place)) = place else { continue };
             let unresolved = block.unresolved(place);
             let target = match (found, watch) {
                 (Some(found), Some(watch)) if !watch.is_withdrawn() => Some(found.definition.address),
@@ -464,6 +469,16 @@ impl Watch for BodyWatch {
 }
 
 impl Record {
+    /// Whether it is of the function that a body is for.
+    fn is_of(&self, body: &Body) -> bool {
+        self.body.as_ref().is_some_and(|source| {
+            let signatures = source.signature(self.item).zip(body.source.signature(body.item));
+            source.function(self.item) == body.function()
+                && source.dylib() == body.source.dylib()
+                && signatures.is_none_or(|(one, other)| one == other)
+        })
+    }
+
     fn body(&self) -> Option<Body> {
         Some(Body { source: Arc::clone(self.body.as_ref()?), item: self.item })
     }
