@@ -220,6 +220,21 @@ fn a_first_lookup_that_compiles_an_old_body_ends_with_the_new_one() {
 }
 
 #[test]
+fn a_function_does_not_fail_because_its_first_body_is_replaced_before_it_is_ready() {
+    let jit = jit();
+    let (resolve, emit) = define_slow(&jit);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| jit.lookup_address("f"));
+        resolve.send(()).unwrap();
+        wait_for(&jit, "f", SymbolState::Emitted);
+        redefine(&jit, &constant("f", 2)).unwrap();
+        emit.send(()).unwrap();
+        first.join().unwrap().unwrap();
+    });
+    assert_eq!(call(&jit, "f"), 2);
+}
+
+#[test]
 fn a_function_that_is_removed_while_it_is_redefined_does_not_get_in_the_way_of_another() {
     let jit = jit();
     let f = redefine(&jit, &constant("f", 1)).unwrap();

@@ -19,7 +19,7 @@ use crate::clif::{ClifLayer, ClifModule};
 use crate::error::Error;
 use crate::session::{
     AbsoluteSymbol, Alias, ExecutionSession, FoundSymbol, JitDylib, MaterializationUnit, ReadyUnit, ReadyUnits,
-    ResourceTracker, SearchOrder, SymbolDeclaration, UnitDefinition, WeakTracker,
+    ResourceTracker, SearchOrder, SymbolDeclaration, SymbolState, UnitDefinition, WeakTracker,
 };
 use crate::sync::{Arc, Mutex, lock};
 pub(crate) use body::BodySource;
@@ -259,13 +259,30 @@ impl Redirections {
                 }
             };
             // Not with a lock held: the last body of a module removes it.
-            for old in old {
-                if old.has_others() {
-                    old.source.retire(old.item);
-                }
-            }
+            old.into_iter().for_each(|old| self.retire(dylib, old));
         }
         Ok(())
+    }
+
+    /// Takes back a body that is the newest no more. Not before its function is ready, which may become so with this
+    /// body, and would fail with it.
+    fn retire(&self, dylib: &JitDylib, old: Body) {
+        let function = old.function().clone();
+        let retire = move || {
+            if old.has_others() {
+                old.source.retire(old.item);
+            }
+        };
+        if self.table.first_call.is_some() {
+            return retire();
+        }
+        match dylib.session().symbol_state(dylib, &function) {
+            Some((SymbolState::Materializing | SymbolState::Resolved | SymbolState::Emitted, None)) => {
+                let retire = move |_| retire();
+                dylib.session().lookup_async(&dylib.downgrade().order(), vec![function], SymbolState::Ready, retire);
+            }
+            _ => retire(),
+        }
     }
 
     /// Compiles some of the bodies of one source.
