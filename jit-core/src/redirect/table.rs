@@ -423,7 +423,10 @@ impl FunctionTable {
     /// Keeps the functions whose slots are at these addresses.
     pub(crate) fn link(self: &Arc<Self>, slots: Vec<u64>) -> SlotLinks {
         let mut table = lock(&self.table);
-        let ids: Vec<_> = slots.into_iter().filter_map(|slot| table.at(slot)).collect();
+        // One that was given back since the code found it is nobody's: the code fails with what it found, and whoever
+        // gets the place begins with no links.
+        let is_there = |id: &FunctionId| table.record(*id).is_some_and(|record| record.body.is_some());
+        let ids: Vec<_> = slots.into_iter().filter_map(|slot| table.at(slot)).filter(is_there).collect();
         for id in &ids {
             if let Some((block, place)) = table.place_mut(*id) {
                 block.records[place].links += 1;
@@ -651,5 +654,48 @@ impl Drop for SlotLinks {
         }
         drop(table);
         drop(blocks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jit_linker::memory::PageManager;
+
+    use super::*;
+    use crate::Jit;
+    use crate::session::{Alias, SymbolFlags};
+
+    #[test]
+    fn code_that_is_linked_to_a_slot_that_was_given_back_does_not_count_for_the_next_function() {
+        let jit = Jit::builder().build().unwrap();
+        let alias = |name| {
+            let name = jit.session().intern(name);
+            Alias { name: name.clone(), aliasee: name, flags: SymbolFlags::FUNCTION }
+        };
+        let functions = vec![alias("one"), alias("other")];
+        let source =
+            BodySource::ReExports { dylib: jit.main().downgrade(), order: jit.main().downgrade().order(), functions };
+        let source = Arc::new(source);
+        let architecture = Architecture::host().unwrap();
+        let table = FunctionTable::new(Arc::new(PageManager::new()), architecture, false, None, None);
+        let table = Arc::new(table);
+        let slot = |functions: &FunctionIds| {
+            let id = functions.iter().next().unwrap();
+            table.definition(id).unwrap().slot.unwrap()
+        };
+        let one = table.enter(&source, &[0]).unwrap();
+        let given_back = slot(&one);
+        drop(one);
+        let stale = table.link(vec![given_back]);
+        let other = table.enter(&source, &[1]).unwrap();
+        assert_eq!(slot(&other), given_back);
+        let linked = table.link(vec![given_back]);
+        drop(stale);
+        // It is kept for what is linked to it.
+        drop(other);
+        let third = table.enter(&source, &[0]).unwrap();
+        assert_ne!(slot(&third), given_back);
+        drop(linked);
+        drop(third);
     }
 }
