@@ -249,3 +249,16 @@ fn a_function_that_is_removed_while_it_is_redefined_does_not_get_in_the_way_of_a
     assert_eq!(call(&jit, "h"), 7);
     assert!(jit.lookup_address("f").is_err());
 }
+
+#[test]
+fn a_function_that_is_removed_as_it_is_found_is_not_mistaken_for_the_next_in_its_place() {
+    let jit = jit();
+    let f = redefine(&jit, &constant("f", 1)).unwrap();
+    let meanwhile = || {
+        f.remove().unwrap();
+        redefine(&jit, &constant("h", 7)).unwrap();
+        jit.lookup_address("h").unwrap();
+    };
+    let found = hold(|| jit.lookup::<unsafe extern "C" fn() -> i64>("f").map(drop), meanwhile);
+    assert!(found.is_err());
+}

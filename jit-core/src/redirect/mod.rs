@@ -80,10 +80,12 @@ impl Redirections {
         Some(LazyObjects { table: Arc::clone(&self.table), versions: Arc::clone(&self.versions) })
     }
 
-    /// The newest body of what was found, if it is redirectable, with its name. It is defined from now on.
+    /// The newest body of what was found, if it is redirectable and there still, with its name. It is defined from now on.
     pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<(Body, SymbolName)> {
         let body = self.table.body_at(found.definition.slot?)?;
         let dylib = body.source.dylib()?.upgrade()?;
+        // Otherwise the slot may be another function's. It is given back after the symbol.
+        dylib.session().code_of(found.id)?;
         let name = body.source.define(dylib.session(), body.item).ok()?;
         Some((body, name))
     }
