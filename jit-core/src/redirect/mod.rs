@@ -24,6 +24,7 @@ use crate::session::{
 use crate::sync::{Arc, Mutex, lock};
 pub(crate) use body::BodySource;
 use body::{Owner, Versions};
+use table::Replacement;
 use unit::{EagerUnit, LazyUnit};
 
 pub use body::{BodyMaker, RedirectableFunction};
@@ -79,10 +80,12 @@ impl Redirections {
         Some(LazyObjects { table: Arc::clone(&self.table), versions: Arc::clone(&self.versions) })
     }
 
-    /// The newest body of what was found, if it is redirectable, with its name. It is defined from now on.
+    /// The newest body of what was found, if it is redirectable and there still, with its name. It is defined from now on.
     pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<Result<(Body, SymbolName), Error>> {
         let body = self.table.body_at(found.definition.slot?)?;
         let dylib = body.source.dylib()?.upgrade()?;
+        // Otherwise the slot may be another function's. It is given back after the symbol.
+        dylib.session().code_of(found.id)?;
         Some(body.source.define(dylib.session(), body.item).map(|name| (body, name)))
     }
 
@@ -144,28 +147,19 @@ impl Redirections {
         let mut new = Vec::with_capacity(items.len());
         let mut known = Vec::new();
         for (item, found) in items.iter().zip(self.table.find_all(&source, &items)) {
-            let body = || Body { source: Arc::clone(&source), item: *item };
+            let body = Body { source: Arc::clone(&source), item: *item };
             match found {
-                Some((id, old)) if self.is_defined(dylib, &old, &body())? => known.push((id, body())),
+                Some((id, old)) if self.is_defined(dylib, &old, &body)? => {
+                    known.push(Replacement { id, body, found: None })
+                }
                 _ => new.push(*item),
             }
         }
         let tracker = dylib.create_tracker()?;
-        let result = self.enter(dylib, &tracker, &source, &new).and_then(|()| self.compile_replacements(dylib, &known));
-        let found = match result {
-            Ok(found) => found,
-            Err(error) => {
-                // An error means that the dylib is gone.
-                _ = tracker.remove();
-                return Err(error);
-            }
-        };
-        for ((id, body), found) in known.into_iter().zip(found) {
-            // Not with a lock held: the last body of a module removes it.
-            let old = self.table.replace(dylib.session(), id, None, body, found.as_ref());
-            if let Some(old) = old.filter(Body::has_others) {
-                old.source.retire(old.item);
-            }
+        if let Err(error) = self.enter(dylib, &tracker, &source, &new).and_then(|()| self.replace(dylib, &mut known)) {
+            // An error means that the dylib is gone.
+            _ = tracker.remove();
+            return Err(error);
         }
         Ok(tracker)
     }
@@ -251,33 +245,61 @@ impl Redirections {
         UnitDefinition { symbols, unit, name: Arc::from(UNIT) }
     }
 
-    /// Compiles the new bodies of functions whose old ones are in use, and says where they are.
-    /// None if functions are lazy: the next call compiles them.
-    fn compile_replacements(
-        &self,
-        dylib: &JitDylib,
-        bodies: &[(FunctionId, Body)],
-    ) -> Result<Vec<Option<FoundSymbol>>, Error> {
-        if self.table.first_call.is_some() {
-            return Ok(vec![None; bodies.len()]);
-        }
+    /// Gives functions new bodies of one source, or none of them if one has to be compiled and can't be. Of those that
+    /// are lazy, the next call compiles it.
+    fn replace(&self, dylib: &JitDylib, replacements: &mut [Replacement]) -> Result<(), Error> {
         let session = dylib.session();
-        let mut names = Vec::new();
-        let mut used = Vec::new();
-        for (_, body) in bodies {
-            let state = session.symbol_state(dylib, body.function());
-            used.push(state.is_some_and(|(state, failure)| state != SymbolState::NeverSearched && failure.is_none()));
-            if used.last() == Some(&true) {
-                names.push(body.source.define(session, body.item)?);
-            }
+        // Those that are lazy don't depend on each other: somebody may want the table in between.
+        let at_once = if self.table.first_call.is_some() { BLOCK as usize } else { usize::MAX };
+        for replacements in replacements.chunks_mut(at_once) {
+            let old = loop {
+                match self.table.replace(session, replacements) {
+                    Ok(old) => break old,
+                    // Others may be used until these are found.
+                    Err(used) => Self::compile(session, replacements, &used)?,
+                }
+            };
+            // Not with a lock held: the last body of a module removes it.
+            old.into_iter().for_each(|old| self.retire(dylib, old));
         }
-        // They are of one source.
-        let order = bodies.first().and_then(|(_, body)| body.source.order());
-        let mut found = match order {
-            Some(order) => session.lookup(order, names).map_err(|error| of_functions(session, error))?.into_iter(),
-            None => Vec::new().into_iter(),
+        Ok(())
+    }
+
+    /// Takes back a body that is the newest no more. Not before its function is ready, which may become so with this
+    /// body, and would fail with it.
+    fn retire(&self, dylib: &JitDylib, old: Body) {
+        let function = old.function().clone();
+        let retire = move || {
+            if old.has_others() {
+                old.source.retire(old.item);
+            }
         };
-        Ok(used.into_iter().map(|used| if used { found.next() } else { None }).collect())
+        if self.table.first_call.is_some() {
+            return retire();
+        }
+        match dylib.session().symbol_state(dylib, &function) {
+            Some((SymbolState::Materializing | SymbolState::Resolved | SymbolState::Emitted, None)) => {
+                let retire = move |_| retire();
+                dylib.session().lookup_async(&dylib.downgrade().order(), vec![function], SymbolState::Ready, retire);
+            }
+            _ => retire(),
+        }
+    }
+
+    /// Compiles some of the bodies of one source.
+    fn compile(session: &ExecutionSession, replacements: &mut [Replacement], which: &[usize]) -> Result<(), Error> {
+        let source = replacements.first().map(|new| Arc::clone(&new.body.source));
+        let Some(order) = source.as_ref().and_then(|source| source.order()) else { return Err(Error::DylibGone) };
+        let define = |index: &usize| {
+            let body = &replacements[*index].body;
+            body.source.define(session, body.item)
+        };
+        let names = which.iter().map(define).collect::<Result<Vec<_>, Error>>()?;
+        let found = session.lookup(order, names).map_err(|error| of_functions(session, error))?;
+        for (index, found) in which.iter().zip(found) {
+            replacements[*index].found = Some(found);
+        }
+        Ok(())
     }
 }
 

@@ -27,6 +27,9 @@ pub(crate) type FunctionId = u32;
 /// Functions in a block.
 pub(crate) const BLOCK: u32 = SlotBlock::LEN as u32;
 
+/// What the slot of a function holds that is not lazy and that nobody has looked up: nobody can call it.
+const UNUSED: u64 = 0;
+
 pub(crate) struct FunctionTable {
     pub(crate) memory: Arc<dyn MemoryManager>,
     architecture: Architecture,
@@ -97,6 +100,14 @@ impl Body {
     }
 }
 
+/// A body that a function is to get.
+pub(crate) struct Replacement {
+    pub(crate) id: FunctionId,
+    pub(crate) body: Body,
+    /// Where it is, if that is known.
+    pub(crate) found: Option<FoundSymbol>,
+}
+
 /// Functions of a unit. Dropped, they are removed: calls of them fail from now on, and their places
 /// are used again when nothing that is linked refers to them.
 pub(crate) struct FunctionIds {
@@ -148,7 +159,7 @@ impl FunctionTable {
         first_call: Option<Arc<dyn FirstCall>>,
         failure: Option<u64>,
     ) -> Self {
-        let failure = failure.unwrap_or(called_unusable as *const () as u64);
+        let failure = failure.filter(|address| *address != UNUSED).unwrap_or(called_unusable as *const () as u64);
         Self { memory, architecture, unwinding, first_call, failure, table: Mutex::default() }
     }
 
@@ -256,6 +267,17 @@ impl FunctionTable {
         lock(&self.table).record(id)?.body()
     }
 
+    /// The newest body of a function, for whoever sees to it that calls go there. Until then they can't be made; from
+    /// now on, whoever replaces the body has to say where the new one is.
+    pub(crate) fn begin_to_use(&self, id: FunctionId) -> Option<Body> {
+        let table = lock(&self.table);
+        let (block, place) = table.place(id)?;
+        if block.slots.load(place) == UNUSED {
+            block.slots.store(place, self.failure);
+        }
+        block.records[place].body()
+    }
+
     /// The newest body of the function whose slot is at an address.
     pub(crate) fn body_at(&self, slot: u64) -> Option<Body> {
         let table = lock(&self.table);
@@ -309,15 +331,17 @@ impl FunctionTable {
         let Some(watch) = self.watch(session, id, body, found) else { return false };
         let table = lock(&self.table);
         let Some((block, place)) = table.place(id) else { return false };
-        // With the lock held, so that `replace` and `withdraw` come before or after both.
-        let usable = body.is(&block.records[place]) && !watch.withdrawn.load(Ordering::Relaxed);
+        // With the lock held, so that what replaces bodies and `withdraw` come before or after both.
+        let usable = body.is(&block.records[place]) && !watch.is_withdrawn();
         if usable {
             block.slots.store(place, found.definition.address);
         }
         usable
     }
 
-    /// Sees to it that nobody is sent to a body any more once it is gone. `None` if it is.
+    /// Sees to it that nobody is sent to a body any more once it is gone. `None` if it is. Comes before anybody is sent
+    /// there, who otherwise may find other code in its place; with the table locked, the watch says whether it is gone
+    /// since.
     fn watch(
         self: &Arc<Self>,
         session: &ExecutionSession,
@@ -339,43 +363,70 @@ impl FunctionTable {
         }
     }
 
-    /// Makes `new` the newest body, and calls go to it: to where it was found, or to what compiles
-    /// it. If `old` is given, only if that is the newest. Gives the old one.
+    /// Makes bodies the newest of their functions, and calls go to them: to where they were found, or to what compiles
+    /// them; if what was found must not be called any more, to what says so. Gives the old ones. A function that was
+    /// removed is passed over: its place may be another's.
+    ///
+    /// Functions that are not lazy may be in use, so that their bodies have to be found first: if others are among those
+    /// without, nothing changes, and which they are is what this gives.
     pub(crate) fn replace(
         self: &Arc<Self>,
         session: &ExecutionSession,
-        id: FunctionId,
-        old: Option<&Body>,
-        new: Body,
-        found: Option<&FoundSymbol>,
-    ) -> Option<Body> {
-        let replaced = {
-            let mut table = lock(&self.table);
-            let (block, place) = table.place_mut(id)?;
-            let record = &mut block.records[place];
-            if old.is_some_and(|old| !old.is(record)) {
-                return None;
-            }
-            let source = record.body.replace(Arc::clone(&new.source))?;
-            let replaced = Body { source, item: std::mem::replace(&mut record.item, new.item) };
-            let address = found.map(|found| found.definition.address).or_else(|| block.unresolved(place));
-            if let Some(address) = address {
-                block.slots.store(place, address);
-            }
-            replaced
+        replacements: &[Replacement],
+    ) -> Result<Vec<Body>, Vec<usize>> {
+        let watches: Vec<_> = replacements
+            .iter()
+            .map(|Replacement { id, body, found }| self.watch(session, *id, body, found.as_ref()?))
+            .collect();
+        let mut table = lock(&self.table);
+        let is_used = |new: &Replacement| {
+            let place = table.place(new.id).filter(|(block, place)| block.records[*place].is_of(&new.body));
+            place.is_some_and(|(block, place)| block.is_used(place))
         };
-        if let Some(found) = found
-            && self.watch(session, id, &new, found).is_none()
-        {
-            self.withdraw(id, &new);
+        let to_find = |(index, new): (usize, &Replacement)| (new.found.is_none() && is_used(new)).then_some(index);
+        let to_find: Vec<_> = replacements.iter().enumerate().filter_map(to_find).collect();
+        if !to_find.is_empty() {
+            return Err(to_find);
         }
-        Some(replaced)
+        let mut old = Vec::with_capacity(replacements.len());
+        for (Replacement { id, body, found }, watch) in replacements.iter().zip(&watches) {
+            let place = table.place_mut(*id).filter(|(block, place)| block.records[*place].is_of(body));
+            let Some((block, place)) = place else { continue };
+            let unresolved = block.unresolved(place);
+            let target = match (found, watch) {
+                (Some(found), Some(watch)) if !watch.is_withdrawn() => Some(found.definition.address),
+                (Some(_), _) => unresolved.or(Some(self.failure)),
+                (None, _) => unresolved,
+            };
+            old.extend(block.replace(place, body, target));
+        }
+        Ok(old)
+    }
+
+    /// Makes `new` the newest body instead of `old`, if that is, and calls go to where it was found, if it may be
+    /// called. Gives the old one.
+    pub(crate) fn promote(
+        self: &Arc<Self>,
+        session: &ExecutionSession,
+        id: FunctionId,
+        old: &Body,
+        new: &Body,
+        found: &FoundSymbol,
+    ) -> Option<Body> {
+        let watch = self.watch(session, id, new, found)?;
+        let mut table = lock(&self.table);
+        let (block, place) = table.place_mut(id)?;
+        let usable = old.is(&block.records[place]) && !watch.is_withdrawn();
+        if usable { block.replace(place, new, Some(found.definition.address)) } else { None }
     }
 
     /// Keeps the functions whose slots are at these addresses.
     pub(crate) fn link(self: &Arc<Self>, slots: Vec<u64>) -> SlotLinks {
         let mut table = lock(&self.table);
-        let ids: Vec<_> = slots.into_iter().filter_map(|slot| table.at(slot)).collect();
+        // One that was given back since the code found it is nobody's: the code fails with what it found, and whoever
+        // gets the place begins with no links.
+        let is_there = |id: &FunctionId| table.record(*id).is_some_and(|record| record.body.is_some());
+        let ids: Vec<_> = slots.into_iter().filter_map(|slot| table.at(slot)).filter(is_there).collect();
         for id in &ids {
             if let Some((block, place)) = table.place_mut(*id) {
                 block.records[place].links += 1;
@@ -396,6 +447,13 @@ struct BodyWatch {
     withdrawn: AtomicBool,
 }
 
+impl BodyWatch {
+    /// Whether what was found must not be called, as long as the table is locked.
+    fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Relaxed)
+    }
+}
+
 impl Watch for BodyWatch {
     fn unusable(&self) {
         let Some(table) = self.table.upgrade() else { return };
@@ -414,6 +472,16 @@ impl Watch for BodyWatch {
 }
 
 impl Record {
+    /// Whether it is of the function that a body is for.
+    fn is_of(&self, body: &Body) -> bool {
+        self.body.as_ref().is_some_and(|source| {
+            let signatures = source.signature(self.item).zip(body.source.signature(body.item));
+            source.function(self.item) == body.function()
+                && source.dylib() == body.source.dylib()
+                && signatures.is_none_or(|(one, other)| one == other)
+        })
+    }
+
     fn body(&self) -> Option<Body> {
         Some(Body { source: Arc::clone(self.body.as_ref()?), item: self.item })
     }
@@ -423,6 +491,23 @@ impl Block {
     /// What the slot at `place` holds before the first call.
     fn unresolved(&self, place: usize) -> Option<u64> {
         self.call_through.as_ref().map(|call_through| call_through.address(place as u32))
+    }
+
+    /// Whether calls of the function at `place` may go to a body, and nothing compiles that on the way.
+    fn is_used(&self, place: usize) -> bool {
+        self.call_through.is_none() && self.slots.load(place) != UNUSED
+    }
+
+    /// Makes a body the newest of the function at `place`, and calls go to `target`, if that is given. Gives the old
+    /// body, if there is a function.
+    fn replace(&mut self, place: usize, new: &Body, target: Option<u64>) -> Option<Body> {
+        let record = &mut self.records[place];
+        let source = std::mem::replace(record.body.as_mut()?, Arc::clone(&new.source));
+        let old = Body { source, item: std::mem::replace(&mut record.item, new.item) };
+        if let Some(target) = target {
+            self.slots.store(place, target);
+        }
+        Some(old)
     }
 }
 
@@ -484,7 +569,7 @@ impl Table {
         }
         let index = usize::from(place);
         block.records[index] = Record { body: Some(Arc::clone(source)), item, links: 0 };
-        block.slots.store(index, block.unresolved(index).unwrap_or(0));
+        block.slots.store(index, block.unresolved(index).unwrap_or(UNUSED));
         let id = number * BLOCK + u32::from(place);
         self.index(source, item, id);
         Some(id)
@@ -569,5 +654,48 @@ impl Drop for SlotLinks {
         }
         drop(table);
         drop(blocks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jit_linker::memory::PageManager;
+
+    use super::*;
+    use crate::Jit;
+    use crate::session::{Alias, SymbolFlags};
+
+    #[test]
+    fn code_that_is_linked_to_a_slot_that_was_given_back_does_not_count_for_the_next_function() {
+        let jit = Jit::builder().build().unwrap();
+        let alias = |name| {
+            let name = jit.session().intern(name);
+            Alias { name: name.clone(), aliasee: name, flags: SymbolFlags::FUNCTION }
+        };
+        let functions = vec![alias("one"), alias("other")];
+        let source =
+            BodySource::ReExports { dylib: jit.main().downgrade(), order: jit.main().downgrade().order(), functions };
+        let source = Arc::new(source);
+        let architecture = Architecture::host().unwrap();
+        let table = FunctionTable::new(Arc::new(PageManager::new()), architecture, false, None, None);
+        let table = Arc::new(table);
+        let slot = |functions: &FunctionIds| {
+            let id = functions.iter().next().unwrap();
+            table.definition(id).unwrap().slot.unwrap()
+        };
+        let one = table.enter(&source, &[0]).unwrap();
+        let given_back = slot(&one);
+        drop(one);
+        let stale = table.link(vec![given_back]);
+        let other = table.enter(&source, &[1]).unwrap();
+        assert_eq!(slot(&other), given_back);
+        let linked = table.link(vec![given_back]);
+        drop(stale);
+        // It is kept for what is linked to it.
+        drop(other);
+        let third = table.enter(&source, &[0]).unwrap();
+        assert_ne!(slot(&third), given_back);
+        drop(linked);
+        drop(third);
     }
 }

@@ -64,7 +64,7 @@ pub struct Promoter {
 
 impl Promoter {
     /// Compiles a function as it was defined, after what others wait for, and makes calls go there. Waits for
-    /// that. False if the function has a newer body than `body`, or is gone.
+    /// that. False if the function has a newer body than `body`, or one of the two is gone.
     ///
     /// # Errors
     ///
@@ -84,6 +84,6 @@ impl Promoter {
         let Some(found) = session.lookup_at(Priority::Ahead, order, vec![name])?.pop() else { return Ok(false) };
         let promoted = BodySource::Promoted { from: Arc::clone(&newest.source), item: newest.item };
         let promoted = Body { source: Arc::new(promoted), item: 0 };
-        Ok(table.replace(session, id, Some(&newest), promoted, Some(&found)).is_some())
+        Ok(table.promote(session, id, &newest, &promoted, &found).is_some())
     }
 }

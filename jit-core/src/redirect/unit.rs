@@ -2,7 +2,7 @@
 
 use jit_linker::SymbolName;
 
-use super::table::{FunctionIds, FunctionTable};
+use super::table::{Body, FunctionId, FunctionIds, FunctionTable};
 use crate::error::{Cause, Error};
 use crate::session::{MaterializationResponsibility, MaterializationUnit};
 use crate::sync::Arc;
@@ -32,29 +32,61 @@ impl MaterializationUnit for EagerUnit {
     fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
         let Self { table, function, functions } = *self;
         let Some(id) = functions.iter().next() else { return };
-        let Some(body) = table.body(id) else { return };
-        if let Err(error) = define(&responsibility, &table, functions) {
-            return responsibility.fail(error.into());
+        let Some(body) = table.begin_to_use(id) else { return };
+        match define(&responsibility, &table, functions) {
+            Ok(()) => FirstUse { table, id, function }.look_up(body, responsibility),
+            Err(error) => responsibility.fail(error.into()),
         }
+    }
+
+    fn discard(&mut self, _: &SymbolName) {}
+}
+
+/// A function that is not usable before calls go to its newest body.
+struct FirstUse {
+    table: Arc<FunctionTable>,
+    id: FunctionId,
+    function: SymbolName,
+}
+
+impl FirstUse {
+    fn look_up(self, body: Body, responsibility: MaterializationResponsibility) {
         let session = responsibility.session().clone();
-        let name = match body.source.define(&session, body.item) {
-            Ok(name) => name,
-            Err(error) => return responsibility.fail(error.into()),
-        };
-        let (of, source) = (session.clone(), Arc::clone(&body.source));
+        let source = Arc::clone(&body.source);
         let Some(order) = source.order() else { return responsibility.fail(Cause::Removed) };
+        let name = match source.define(&session, body.item) {
+            Ok(name) => name,
+            Err(error) => return self.fail(&body, &Arc::new(error.into()), responsibility),
+        };
+        let of = session.clone();
         session.lookup_resolved(order, vec![name], move |mut answers| match answers.pop() {
-            Some(Ok(found)) => {
-                // If not, a newer body has been put in its place meanwhile, and is there already.
-                table.publish(&of, id, &body, &found);
-                _ = responsibility.emit(&[(function, found)]);
+            Some(Ok(found)) if self.table.publish(&of, self.id, &body, &found) => {
+                _ = responsibility.emit(&[(self.function, found)]);
             }
-            Some(Err(failure)) => responsibility.fail_with(&failure.cause),
+            // A newer body took its place meanwhile, or what was found was removed.
+            Some(Ok(_)) => match self.newest(&body) {
+                Some(newest) => self.look_up(newest, responsibility),
+                None => responsibility.fail(Cause::Removed),
+            },
+            Some(Err(failure)) => self.fail(&body, &failure.cause, responsibility),
             None => drop(responsibility),
         });
     }
 
-    fn discard(&mut self, _: &SymbolName) {}
+    /// `body` can't be had because of `cause`. If it is not the newest any more, that does not matter.
+    fn fail(self, body: &Body, cause: &Arc<Cause>, responsibility: MaterializationResponsibility) {
+        match self.newest(body).filter(|newest| !newest.is_same(body)) {
+            Some(newest) => self.look_up(newest, responsibility),
+            None => responsibility.fail_with(cause),
+        }
+    }
+
+    /// The function's newest body, of which `body` is an older one. None if it was removed: its place may be another's.
+    fn newest(&self, body: &Body) -> Option<Body> {
+        let newest = self.table.body(self.id)?;
+        let is_ours = *newest.function() == self.function && newest.source.dylib() == body.source.dylib();
+        is_ours.then_some(newest)
+    }
 }
 
 /// Functions whose bodies are made when they are first called.
