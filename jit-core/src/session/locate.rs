@@ -34,8 +34,8 @@ impl ExecutionSession {
     ///
     /// It is the nearest symbol at or before the address, in the same piece of memory. What has no symbol (a local
     /// function of an object, a stub that the linker made) comes under the one before it. A redirectable function's own
-    /// symbol is a stub; its code belongs to its bodies, `f$1` and so on. Absolute symbols are found by their exact
-    /// addresses.
+    /// symbol is a stub; its code belongs to its bodies, `f$orcane.1` and so on. Absolute symbols are found by
+    /// their exact addresses.
     ///
     /// It looks at every symbol, with the session locked.
     ///

@@ -57,11 +57,11 @@ fn task_02_a_pool_runs_a_task_elsewhere_and_its_end_waits_for_it() {
     // Owns what can only be moved.
     let owned = Box::new(42);
     pool.dispatch(vec![Task::new(Priority::Ahead, move || {
-        started.recv().unwrap();
+        start.send(()).unwrap();
         std::thread::sleep(Duration::from_millis(50));
         send.send((std::thread::current().id(), owned)).unwrap();
     })]);
-    start.send(()).unwrap();
+    started.recv().unwrap();
     drop(pool);
     let (thread, owned) = receive.try_recv().unwrap();
     assert_ne!(thread, std::thread::current().id());
