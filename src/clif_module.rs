@@ -74,7 +74,7 @@ fn user_name(name: &UserExternalName) -> String {
 }
 
 /// Bytes of an argument or a result in the buffers: the widest type has as many.
-const WIDTH: usize = 16;
+pub(crate) const WIDTH: usize = 16;
 
 type Call = unsafe extern "C" fn(*const [u8; WIDTH], *mut [u8; WIDTH]);
 
