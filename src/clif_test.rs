@@ -56,7 +56,7 @@ pub(crate) fn run(path: &Path) -> Result<Outcome> {
     let commands = commands(&text, &file)?;
     let ways: Vec<Settings> = match &file.isa_spec {
         // Targets that Cranelift was built without are left out.
-        IsaSpec::None(_) if text.lines().any(|line| line.starts_with("target ")) => Vec::new(),
+        IsaSpec::None(_) if text.lines().any(|line| line.split_whitespace().next() == Some("target")) => Vec::new(),
         IsaSpec::None(flags) => vec![Settings::of_flags(flags)],
         IsaSpec::Some(targets) => {
             let host = isa_of_host()?;

@@ -171,3 +171,13 @@ fn a_command_that_says_only_run_fails_at_zero() {
     assert!(out.contains("zero.clif: FAILED: eager: line 7: Failed test: run: %default() != 0, actual: 0"), "{out}");
     assert!(!output.status.success());
 }
+
+#[test]
+fn a_target_may_be_indented() {
+    let one = "function %one() -> i8 {\nblock0:\n    v0 = iconst.i8 1\n    return v0\n}\n; run: %one() == 2\n";
+    let path = file("indented.clif", &format!("test run\n\ttarget riscv64\n{one}"));
+    let output = orcane(&["clif-test", path.to_str().unwrap()]);
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(out.ends_with("indented.clif: skipped, it is for other targets\n"), "{out}");
+    assert!(output.status.success());
+}
