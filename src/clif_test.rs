@@ -50,8 +50,11 @@ pub(crate) fn run(path: &Path) -> Result<Outcome> {
     let convention = CallConv::triple_default(&isa_of_host()?.triple().clone());
     let options = ParseOptions { default_calling_convention: convention, ..ParseOptions::default() };
     let file = parse_test(&text, options)?;
-    if !file.commands.iter().any(|command| command.command == "run") {
+    let Some(test) = file.commands.iter().find(|command| command.command == "run") else {
         return Ok(Outcome::Skipped("it has no `test run`".to_owned()));
+    };
+    if !test.options.is_empty() {
+        return Err(format!("`test run` has no options: {}", test.to_string().trim_end()).into());
     }
     let commands = commands(&text, &file)?;
     let ways: Vec<Settings> = match &file.isa_spec {
@@ -65,6 +68,9 @@ pub(crate) fn run(path: &Path) -> Result<Outcome> {
     };
     if ways.is_empty() {
         return Ok(Outcome::Skipped("it is for other targets".to_owned()));
+    }
+    if commands.is_empty() {
+        return Err("nothing to run: no function is followed by a line `; run:` or `; print:`".into());
     }
     for (number, way) in ways.iter().enumerate() {
         for lazy in [false, true] {
@@ -164,6 +170,11 @@ fn run_with(file: &TestFile<'_>, commands: &[Command], way: &Settings, lazy: boo
         jit.redefine(module)?;
     } else {
         jit.add_module(module)?;
+    }
+    // Also those that no command reaches.
+    for (function, _) in &file.functions {
+        jit.lookup_address(&clif_module::function_name(&function.name))
+            .map_err(|error| format!("{}: {error}", function.name))?;
     }
     commands.iter().try_for_each(|command| {
         command.check(&jit, prints).map_err(|error| format!("line {}: {error}", command.line).into())

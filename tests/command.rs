@@ -120,9 +120,11 @@ fn failures_of_cranelifts_own_tests_are_told() {
     let constant = "function %one() -> i8 {\nblock0:\n    v0 = iconst.i8 1\n    return v0\n}\n";
     let wrong = file("wrong.clif", &format!("test run\n{constant}; run: %one() == 1\n; run: %one() == 2\n"));
     let malformed = file("malformed.clif", "test run\nfunction %one( {\n}");
+    let option = file("option.clif", &format!("test run fast\n{constant}; run: %one() == 1\n"));
     for (path, expected) in [
         (&wrong, "wrong.clif: FAILED: eager: line 8: Failed test: run: %one() == 2, actual: 1"),
         (&malformed, "malformed.clif: FAILED: "),
+        (&option, "option.clif: FAILED: `test run` has no options: "),
     ] {
         let output = orcane(&["clif-test", path.to_str().unwrap()]);
         let out = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -180,4 +182,34 @@ fn a_target_may_be_indented() {
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(out.ends_with("indented.clif: skipped, it is for other targets\n"), "{out}");
     assert!(output.status.success());
+}
+
+#[test]
+fn functions_that_no_command_reaches_are_compiled() {
+    let good = "function %good() -> i8 {\nblock0:\n    v0 = iconst.i8 1\n    return v0\n}\n; run: %good() == 1\n";
+    let refused = "function %refused(i64) -> i32 {\nblock0(v0: i64):\n    return v0\n}\n";
+    let dangling = "function %dangling() {\n    fn0 = %no_such_function()\nblock0:\n    call fn0()\n    return\n}\n";
+    for (name, function, expected) in
+        [("refused", refused, "FAILED: eager: %refused: "), ("dangling", dangling, "FAILED: eager: %dangling: ")]
+    {
+        let path = file(&format!("{name}.clif"), &format!("test run\n{good}{function}"));
+        let output = orcane(&["clif-test", path.to_str().unwrap()]);
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(out.contains(expected), "{out}");
+        assert!(!output.status.success());
+    }
+}
+
+#[test]
+fn a_test_that_runs_nothing_fails() {
+    let one = "function %one() -> i8 {\nblock0:\n    v0 = iconst.i8 1\n    return v0\n}\n";
+    for (name, functions) in
+        [("none", String::new()), ("misspelt", format!("{one}; Run: %one() == 2\n; runs: %one()\n"))]
+    {
+        let path = file(&format!("{name}.clif"), &format!("test run\n{functions}"));
+        let output = orcane(&["clif-test", path.to_str().unwrap()]);
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(out.contains(&format!("{name}.clif: FAILED: nothing to run")), "{out}");
+        assert!(!output.status.success());
+    }
 }
