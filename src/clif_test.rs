@@ -149,7 +149,7 @@ impl Settings {
     }
 
     fn builder(&self) -> Result<JitBuilder> {
-        let mut builder = Jit::builder().opt_level(self.level).verifier(true);
+        let mut builder = Jit::builder().opt_level(self.level).verifier(true).traps(true);
         if self.is_exact {
             builder = builder.target(isa_of_host()?.triple().clone());
         }

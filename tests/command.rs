@@ -213,3 +213,27 @@ fn a_test_that_runs_nothing_fails() {
         assert!(!output.status.success());
     }
 }
+
+#[test]
+fn a_trap_fails_its_file_alone() {
+    let traps = [
+        ("division.clif", "    v0 = iconst.i64 0\n    v1 = udiv v0, v0\n    return v1\n", "integer division by zero"),
+        ("user.clif", "    trap user7\n", "trap with code 7"),
+        ("fault.clif", "    v0 = iconst.i64 0\n    v1 = load.i64 v0\n    return v1\n", "heap access out of bounds"),
+    ];
+    let files = traps.map(|(name, body, _)| {
+        let text = format!("test run\nfunction %bad() -> i64 {{\nblock0:\n{body}}}\n; run: %bad() == 0\n");
+        file(name, &text).into_os_string().into_string().unwrap()
+    });
+    let last = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clif/calls.clif");
+    let output = orcane(&["clif-test", &files[0], &files[1], &files[2], last]);
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    for (path, (_, body, trap)) in files.iter().zip(traps) {
+        let line = 5 + body.lines().count();
+        let expected = format!("{path}: FAILED: eager: line {line}: {trap} in 'bad'\n");
+        assert!(out.contains(&expected), "{expected}{out}");
+    }
+    assert!(out.ends_with(&format!("{last}: passed, 4 commands\n")), "{out}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "orcane: 3 of 4 files failed\n");
+    assert_eq!(output.status.code(), Some(1));
+}
