@@ -9,7 +9,7 @@ use orcane::cranelift::codegen::ir::{
 };
 use orcane::cranelift::frontend::{FunctionBuilder, FunctionBuilderContext};
 use orcane::cranelift::module::{FuncId, Linkage, Module, default_libcall_names};
-use orcane::{ClifModule, Jit};
+use orcane::{CallError, ClifModule, Jit};
 
 use crate::Result;
 
@@ -74,11 +74,12 @@ fn user_name(name: &UserExternalName) -> String {
 }
 
 /// Bytes of an argument or a result in the buffers: the widest type has as many.
-const WIDTH: usize = 16;
+pub(crate) const WIDTH: usize = 16;
 
 type Call = unsafe extern "C" fn(*const [u8; WIDTH], *mut [u8; WIDTH]);
 
-/// Calls a function through one that is made for it and has the name `caller`, which is free again afterwards.
+/// Calls a function through one that is made for it and has the name `caller`, which is free again afterwards. Where the
+/// JIT catches traps, a trap is an error.
 pub(crate) fn call(
     jit: &Jit,
     caller: &str,
@@ -107,11 +108,18 @@ pub(crate) fn call(
         let mut results = vec![[0; WIDTH]; signature.returns.len()];
         // SAFETY: the caller reads an argument from each element of the first buffer and writes a result to each of the
         // second, and they have as many. What the callee does is the duty of whoever wrote it.
-        unsafe { function.call(buffer.as_ptr(), results.as_mut_ptr()) };
-        results
+        let called = unsafe { function.try_call(buffer.as_ptr(), results.as_mut_ptr()) };
+        match called {
+            Err(CallError::NotEnabled) => {
+                // SAFETY: as before; nothing has been called.
+                unsafe { function.call(buffer.as_ptr(), results.as_mut_ptr()) };
+                Ok(results)
+            }
+            called => called.map(|()| results),
+        }
     });
     tracker.remove()?;
-    let returns = signature.returns.iter().zip(results?);
+    let returns = signature.returns.iter().zip(results??);
     Ok(returns.map(|(param, bytes)| DataValue::read_from_slice_ne(&bytes, param.value_type)).collect())
 }
 

@@ -16,9 +16,9 @@
 
 use std::path::Path;
 
-use cranelift_reader::{IsaSpec, ParseOptions, RunCommand, TestFile, parse_run_command, parse_test};
-use orcane::cranelift::codegen::data_value::DisplayDataValues;
-use orcane::cranelift::codegen::ir::{Signature, UserFuncName};
+use cranelift_reader::{Comparison, IsaSpec, ParseOptions, RunCommand, TestFile, parse_run_command, parse_test};
+use orcane::cranelift::codegen::data_value::{DataValue, DisplayDataValues};
+use orcane::cranelift::codegen::ir::Signature;
 use orcane::cranelift::codegen::isa::{self, CallConv, TargetIsa};
 use orcane::cranelift::codegen::settings::{self, Flags};
 use orcane::lazy::LazyJitBuilder;
@@ -38,6 +38,8 @@ pub(crate) enum Outcome {
 /// A command of a file.
 struct Command {
     line: usize,
+    /// The symbol of the function that the command stands after: it is called, whatever name the command says.
+    callee: String,
     run: RunCommand,
     signature: Signature,
 }
@@ -48,13 +50,16 @@ pub(crate) fn run(path: &Path) -> Result<Outcome> {
     let convention = CallConv::triple_default(&isa_of_host()?.triple().clone());
     let options = ParseOptions { default_calling_convention: convention, ..ParseOptions::default() };
     let file = parse_test(&text, options)?;
-    if !file.commands.iter().any(|command| command.command == "run") {
+    let Some(test) = file.commands.iter().find(|command| command.command == "run") else {
         return Ok(Outcome::Skipped("it has no `test run`".to_owned()));
+    };
+    if !test.options.is_empty() {
+        return Err(format!("`test run` has no options: {}", test.to_string().trim_end()).into());
     }
     let commands = commands(&text, &file)?;
     let ways: Vec<Settings> = match &file.isa_spec {
         // Targets that Cranelift was built without are left out.
-        IsaSpec::None(_) if text.lines().any(|line| line.starts_with("target ")) => Vec::new(),
+        IsaSpec::None(_) if text.lines().any(|line| line.split_whitespace().next() == Some("target")) => Vec::new(),
         IsaSpec::None(flags) => vec![Settings::of_flags(flags)],
         IsaSpec::Some(targets) => {
             let host = isa_of_host()?;
@@ -63,6 +68,9 @@ pub(crate) fn run(path: &Path) -> Result<Outcome> {
     };
     if ways.is_empty() {
         return Ok(Outcome::Skipped("it is for other targets".to_owned()));
+    }
+    if commands.is_empty() {
+        return Err("nothing to run: no function is followed by a line `; run:` or `; print:`".into());
     }
     for (number, way) in ways.iter().enumerate() {
         for lazy in [false, true] {
@@ -87,12 +95,23 @@ fn commands(text: &str, file: &TestFile<'_>) -> Result<Vec<Command>> {
             let before = comment.text.as_ptr().addr() - text.as_ptr().addr();
             let line = 1 + text[..before].matches('\n').count();
             let command = parse_run_command(comment.text, &function.signature);
-            if let Some(run) = command.map_err(|error| format!("line {line}: {}", error.message))? {
-                commands.push(Command { line, run, signature: function.signature.clone() });
+            if let Some(mut run) = command.map_err(|error| format!("line {line}: {}", error.message))? {
+                expect_own_type(&mut run, &function.signature);
+                let (callee, signature) = (clif_module::function_name(&function.name), function.signature.clone());
+                commands.push(Command { line, callee, run, signature });
             }
         }
     }
     Ok(commands)
+}
+
+/// Of `; run` alone the reader expects that the result is not an `i8` of 0, whatever type it has: not its type's 0.
+fn expect_own_type(run: &mut RunCommand, signature: &Signature) {
+    if let (RunCommand::Run(_, Comparison::NotEquals, expected), [returned]) = (run, &signature.returns[..])
+        && *expected == [DataValue::I8(0)]
+    {
+        *expected = vec![DataValue::read_from_slice_ne(&[0; clif_module::WIDTH], returned.value_type)];
+    }
 }
 
 /// Whether the host has all that a target asks for.
@@ -130,7 +149,7 @@ impl Settings {
     }
 
     fn builder(&self) -> Result<JitBuilder> {
-        let mut builder = Jit::builder().opt_level(self.level).verifier(true);
+        let mut builder = Jit::builder().opt_level(self.level).verifier(true).traps(true);
         if self.is_exact {
             builder = builder.target(isa_of_host()?.triple().clone());
         }
@@ -152,6 +171,11 @@ fn run_with(file: &TestFile<'_>, commands: &[Command], way: &Settings, lazy: boo
     } else {
         jit.add_module(module)?;
     }
+    // Also those that no command reaches.
+    for (function, _) in &file.functions {
+        jit.lookup_address(&clif_module::function_name(&function.name))
+            .map_err(|error| format!("{}: {error}", function.name))?;
+    }
     commands.iter().try_for_each(|command| {
         command.check(&jit, prints).map_err(|error| format!("line {}: {error}", command.line).into())
     })
@@ -160,11 +184,9 @@ fn run_with(file: &TestFile<'_>, commands: &[Command], way: &Settings, lazy: boo
 impl Command {
     /// Calls the function, and compares or prints what it returns.
     fn check(&self, jit: &Jit, prints: bool) -> Result<()> {
-        let name = |invocation: &str| clif_module::function_name(&UserFuncName::testcase(invocation));
         let (RunCommand::Print(invocation) | RunCommand::Run(invocation, ..)) = &self.run;
-        let callee = name(&invocation.func);
-        let caller = format!("caller of {callee}");
-        let results = clif_module::call(jit, &caller, &callee, &self.signature, &invocation.args)?;
+        let caller = format!("caller of {}", self.callee);
+        let results = clif_module::call(jit, &caller, &self.callee, &self.signature, &invocation.args)?;
         match &self.run {
             RunCommand::Print(_) if !prints => Ok(()),
             RunCommand::Print(_) => {

@@ -39,11 +39,13 @@ pub(crate) struct Report {
 
 /// Why a bar is missed, or what a figure can't tell.
 const NOTES: &str = "\
-Every figure is from a process of its own; what is compared ran in turns. Times are medians (lookups: of
+Every figure is from a process of its own. What is compared ran in turns, but for \"Compilation beside LLVM\" and
+\"Eager compilation by size\", where all rounds of one subject ran before those of the next. Times are medians (lookups: of
 the least of three; run times: the least of several), and depend on what else the machine did; instructions and memory do not. Orcane and cranelift-jit are in
 one program, of the profile `dist`: optimised at link time, in one unit. LLVM is Debian's
 `libLLVM-22.so`, a release build, linked as a shared library: its calls into itself go through no PLT, so that code
-generation is as fast as with a static library, and loading it is not part of any figure. Its IR is built with its
+generation is as fast as with a static library, and loading it is part of one figure alone: the cold start of `lli-22`,
+which is that of a whole process. Its IR is built with its
 `IRBuilder`, ours with Cranelift's `FunctionBuilder`; the programs whose run time is compared are translated from the same
 CLIF, block by block. `llvm-o2-scalar` is O2 without its vectorisers: what Cranelift has none of.
 Sections can be measured one by one: they need not be of one day.

@@ -8,12 +8,15 @@
 #[path = "../llvm/tests/programs/choices.rs"]
 mod choices;
 mod generate;
+#[path = "../llvm/tests/programs/limit.rs"]
+mod limit;
 mod operations;
 mod recursion;
 
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use cranelift_codegen::data_value::{DataValue, DisplayDataValues};
 use cranelift_codegen::ir::{ExternalName, Function, Opcode, Type};
@@ -36,15 +39,22 @@ fn setting(name: &str, default: u32) -> u32 {
 /// An emulator is many times slower.
 const DEFAULT_CASES: u32 = if cfg!(target_arch = "aarch64") { 40 } else { 300 };
 
+/// Seconds that a file may take, and how long one that may hang is made smaller.
+const LIMIT: u32 = 60;
+const MAX_SHRINK_TIME: Duration = Duration::from_secs(20 * 60);
+
 #[test]
 fn random_functions_give_what_the_interpreter_gives() {
     let (cases, seed) = (setting("ORCANE_FUNCTIONS", DEFAULT_CASES), setting("ORCANE_SEED", 1));
     println!("{cases} files, ORCANE_SEED={seed}");
     let mut seed_bytes = [0; 32];
     seed_bytes[..4].copy_from_slice(&seed.to_le_bytes());
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 500, ..Config::default() };
+    let max_shrink_time = MAX_SHRINK_TIME.as_millis() as u32;
+    let config =
+        Config { cases, failure_persistence: None, max_shrink_iters: 500, max_shrink_time, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed_bytes));
-    let result = runner.run(&vec(any::<u8>(), 0..1_500), |bytes| check(&file_of(&bytes)?).map_err(TestCaseError::fail));
+    let result =
+        runner.run(&vec(any::<u8>(), 0..1_500), |bytes| check(&file_of(&bytes)?, LIMIT).map_err(TestCaseError::fail));
     if let Err(TestError::Fail(reason, bytes)) = result {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("failure.clif");
         let text = file_of(&bytes).unwrap_or_default();
@@ -57,9 +67,16 @@ fn random_functions_give_what_the_interpreter_gives() {
 #[test]
 fn a_wrong_result_is_seen() {
     let file = file_of(&[]).unwrap();
-    check(&file).unwrap();
-    let error = check(&file.replacen(" == ", " != ", 1)).unwrap_err();
+    check(&file, LIMIT).unwrap();
+    let error = check(&file.replacen(" == ", " != ", 1), LIMIT).unwrap_err();
     assert!(error.contains("Failed test"), "{error}");
+}
+
+#[test]
+fn a_hang_is_seen() {
+    let endless = "function %endless() -> i8 {\nblock0:\n    jump block1\nblock1:\n    jump block1\n}\n";
+    let error = check(&format!("{endless}; run: %endless() == 0\n"), 2).unwrap_err();
+    assert!(error.starts_with("it takes too long"), "{error}");
 }
 
 /// The functions that bytes choose, with what the interpreter says of them.
@@ -126,8 +143,8 @@ fn value(choices: &mut Choices<'_>, value_type: Type) -> DataValue {
     DataValue::read_from_slice_ne(&bytes, value_type)
 }
 
-/// Runs a file at both levels.
-fn check(functions: &str) -> Result<(), String> {
+/// Runs a file at both levels, for so many seconds at most.
+fn check(functions: &str, seconds: u32) -> Result<(), String> {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let files = ["none", "speed"].map(|level| {
         let path = folder.join(format!("random-{level}-{:?}.clif", std::thread::current().id()));
@@ -138,13 +155,15 @@ fn check(functions: &str) -> Result<(), String> {
     let runner = std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default();
     let runner = if cfg!(target_arch = "aarch64") { runner } else { String::new() };
     let mut words = runner.split_whitespace().chain([env!("CARGO_BIN_EXE_orcane"), "clif-test"]);
-    let output = Command::new(words.next().unwrap()).args(words).args(files).env_remove("RUST_BACKTRACE").output();
-    let output = output.unwrap();
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).args(files).env_remove("RUST_BACKTRACE");
+    limit::set(&mut command, seconds);
+    let output = command.output().unwrap();
     if output.status.success() {
         return Ok(());
     }
     let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    Err(format!("{}: {text}", output.status))
+    Err(format!("{}: {text}", limit::told(output.status)))
 }
 
 fn name_of(name: &ExternalName) -> String {

@@ -8,6 +8,7 @@ mod choices;
 mod constructs;
 mod generate;
 mod host;
+mod limit;
 mod llvm;
 mod orcane_jit;
 mod shrink;
@@ -16,7 +17,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use proptest::collection::vec;
 use proptest::prelude::any;
@@ -98,12 +99,11 @@ fn random_programs_give_what_llvm_gives() {
     std::thread::scope(|scope| {
         for part in 0..parts {
             scope.spawn(move || {
-                let output = again("ORCANE_PART", part.to_string().as_ref());
+                let output = again("ORCANE_PART", part.to_string().as_ref()).output().unwrap();
                 if output.status.signal().is_some() {
                     let bytes = fs::read(running(part).with_extension("bytes")).unwrap();
-                    let reason = format!("{}", output.status);
-                    let (bytes, reason) =
-                        shrink(bytes, reason, |bytes| judge_apart(part, &Program::generate(bytes).source()));
+                    let apart = |bytes: &[u8]| judge_apart(part, &Program::generate(bytes).source(), SHORT_LIMIT);
+                    let (bytes, reason) = shrink(bytes, limit::told(output.status), apart);
                     report(part, seed, &Failure { reason, source: Program::generate(&bytes).source() });
                 }
                 let text = [&*output.stdout, &*output.stderr].map(String::from_utf8_lossy).concat();
@@ -118,19 +118,25 @@ fn running(part: usize) -> PathBuf {
     file(&format!("running-{part}.ks"))
 }
 
-/// Runs the test in a process of its own, with a variable that says which part of it.
-fn again(variable: &str, value: &OsStr) -> Output {
+/// The test in a process of its own, with a variable that says which part of it.
+fn again(variable: &str, value: &OsStr) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", TEST, "--nocapture"]).env_remove("RUST_BACKTRACE").env(variable, value);
-    command.output().unwrap()
+    command
 }
 
-/// As [`judge`]; dying of a program is an error.
-fn judge_apart(part: usize, source: &str) -> Result<(), String> {
+/// Seconds that a program may take in all ways, and while one that may hang is made smaller.
+const LIMIT: u32 = 60;
+const SHORT_LIMIT: u32 = 10;
+
+/// As [`judge`]; dying of a program is an error, and so is taking longer than so many seconds.
+fn judge_apart(part: usize, source: &str, seconds: u32) -> Result<(), String> {
     let path = file(&format!("apart-{part}.ks"));
     fs::write(&path, source).map_err(|error| error.to_string())?;
-    let output = again("ORCANE_PROGRAM", path.as_os_str());
-    if output.status.success() { Ok(()) } else { Err(output.status.to_string()) }
+    let mut command = again("ORCANE_PROGRAM", path.as_os_str());
+    limit::set(&mut command, seconds);
+    let status = command.output().map_err(|error| error.to_string())?.status;
+    if status.success() { Ok(()) } else { Err(limit::told(status)) }
 }
 
 fn search_part(part: usize, count: usize, seed: u64) {
@@ -138,6 +144,7 @@ fn search_part(part: usize, count: usize, seed: u64) {
         let running = running(part);
         let written = fs::write(running.with_extension("bytes"), bytes).and_then(|()| fs::write(running, source));
         written.map_err(|error| error.to_string())?;
+        limit::end_after(LIMIT);
         judge(source)
     });
     if let Err(failure) = tried {
@@ -230,10 +237,17 @@ fn generated_programs_do_something() {
 #[test]
 fn a_crash_is_seen() {
     let deep = "extern tick();\n# module 0\ndef f(x) 1 + f(x + tick());\n# module 0\ndef entry0() f(1);\nentry0();\n";
-    let error = judge_apart(usize::MAX, deep).unwrap_err();
+    let error = judge_apart(usize::MAX, deep, LIMIT).unwrap_err();
     assert!(error.contains("signal"), "{error}");
     let shallow = deep.replace("1 + f(x + tick())", "x + tick()");
-    assert_eq!(judge_apart(usize::MAX, &shallow), Ok(()));
+    assert_eq!(judge_apart(usize::MAX, &shallow, LIMIT), Ok(()));
+}
+
+/// And so is one that does not end.
+#[test]
+fn a_hang_is_seen() {
+    let endless = "# module 0\ndef entry0() for i = 0, 1 in 0;\nentry0();\n";
+    assert_eq!(judge_apart(usize::MAX - 1, endless, 2), Err("it takes too long".to_owned()));
 }
 
 /// The comparison would see one operator that is compiled as another.

@@ -3,8 +3,11 @@
 //! Decisions are read in order, so that one byte less changes the meaning of all that follow. Whole ranges are therefore
 //! removed or set to zero, large ones first: a zero is the simplest decision and leaves the others in their place.
 
-/// How often a smaller input is tried.
+use std::time::{Duration, Instant};
+
+/// How often a smaller input is tried, and how long: of a hang, each try takes as long as it may.
 const TRIES: usize = 3_000;
+const TIME: Duration = Duration::from_secs(20 * 60);
 
 /// Makes bytes smaller that fail, as long as they do; gives them and how the smallest fails.
 pub(crate) fn shrink(
@@ -12,7 +15,7 @@ pub(crate) fn shrink(
     mut reason: String,
     fails: impl Fn(&[u8]) -> Result<(), String>,
 ) -> (Vec<u8>, String) {
-    let mut tries = 0;
+    let (mut tries, begun) = (0, Instant::now());
     loop {
         let before = bytes.clone();
         let mut size = bytes.len().next_power_of_two();
@@ -23,7 +26,7 @@ pub(crate) fn shrink(
                 let end = length.min(start + size);
                 for candidate in candidates(&bytes, start, end) {
                     tries += 1;
-                    if tries > TRIES {
+                    if tries > TRIES || begun.elapsed() > TIME {
                         return (bytes, reason);
                     }
                     if let Err(found) = fails(&candidate) {

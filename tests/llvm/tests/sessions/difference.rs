@@ -2,6 +2,7 @@
 
 use crate::history::Step::{self, Alias, Define, Erase, Link, Lookup, Remove, Tracker};
 use crate::ours::Answer;
+use crate::past::Past;
 
 /// A difference: what we say, what LLVM says, and why.
 pub(crate) struct Difference {
@@ -16,6 +17,9 @@ pub(crate) struct Difference {
     pub(crate) ours: (&'static str, &'static str),
     pub(crate) llvm: &'static str,
 }
+
+/// The difference that shows where a tracker was used again: without that, LLVM's answers have to be ours.
+pub(crate) const REUSE: &str = "answers come";
 
 pub(crate) const DIFFERENCES: [Difference; 6] = [
     Difference {
@@ -39,7 +43,7 @@ pub(crate) const DIFFERENCES: [Difference; 6] = [
         llvm: "found b=512",
     },
     Difference {
-        name: "answers come",
+        name: REUSE,
         // Of what is never answered the rows speak only where something is suspended or dropped.
         row: None,
         reason: "after a removal a tracker is as new; LLVM never answers a lookup of what is then defined through it",
@@ -153,19 +157,29 @@ fn look(name: &str, all: bool) -> Step {
     Lookup { order: vec![(0, all)], names: vec![(name.to_owned(), true)] }
 }
 
-/// The difference that two answers which are not the same show, if it is one of the list.
-pub(crate) fn of(ours: &Answer, llvm: &str) -> Option<&'static str> {
+/// The difference that two answers which are not the same show, if it is one of the list and has its cause in the past.
+/// [`REUSE`] is not told here.
+pub(crate) fn of(ours: &Answer, llvm: &str, past: Past<'_>) -> Option<&'static str> {
+    let is_found = ours.text == "failed" && llvm.starts_with("found");
     match llvm {
-        // What we say instead is compared with what LLVM says of a new tracker.
-        "waits" if ours.reuses => Some("answers come"),
         "busy" if ours.was_failed && ours.text == "ok" => Some("failures go"),
+        // What a unit needs was hidden from it: LLVM has lost what it found for it beside.
+        "waits" | "busy" if past.reaches(&ours.lost) => Some("failed lookups leave no trace"),
         _ if llvm.starts_with("missing") && is_outlived(ours, llvm) => Some("a removal takes its own"),
+        // What needs a name of which that is so fails.
+        "failed" if ours.text.starts_with("found") && past.reaches(&ours.outlives) => Some("a removal takes its own"),
+        // And the name can be defined anew.
+        "ok" if ours.text == "duplicate" && past.is_about(&ours.outlives) => Some("a removal takes its own"),
         // They may differ from here on.
         _ if !ours.hides.is_empty() && (llvm == "failed" && ours.has_failed || is_untold(ours, llvm)) => {
             Some("failed lookups leave no trace")
         }
-        _ if llvm.starts_with("found") && ours.text == "failed" && ours.dangles => Some("what was asked for is made"),
-        _ if llvm.starts_with("found") && ours.text == "failed" && ours.because_of_removal => Some("removal poisons"),
+        _ if is_found && ours.dangles && past.reaches_re_export_beside_failure() => Some("what was asked for is made"),
+        // What LLVM has not made for the re-export can be replaced.
+        "ok" if ours.text == "duplicate" && past.is_needed_by_re_export_beside_failure() => {
+            Some("what was asked for is made")
+        }
+        _ if is_found && ours.because_of_removal && past.has_removed_a_need() => Some("removal poisons"),
         _ => None,
     }
 }

@@ -11,6 +11,7 @@
 //! ```
 
 use std::fmt;
+use std::str::SplitWhitespace;
 
 use crate::choices::Choices;
 
@@ -91,7 +92,7 @@ fn step(choices: &mut Choices<'_>, trackers: &mut Vec<usize>) -> Step {
             for _ in 0..1 + choices.below(3) {
                 let name = (*choices.of(&NAMES)).to_owned();
                 if symbols.iter().all(|(other, _)| *other != name) {
-                    symbols.push((name, *choices.of(&["e", "-", "ew", "ec", "w", "c", "ewc"])));
+                    symbols.push((name, *choices.of(&FLAGS)));
                 }
             }
             let needs = (0..choices.below(3))
@@ -170,6 +171,85 @@ pub(crate) fn with_new_trackers(steps: &[Step]) -> Vec<Step> {
         renewed.push(step);
     }
     renewed
+}
+
+/// All flags and modes that units and aliases have.
+const FLAGS: [&str; 7] = ["e", "-", "ew", "ec", "w", "c", "ewc"];
+const MODES: [&str; 3] = ["works", "fails", "fails-late"];
+
+impl Step {
+    /// The step that a line is.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let mut words = Words(line.split_whitespace());
+        let step = words.step()?;
+        words.0.next().is_none().then_some(step)
+    }
+}
+
+struct Words<'a>(SplitWhitespace<'a>);
+
+impl Words<'_> {
+    fn step(&mut self) -> Option<Step> {
+        Some(match self.0.next()? {
+            "dylib" => Step::Dylib,
+            "link" => Step::Link { dylib: self.number()?, other: self.number()?, all: self.is("A", "E")? },
+            "tracker" => Step::Tracker { dylib: self.number()? },
+            "define" => Step::Define {
+                dylib: self.number()?,
+                tracker: self.tracker()?,
+                mode: self.of(&MODES)?,
+                symbols: self.list(|words| Some((words.name()?, words.of(&FLAGS)?)))?,
+                needs: self.list(Self::name)?,
+            },
+            "alias" => Step::Alias {
+                dylib: self.number()?,
+                tracker: self.tracker()?,
+                name: self.name()?,
+                flags: self.of(&FLAGS)?,
+                source: self.number()?,
+                aliasee: self.name()?,
+                all: self.is("A", "E")?,
+            },
+            "remove" => Step::Remove { tracker: self.number()? },
+            "clear" => Step::Clear { dylib: self.number()? },
+            "erase" => Step::Erase { dylib: self.number()?, name: self.name()? },
+            "lookup" => Step::Lookup {
+                order: self.list(|words| Some((words.number()?, words.is("A", "E")?)))?,
+                names: self.list(|words| Some((words.name()?, words.is("R", "W")?)))?,
+            },
+            _ => return None,
+        })
+    }
+
+    fn number(&mut self) -> Option<usize> {
+        self.0.next()?.parse().ok()
+    }
+
+    fn name(&mut self) -> Option<String> {
+        self.0.next().map(str::to_owned)
+    }
+
+    fn tracker(&mut self) -> Option<Option<usize>> {
+        match self.0.next()? {
+            "-1" => Some(None),
+            number => number.parse().ok().map(Some),
+        }
+    }
+
+    fn of(&mut self, words: &[&'static str]) -> Option<&'static str> {
+        let word = self.0.next()?;
+        words.iter().copied().find(|other| *other == word)
+    }
+
+    /// Whether the next word is the first, and not the second.
+    fn is(&mut self, yes: &str, no: &str) -> Option<bool> {
+        let word = self.0.next()?;
+        (word == yes || word == no).then_some(word == yes)
+    }
+
+    fn list<T>(&mut self, element: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        (0..self.number()?).map(|_| element(self)).collect()
+    }
 }
 
 fn visibility(all: bool) -> char {

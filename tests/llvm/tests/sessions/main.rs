@@ -1,6 +1,7 @@
 //! Same sessions, same answers: random histories through Orcane's session and through LLVM's.
 //!
-//! `ORCANE_HISTORIES` says how many are tried and `ORCANE_SEED` which. LLVM plays in a process of its own: where it
+//! `ORCANE_HISTORIES` says how many are tried and `ORCANE_SEED` which. A failure is shrunk, and left behind as a file,
+//! which `ORCANE_HISTORY=FILE` tries alone. LLVM plays in a process of its own: where it
 //! does not live to answer, ours has to answer all the same.
 
 #[path = "../programs/choices.rs"]
@@ -8,20 +9,23 @@ mod choices;
 mod difference;
 mod history;
 mod ours;
+mod past;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use proptest::collection::vec;
 use proptest::prelude::any;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-use difference::DIFFERENCES;
+use difference::{DIFFERENCES, REUSE};
 use history::Step;
 use ours::{Answer, Player};
+use past::Past;
 
 #[test]
 fn each_listed_difference_shows() {
@@ -46,6 +50,11 @@ fn setting(name: &str, default: u32) -> u32 {
 
 fn text_of(steps: &[Step]) -> String {
     steps.iter().map(|step| format!("{step}\n")).collect()
+}
+
+fn steps_of(text: &str) -> Vec<Step> {
+    let step = |line| Step::parse(line).unwrap_or_else(|| panic!("no step: {line}"));
+    text.lines().map(step).collect()
 }
 
 /// What LLVM said, and whether it lived to say all.
@@ -96,10 +105,15 @@ fn judge(steps: &[Step]) -> Result<Judged, String> {
         }
         let Answer { text, detail, .. } = ours;
         let disagreement = || format!("step {index}, `{}`: Orcane says {text} ({detail}), LLVM {theirs}", steps[index]);
-        let name = difference::of(ours, theirs).ok_or_else(disagreement)?;
-        if theirs == "waits" {
-            with_new_trackers(&steps[..=index], ours)?;
-        }
+        let past = Past { steps: &steps[..=index], answers: &llvm.answers };
+        let name = match difference::of(ours, theirs, past) {
+            Some(name) => name,
+            None if ours.reuses => {
+                with_new_trackers(past, ours)?;
+                REUSE
+            }
+            None => return Err(disagreement()),
+        };
         return Ok(Judged { compared: index + 1, difference: Some((index, name)), is_whole: false });
     }
     Ok(Judged { compared: llvm.answers.len(), difference: None, is_whole: llvm.lived })
@@ -110,12 +124,13 @@ fn agree(ours: &Answer, llvm: &str) -> bool {
     ours.text == llvm || llvm == "failed" && ours.has_failed
 }
 
-/// Where LLVM does not answer a history's last step, what it answers if no tracker is used again is what we do.
-fn with_new_trackers(steps: &[Step], ours: &Answer) -> Result<(), String> {
-    let steps = history::with_new_trackers(steps);
+/// Where a tracker was used again, what LLVM answers to a history's last step if none is has to be what we do.
+fn with_new_trackers(past: Past<'_>, ours: &Answer) -> Result<(), String> {
+    let steps = history::with_new_trackers(past.steps);
     let llvm = play_llvm(&steps);
     let Some(theirs) = llvm.answers.get(steps.len() - 1) else { return Ok(()) };
-    if agree(ours, theirs) || theirs != "waits" && difference::of(ours, theirs).is_some() {
+    let past = Past { steps: &steps, answers: &llvm.answers };
+    if agree(ours, theirs) || difference::of(ours, theirs, past).is_some() {
         return Ok(());
     }
     Err(format!("with new trackers Orcane says {} ({}), LLVM {theirs}:\n{}", ours.text, ours.detail, text_of(&steps)))
@@ -123,6 +138,11 @@ fn with_new_trackers(steps: &[Step], ours: &Answer) -> Result<(), String> {
 
 #[test]
 fn random_histories_have_llvms_answers() {
+    if let Some(path) = std::env::var_os("ORCANE_HISTORY") {
+        let text = std::fs::read_to_string(path).unwrap();
+        println!("{:?}", judge(&steps_of(&text)).unwrap());
+        return;
+    }
     let (cases, seed) = (setting("ORCANE_HISTORIES", 500), setting("ORCANE_SEED", 1));
     println!("{cases} histories, ORCANE_SEED={seed}");
     let mut seed_bytes = [0; 32];
@@ -143,7 +163,10 @@ fn random_histories_have_llvms_answers() {
         Ok(())
     });
     if let Err(TestError::Fail(reason, bytes)) = result {
-        panic!("{reason}\nORCANE_SEED={seed}\n{}", text_of(&history::generate(&bytes)));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("failure.history");
+        let text = text_of(&history::generate(&bytes));
+        std::fs::write(&path, &text).unwrap();
+        panic!("{reason}\nORCANE_SEED={seed} ORCANE_HISTORY={}:\n{text}", path.display());
     }
     result.unwrap();
     let (histories, compared, whole, differences) = counted.into_inner();
@@ -156,18 +179,68 @@ fn random_histories_have_llvms_answers() {
 /// A disagreement that is not in the list is one.
 #[test]
 fn a_wrong_answer_is_seen() {
+    let of = |ours: &Answer, llvm: &str| difference::of(ours, llvm, Past { steps: &[], answers: &[] });
     let answer = |text: &str| Answer { text: text.to_owned(), ..Answer::default() };
     assert!(agree(&answer("found a=1"), "found a=1"));
     for (ours, llvm) in
         [("found a=1", "found a=2"), ("missing a", "found a=1"), ("found a=1", "missing a"), ("ok", "waits")]
     {
-        assert!(!agree(&answer(ours), llvm) && difference::of(&answer(ours), llvm).is_none(), "{ours}, {llvm}");
+        assert!(!agree(&answer(ours), llvm) && of(&answer(ours), llvm).is_none(), "{ours}, {llvm}");
     }
     let outlives = Answer { outlives: vec!["a".to_owned()], ..answer("missing b") };
-    assert_eq!(difference::of(&outlives, "missing a b"), Some("a removal takes its own"));
-    assert_eq!(difference::of(&outlives, "missing b c"), None);
-    assert_eq!(difference::of(&outlives, "missing a"), None);
+    assert_eq!(of(&outlives, "missing a b"), Some("a removal takes its own"));
+    assert_eq!(of(&outlives, "missing b c"), None);
+    assert_eq!(of(&outlives, "missing a"), None);
     let hides = Answer { hides: vec!["a".to_owned()], ..answer("missing a b") };
-    assert_eq!(difference::of(&hides, "missing b"), Some("failed lookups leave no trace"));
-    assert_eq!(difference::of(&hides, "missing a"), None);
+    assert_eq!(of(&hides, "missing b"), Some("failed lookups leave no trace"));
+    assert_eq!(of(&hides, "missing a"), None);
+}
+
+/// Our own error alone excuses nothing: what it says has to have happened.
+#[test]
+fn an_excuse_has_its_cause_in_the_past() {
+    let removal = Answer { because_of_removal: true, ..Answer::from("failed") };
+    let dangling = Answer { dangles: true, ..Answer::from("failed") };
+    let of = |ours: &Answer, text: &str, failed_at: Option<usize>| {
+        let steps = steps_of(text);
+        let mut answers = vec!["ok".to_owned(); steps.len()];
+        failed_at.into_iter().for_each(|step| answers[step] = "failed".to_owned());
+        difference::of(ours, "found b=1", Past { steps: &steps, answers: &answers })
+    };
+    let unit = "dylib\ntracker 0\ndefine 0 0 works 1 a e 0\ndefine 0 -1 works 1 b e 1 a\n";
+    let lookup = "lookup 1 0 A 1 b R\n";
+    assert_eq!(of(&removal, &format!("{unit}{lookup}"), None), None);
+    assert_eq!(of(&removal, &format!("{unit}erase 0 b\n{lookup}"), None), None);
+    assert_eq!(of(&removal, &format!("{unit}remove 0\n{lookup}"), None), Some("removal poisons"));
+
+    let alias = "dylib\nalias 0 -1 x e 0 b A\nlookup 1 0 A 2 x R a R\nlookup 1 0 A 1 x R\n";
+    assert_eq!(of(&dangling, alias, None), None);
+    assert_eq!(of(&dangling, alias, Some(2)), Some("what was asked for is made"));
+}
+
+/// What is left behind of a failure is read again.
+#[test]
+fn a_history_is_read_from_its_text() {
+    let bytes: Vec<u8> = (0..250u32).map(|index| (index * index * 7 + index * 31) as u8).collect();
+    let text = text_of(&history::generate(&bytes));
+    assert!(text.lines().count() > 40 && text_of(&steps_of(&text)) == text, "{text}");
+    assert!(Step::parse("lookup 1 0 A 2 b R").is_none() && Step::parse("clear 0 0").is_none());
+}
+
+/// LLVM loses what a unit found beside a name that is hidden from it: `d`, which `a` asked for together with `c`.
+#[test]
+fn what_a_unit_loses_is_the_listed_difference() {
+    let text = "dylib\ndylib\ndefine 0 -1 works 1 d e 1 a\ndefine 0 -1 works 1 a e 2 c d\nlink 0 1 E\n\
+                define 1 -1 works 1 c w 0\nlookup 1 0 E 1 a R\nlookup 1 0 A 1 d R\n";
+    let judged = judge(&steps_of(text)).unwrap();
+    assert_eq!(judged.difference, Some((7, "failed lookups leave no trace")));
+}
+
+/// Removing the tracker of the weak `b`, LLVM removes the strong one, without which `a` fails.
+#[test]
+fn what_a_removal_takes_is_the_listed_difference_for_what_needs_it() {
+    let text = "dylib\ntracker 0\ndefine 0 0 works 1 b ew 0\ndefine 0 -1 works 1 b e 0\nremove 0\n\
+                define 0 -1 works 1 a e 1 b\nlookup 1 0 A 1 a R\n";
+    let judged = judge(&steps_of(text)).unwrap();
+    assert_eq!(judged.difference, Some((6, "a removal takes its own")));
 }

@@ -1,6 +1,7 @@
 //! A history through Orcane's session.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use orcane::linker::arch::Architecture;
 use orcane::linker::memory::PageManager;
@@ -23,6 +24,19 @@ pub(crate) struct Player {
     outlived: Vec<(usize, String)>,
     /// Whether something was defined through a tracker that had been removed.
     reuses: bool,
+    /// What each dylib searches, from itself on.
+    links: Vec<Vec<usize>>,
+    /// The lookups of units that have not found all in this step.
+    unfound: Arc<Mutex<Vec<Unfound>>>,
+    /// What units asked for together with what was hidden from them.
+    lost: BTreeSet<String>,
+}
+
+/// A unit's lookup that has not found all.
+struct Unfound {
+    dylib: usize,
+    asked: Vec<SymbolName>,
+    missing: Vec<SymbolName>,
 }
 
 /// What a tracker went through.
@@ -52,6 +66,8 @@ pub(crate) struct Answer {
     pub(crate) dangles: bool,
     /// The names that are missing because a dylib hides them, if others were asked for with them.
     pub(crate) hides: Vec<String>,
+    /// What units have asked for, until now, together with what was hidden from them.
+    pub(crate) lost: Vec<String>,
     /// Whether what was removed had failed before.
     pub(crate) was_failed: bool,
 }
@@ -80,7 +96,8 @@ impl Player {
         let executor = InProcess::new(Architecture::host().unwrap(), Arc::new(PageManager::new()));
         let session = ExecutionSession::new(Box::new(executor), Box::new(InPlaceDispatcher::new()), None);
         let (dylibs, trackers, past, outlived) = Default::default();
-        Self { session, dylibs, trackers, units: 0, past, outlived, reuses: false }
+        let (links, unfound, lost) = Default::default();
+        Self { session, dylibs, trackers, units: 0, past, outlived, reuses: false, links, unfound, lost }
     }
 
     fn tracker(&self, dylib: usize, tracker: Option<usize>) -> ResourceTracker {
@@ -89,7 +106,23 @@ impl Player {
 
     pub(crate) fn play(&mut self, step: &Step) -> Answer {
         let answer = self.answer(step);
-        Answer { reuses: self.reuses, ..answer }
+        self.note_lost();
+        Answer { reuses: self.reuses, lost: self.lost.iter().cloned().collect(), ..answer }
+    }
+
+    /// Notes what was asked for together with what a dylib hides.
+    fn note_lost(&mut self) {
+        let unfound = std::mem::take(&mut *self.unfound.lock().unwrap_or_else(PoisonError::into_inner));
+        for Unfound { dylib, asked, missing } in unfound {
+            let has = |name| self.links[dylib].iter().any(|&other| self.has(other, name));
+            if asked.len() > 1 && missing.iter().any(has) {
+                self.lost.extend(asked.iter().map(|name| name.as_str().to_owned()));
+            }
+        }
+    }
+
+    fn has(&self, dylib: usize, name: &SymbolName) -> bool {
+        self.session.symbol_state(&self.dylibs[dylib], name).is_some()
     }
 
     /// Notes that a tracker was given a definition.
@@ -104,10 +137,12 @@ impl Player {
     fn answer(&mut self, step: &Step) -> Answer {
         match step {
             Step::Dylib => {
+                self.links.push(vec![self.dylibs.len()]);
                 self.dylibs.push(self.session.create_dylib(&format!("d{}", self.dylibs.len())).unwrap());
                 "ok".into()
             }
             Step::Link { dylib, other, all } => {
+                self.links[*dylib].push(*other);
                 answer(self.dylibs[*dylib].add_to_link_order(&self.dylibs[*other], visibility(*all)))
             }
             Step::Tracker { dylib } => {
@@ -120,10 +155,9 @@ impl Player {
                 let past = &mut self.past[*tracker];
                 past.was_removed = true;
                 let (dylib, weak) = (past.dylib, std::mem::take(&mut past.weak));
-                let is_there = |name: &String| {
-                    self.session.symbol_state(&self.dylibs[dylib], &self.session.intern(name)).is_some()
-                };
-                self.outlived.extend(weak.into_iter().filter(is_there).map(|name| (dylib, name)));
+                let is_there = |name: &String| self.has(dylib, &self.session.intern(name));
+                let outlived: Vec<_> = weak.into_iter().filter(is_there).map(|name| (dylib, name)).collect();
+                self.outlived.extend(outlived);
                 answer(result)
             }
             Step::Clear { dylib } => {
@@ -156,10 +190,13 @@ impl Player {
                         addresses: symbols.iter().map(|(name, _, at)| (name.clone(), *at)).collect(),
                         needs,
                         mode,
+                        dylib: *dylib,
+                        unfound: Arc::clone(&self.unfound),
                     }),
                     name: "unit".into(),
                 };
-                answer(self.tracker(*dylib, *tracker).define(vec![definition]))
+                let defined = self.tracker(*dylib, *tracker).define(vec![definition]);
+                Answer { outlives: self.outlives(&[(*dylib, true)]), ..answer(defined) }
             }
             Step::Alias { dylib, tracker, name, flags: of, source, aliasee, all } => {
                 self.note(*tracker, name, of);
@@ -204,11 +241,14 @@ impl Player {
 
     /// The missing names that a searched dylib has.
     fn hides(&self, order: &[(usize, bool)], error: &LookupError) -> Vec<String> {
-        let missing = error.failures.iter().filter(|failure| matches!(*failure.cause, Cause::NotFound));
-        let has = |dylib: usize, name| self.session.symbol_state(&self.dylibs[dylib], name).is_some();
-        let hidden = missing.filter(|failure| order.iter().any(|(dylib, _)| has(*dylib, &failure.name)));
-        hidden.map(|failure| failure.name.as_str().to_owned()).collect()
+        let hidden = not_found(error).filter(|name| order.iter().any(|(dylib, _)| self.has(*dylib, name)));
+        hidden.map(|name| name.as_str().to_owned()).collect()
     }
+}
+
+fn not_found(error: &LookupError) -> impl Iterator<Item = &SymbolName> {
+    let missing = error.failures.iter().filter(|failure| matches!(*failure.cause, Cause::NotFound));
+    missing.map(|failure| &failure.name)
 }
 
 fn answer(result: Result<(), Error>) -> Answer {
@@ -251,11 +291,13 @@ struct Unit {
     addresses: Vec<(SymbolName, u64)>,
     needs: Vec<SymbolName>,
     mode: &'static str,
+    dylib: usize,
+    unfound: Arc<Mutex<Vec<Unfound>>>,
 }
 
 impl MaterializationUnit for Unit {
     fn materialize(self: Box<Self>, own: MaterializationResponsibility) {
-        let Self { addresses, needs, mode } = *self;
+        let Self { addresses, needs, mode, dylib, unfound } = *self;
         let failed = || Cause::Other("as the history says".into());
         if mode == "fails" {
             return own.fail(failed());
@@ -271,14 +313,18 @@ impl MaterializationUnit for Unit {
             return own.fail(failed());
         }
         let (session, order) = (own.session().clone(), own.link_order());
-        session.lookup_async(&order, needs, SymbolState::Resolved, move |found| match found {
+        session.lookup_async(&order, needs.clone(), SymbolState::Resolved, move |found| match found {
             Ok(found) => {
                 let pairs =
                     names.iter().flat_map(|name| found.iter().map(move |needed| (name.clone(), needed.clone())));
                 // If one that it needs has failed, this has failed with it.
                 _ = own.emit(&pairs.collect::<Vec<_>>());
             }
-            Err(error) => own.fail(Cause::Session(error.into())),
+            Err(error) => {
+                let missing = not_found(&error).cloned().collect();
+                unfound.lock().unwrap_or_else(PoisonError::into_inner).push(Unfound { dylib, asked: needs, missing });
+                own.fail(Cause::Session(error.into()));
+            }
         });
     }
 

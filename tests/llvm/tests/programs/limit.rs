@@ -1,0 +1,25 @@
+//! How long a process may take: what hangs is a failure like others, that is told and made smaller.
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+
+/// Has the process that a command starts end after so many seconds.
+pub(crate) fn set(command: &mut Command, seconds: u32) {
+    let arm = move || {
+        end_after(seconds);
+        Ok(())
+    };
+    // SAFETY: between fork and exec, it only sets the alarm, which exec keeps.
+    unsafe { command.pre_exec(arm) };
+}
+
+/// Has this process end after so many seconds, unless it is given others before.
+pub(crate) fn end_after(seconds: u32) {
+    // SAFETY: nothing else uses the process's alarm, nor handles its signal.
+    unsafe { libc::alarm(seconds) };
+}
+
+/// How a process has ended.
+pub(crate) fn told(status: ExitStatus) -> String {
+    if status.signal() == Some(libc::SIGALRM) { "it takes too long".to_owned() } else { status.to_string() }
+}

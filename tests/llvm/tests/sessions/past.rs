@@ -1,0 +1,95 @@
+//! What came before a step of a history: a difference has to have its cause there.
+
+use std::collections::BTreeSet;
+
+use crate::history::Step;
+
+/// The steps up to one, with LLVM's answers, which up to there are ours.
+#[derive(Clone, Copy)]
+pub(crate) struct Past<'a> {
+    pub(crate) steps: &'a [Step],
+    pub(crate) answers: &'a [String],
+}
+
+impl<'a> Past<'a> {
+    /// The names that the last step is about.
+    fn own(&self) -> Vec<&'a str> {
+        match self.steps.last() {
+            Some(Step::Lookup { names, .. }) => names.iter().map(|(name, _)| &**name).collect(),
+            Some(Step::Define { symbols, .. }) => symbols.iter().map(|(name, _)| &**name).collect(),
+            Some(Step::Alias { name, .. } | Step::Erase { name, .. }) => vec![name],
+            _ => Vec::new(),
+        }
+    }
+
+    /// What something of one of these names has needed, and what that has needed.
+    fn needed(&self, names: Vec<&'a str>) -> BTreeSet<&'a str> {
+        let (mut needed, mut open) = (BTreeSet::new(), names);
+        while let Some(name) = open.pop() {
+            let needs = self.steps.iter().flat_map(|step| match step {
+                Step::Define { symbols, needs, .. } if symbols.iter().any(|(own, _)| own == name) => &needs[..],
+                Step::Alias { name: own, aliasee, .. } if own == name => std::slice::from_ref(aliasee),
+                _ => &[],
+            });
+            open.extend(needs.map(|need| &**need).filter(|need| needed.insert(*need)));
+        }
+        needed
+    }
+
+    /// Whether the last step is about one of these names, or something that needs it.
+    pub(crate) fn reaches(&self, names: &[String]) -> bool {
+        let (own, needed) = (self.own(), self.needed(self.own()));
+        names.iter().any(|name| own.contains(&&**name) || needed.contains(&**name))
+    }
+
+    /// Whether the last step is about one of these names itself.
+    pub(crate) fn is_about(&self, names: &[String]) -> bool {
+        self.own().iter().any(|own| names.iter().any(|name| name == own))
+    }
+
+    /// Whether a definition was removed of something that the last step's names need.
+    pub(crate) fn has_removed_a_need(&self) -> bool {
+        let needed = self.needed(self.own());
+        let removed = |step: usize| match &self.steps[step] {
+            Step::Erase { name, .. } => needed.contains(&**name),
+            Step::Clear { dylib } => self.defines(step, &needed, |of, _| of == *dylib),
+            Step::Remove { tracker } => self.defines(step, &needed, |_, through| through == Some(*tracker)),
+            _ => false,
+        };
+        (0..self.steps.len()).any(removed)
+    }
+
+    /// Whether one of these names was defined before a step, in such a dylib and through such a tracker.
+    fn defines(&self, before: usize, names: &BTreeSet<&str>, is_it: impl Fn(usize, Option<usize>) -> bool) -> bool {
+        self.steps[..before].iter().any(|step| match step {
+            Step::Define { dylib, tracker, symbols, .. } => {
+                is_it(*dylib, *tracker) && symbols.iter().any(|(name, _)| names.contains(&**name))
+            }
+            Step::Alias { dylib, tracker, name, .. } => is_it(*dylib, *tracker) && names.contains(&**name),
+            _ => false,
+        })
+    }
+
+    /// The re-exports that were asked for together with something that failed.
+    fn re_exports_beside_failures(&self) -> Vec<&'a str> {
+        let is_re_export =
+            |of: &str| self.steps.iter().any(|step| matches!(step, Step::Alias { name, .. } if name == of));
+        let lookups = self.steps.iter().zip(self.answers).filter_map(|(step, answer)| match step {
+            Step::Lookup { names, .. } if names.len() > 1 && answer == "failed" => Some(names),
+            _ => None,
+        });
+        lookups.flatten().map(|(name, _)| &**name).filter(|name| is_re_export(name)).collect()
+    }
+
+    /// Whether what the last step looks up is, or needs, such a re-export.
+    pub(crate) fn reaches_re_export_beside_failure(&self) -> bool {
+        let names: Vec<_> = self.re_exports_beside_failures().into_iter().map(str::to_owned).collect();
+        self.reaches(&names)
+    }
+
+    /// Whether the last step defines what such a re-export needs.
+    pub(crate) fn is_needed_by_re_export_beside_failure(&self) -> bool {
+        let needed = self.needed(self.re_exports_beside_failures());
+        self.own().iter().any(|name| needed.contains(name))
+    }
+}
