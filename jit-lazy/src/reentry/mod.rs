@@ -1,8 +1,8 @@
 //! The re-entry routine: from compiled code into the compiler and on, as if nothing had happened.
 //!
 //! A trampoline jumps to it with the trampoline's index, and an entry whose counter has run out with the
-//! counter. It saves every register that can carry an argument, sets the usual
-//! floating-point environment, in which compilers compute constants, calls
+//! counter. It saves every register that can carry an argument or that a callee may have to preserve, sets
+//! the usual floating-point environment, in which compilers compute constants, calls
 //! [`resolve`](crate::registry::resolve), restores everything, and jumps to the address that gave. It is
 //! entered and left by jumps, so that the processor's return stack, and a shadow stack, match the calls
 //! that were made. It knows nothing of sessions.
@@ -82,6 +82,19 @@ mod tests {
             // What is in the registers meanwhile is not what is passed.
             assert_eq!(function(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9), 123_456_789.0);
             assert_eq!(function(9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1), 987_654_321.0);
+        });
+    }
+
+    #[test]
+    fn all_vector_registers_are_kept_as_a_caller_may_expect() {
+        let (_jit, address) = broken(|_, _| {
+            machine::clear_vectors();
+            nothing as *const () as u64
+        });
+        machine::in_each_way(|| {
+            // SAFETY: calls go on at a function without arguments and results.
+            let lost = unsafe { machine::vectors_lost_by(address) };
+            assert!(lost.is_empty(), "{lost:?}");
         });
     }
 

@@ -162,6 +162,47 @@ mod tests {
         }
     }
 
+    pub(crate) fn clear_vectors() {
+        // SAFETY: changes what a call may change.
+        unsafe {
+            asm!(
+                ".irp i, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+                "pxor xmm\\i, xmm\\i",
+                ".endr",
+                options(nomem, nostack),
+                clobber_abi("C"),
+            );
+        }
+    }
+
+    /// The vector registers that a call changes.
+    ///
+    /// # Safety
+    ///
+    /// A function without arguments and results is at the address.
+    pub(crate) unsafe fn vectors_lost_by(function: u64) -> Vec<usize> {
+        let before: [[u64; 2]; 16] = std::array::from_fn(|register| [register as u64 + 1, !(register as u64)]);
+        let mut after = before;
+        // SAFETY: as the caller says. The red zone is left alone; the list is as long as is read and written.
+        unsafe {
+            asm!(
+                "sub rsp, 128",
+                ".irp i, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+                "movups xmm\\i, [r12 + 16 * \\i]",
+                ".endr",
+                "call r13",
+                ".irp i, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+                "movups [r12 + 16 * \\i], xmm\\i",
+                ".endr",
+                "add rsp, 128",
+                in("r12") &raw mut after,
+                in("r13") function,
+                clobber_abi("C"),
+            );
+        }
+        (0..before.len()).filter(|register| before[*register] != after[*register]).collect()
+    }
+
     /// The control words of SSE and of x87.
     #[derive(Clone, Copy, Debug, PartialEq)]
     #[repr(C)]
