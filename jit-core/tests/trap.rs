@@ -359,6 +359,42 @@ fn a_fault_of_the_host_goes_to_the_handler_that_was_there() {
 }
 
 #[test]
+fn a_fault_signal_that_was_sent_ends_the_process_as_it_would_without_traps() {
+    use std::os::unix::process::ExitStatusExt;
+    const CHILD: &str = "ORCANE_TEST_TRAP_SENT";
+    if std::env::var_os(CHILD).is_some() {
+        let _jit = jit(OptLevel::Speed);
+        // SAFETY: ends the process; it leaves no core.
+        unsafe {
+            libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
+            libc::raise(libc::SIGILL);
+        }
+        eprintln!("came back");
+        return;
+    }
+    let (told, status) = in_a_process("a_fault_signal_that_was_sent_ends_the_process_as_it_would_without_traps", CHILD);
+    assert!(status.signal() == Some(libc::SIGILL) && !told.contains("came back"), "{status}: {told}");
+}
+
+#[test]
+fn a_sent_signal_that_is_ignored_leaves_traps_caught() {
+    const CHILD: &str = "ORCANE_TEST_TRAP_IGNORED";
+    if std::env::var_os(CHILD).is_some() {
+        // SAFETY: sets no handler.
+        unsafe { libc::signal(libc::SIGILL, libc::SIG_IGN) };
+        let jit = jit(OptLevel::Speed);
+        add(&jit, TRAPS);
+        let divide = jit.lookup::<Function>("divide").unwrap();
+        // SAFETY: the signal is ignored.
+        unsafe { libc::raise(libc::SIGILL) };
+        eprintln!("came back: {}", trap_of(&divide, 0).kind);
+        return;
+    }
+    let (told, status) = in_a_process("a_sent_signal_that_is_ignored_leaves_traps_caught", CHILD);
+    assert!(status.success() && told.contains("came back: integer division by zero"), "{status}: {told}");
+}
+
+#[test]
 fn a_trap_in_an_object_is_not_caught() {
     const CHILD: &str = "ORCANE_TEST_TRAP_OBJECT";
     if std::env::var_os(CHILD).is_some() {

@@ -18,6 +18,7 @@
 mod ahead;
 mod block;
 mod call_through;
+mod errno;
 mod lazy_jit;
 mod reentry;
 mod registry;

@@ -7,6 +7,7 @@ use std::thread;
 use jit_core::seam::{LazyFunction, LazyFunctions};
 
 use crate::call_through::Target;
+use crate::errno;
 use crate::signal::{self, Handler};
 use crate::tier::counted;
 
@@ -66,6 +67,10 @@ impl Drop for Indices {
 /// Where a call is to go that came through a trampoline, which tells its index, or through an entry whose counter has
 /// run out. Called by the re-entry routine.
 pub(crate) extern "C-unwind" fn resolve(told: u64) -> u64 {
+    errno::keep(|| target_of(told))
+}
+
+fn target_of(told: u64) -> u64 {
     // SAFETY: it is what such a piece of code told, in which a call is.
     if let Some(target) = unsafe { counted(told) } {
         return target;
@@ -82,7 +87,7 @@ pub(crate) extern "C-unwind" fn resolve(told: u64) -> u64 {
     }
 }
 
-/// As [`resolve`], in a signal handler: goes to a body that is ready, and refuses what is not.
+/// As [`target_of`], in a signal handler: goes to a body that is ready, and refuses what is not.
 fn resolve_in_handler(index: u32, handler: &Handler) -> u64 {
     /// Other threads give their locks back by then. The interrupted one does not.
     const TRIES: u32 = 10_000;

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
 
 use jit_core::SymbolName;
+use jit_core::seam::InUnwinder;
 
 use crate::{sigreturn, stack};
 
@@ -23,14 +24,20 @@ pub(crate) enum Handler {
     At(usize),
     /// It has too little stack left, one for signals, to tell: what it returns to is at this place there.
     OnSignalStack(Option<usize>),
+    /// It has interrupted the unwinder, which could tell.
+    InUnwinder,
 }
 
-/// The signal handler that the calling thread is in. Takes no lock.
+/// The signal handler that the calling thread is in. Takes no lock but the unwinder's, where this thread does not hold that.
 pub(crate) fn handler() -> Option<Handler> {
     // Every first call asks: the system only for what can't be known without.
     let blocked = blocked_signals();
     let signal_stack = if stack::is_known_as_own() { None } else { left_on_signal_stack() };
     let returns = sigreturn::on_stack(stack::here());
+    // Only a handler makes calls there. A walk would wait for the unwinder's lock, which this thread may hold.
+    if InUnwinder::is_here() {
+        return Some(signal_stack.map_or(Handler::InUnwinder, |_| Handler::OnSignalStack(returns)));
+    }
     // The signal that is being handled is blocked by default, and was not: it would not have been delivered.
     if blocked == USUAL.get() && signal_stack.is_none() && returns.is_none() {
         return None;
@@ -115,6 +122,7 @@ fn handler_on_stack() -> Option<usize> {
         if walk.depth < DEPTH { GO_ON } else { STOP }
     }
     let mut walk = Walk::default();
+    let _inside = InUnwinder::enter();
     // SAFETY: `visit` takes what it is given here.
     unsafe { _Unwind_Backtrace(visit, (&raw mut walk).cast()) };
     walk.handler
@@ -153,6 +161,7 @@ pub(crate) fn refuse(function: Option<&SymbolName>, handler: &Handler) -> ! {
                 message.text(b"a signal handler");
             }
         }
+        Handler::InUnwinder => message.text(b"a signal handler"),
     }
     message.text(b", where it can't be compiled: have it compiled before\n");
     message.write();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -167,27 +167,57 @@ fn interrupted(thread: Interrupted, jit: &Jit, work: fn()) {
     }
 }
 
+/// Behind the stack there is no memory.
 #[cfg(target_os = "linux")]
 fn on_stack_of_ours(work: fn()) {
+    const SIZE: usize = 256 << 10;
     extern "C" fn start(high: u32, low: u32) {
         let work = (u64::from(high) << 32 | u64::from(low)) as usize;
         // SAFETY: the address of such a function, as `makecontext` is given it below.
         let work: fn() = unsafe { std::mem::transmute(work) };
         work();
     }
-    let mut stack = vec![0_u8; 256 << 10];
+    let page = region::page::size();
+    let mut stack = region::alloc(SIZE + page, region::Protection::READ_WRITE).unwrap();
+    let start_of_stack = stack.as_mut_ptr::<u8>();
+    // SAFETY: the last page is within, and not used yet.
+    unsafe { region::protect(start_of_stack.add(SIZE), page, region::Protection::NONE).unwrap() };
     let work = work as *const () as u64;
     // SAFETY: a context with a stack of its own, which goes on in this one when it ends. Arguments are of type `int`.
     unsafe {
         let (mut here, mut there) = (std::mem::zeroed(), std::mem::zeroed::<libc::ucontext_t>());
         libc::getcontext(&raw mut there);
-        there.uc_stack.ss_sp = stack.as_mut_ptr().cast();
-        there.uc_stack.ss_size = stack.len();
+        there.uc_stack.ss_sp = start_of_stack.cast();
+        there.uc_stack.ss_size = SIZE;
         there.uc_link = &raw mut here;
         let start = std::mem::transmute::<*const (), extern "C" fn()>(start as *const ());
         libc::makecontext(&raw mut there, start, 2, (work >> 32) as u32, work as u32);
         assert_eq!(libc::swapcontext(&raw mut here, &raw const there), 0);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_first_call_leaves_errno_as_it_was() {
+    static FUNCTION: AtomicU64 = AtomicU64::new(0);
+    static ERRNO: AtomicI32 = AtomicI32::new(0);
+    let jit = jit();
+    redefine(&jit, &constant("f", 5)).unwrap();
+    FUNCTION.store(jit.lookup_address("f").unwrap(), Ordering::Relaxed);
+    // The end of the stack is found by a system call that fails.
+    let work = || {
+        on_stack_of_ours(|| {
+            // SAFETY: the thread's own; the function only computes.
+            let errno = unsafe {
+                libc::__errno_location().write(1234);
+                at(FUNCTION.load(Ordering::Relaxed))();
+                libc::__errno_location().read()
+            };
+            ERRNO.store(errno, Ordering::Relaxed);
+        });
+    };
+    thread::spawn(work).join().unwrap();
+    assert_eq!(ERRNO.load(Ordering::Relaxed), 1234);
 }
 
 /// The signal, the flags of its handler, and the thread.

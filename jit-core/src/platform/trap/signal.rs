@@ -191,7 +191,12 @@ impl<'a> Machine<'a> {
 unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let index = SIGNALS.iter().position(|handled| *handled == signal);
     let Some(previous) = index.and_then(|index| PREVIOUS.get()?.get(index)) else { return };
+    // SAFETY: as the caller says.
+    let was_sent = unsafe { (*info).si_code } <= 0;
     match previous.sa_sigaction {
+        libc::SIG_IGN if was_sent => {}
+        // SAFETY: an action that the process had before.
+        libc::SIG_DFL if was_sent => unsafe { repeat(signal, previous) },
         // Returning repeats the fault, which then ends the process.
         libc::SIG_DFL | libc::SIG_IGN => {
             // SAFETY: an action that the process had before.
@@ -206,5 +211,25 @@ unsafe fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_voi
             // SAFETY: without the flag it has this signature.
             unsafe { std::mem::transmute::<usize, unsafe extern "C" fn(c_int)>(handler)(signal) };
         }
+    }
+}
+
+/// Repeats a signal that was sent, under the default action that the process had: it ends here.
+///
+/// # Safety
+///
+/// The action is a valid one for the signal.
+unsafe fn repeat(signal: c_int, previous: &libc::sigaction) {
+    // SAFETY: as the caller says; what is asked for is filled in before it is used, and of this thread.
+    unsafe {
+        let (mut present, mut only, mut mask) = (std::mem::zeroed(), std::mem::zeroed(), std::mem::zeroed());
+        libc::sigaction(signal, previous, &raw mut present);
+        libc::raise(signal);
+        libc::sigemptyset(&raw mut only);
+        libc::sigaddset(&raw mut only, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, &raw mut mask);
+        // The system spares its first process (of a container, too), which still catches traps.
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut());
+        libc::sigaction(signal, &raw const present, ptr::null_mut());
     }
 }

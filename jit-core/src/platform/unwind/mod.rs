@@ -20,6 +20,7 @@ use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use smallvec::SmallVec;
 
 pub(crate) use eh_frame::EhFrameError;
+pub use runtime::InUnwinder;
 use runtime::{Table, Tables, Unwinder};
 
 /// DWARF's pointer encoding of an absolute address.

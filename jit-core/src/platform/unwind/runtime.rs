@@ -6,8 +6,11 @@
 //!   span, which must therefore not overlap, nor begin at the same address;
 //! - LLVM's libunwind takes one function's entry at a time.
 
+use std::cell::Cell;
 use std::ffi::c_void;
+use std::marker::PhantomData;
 use std::sync::OnceLock;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::{Cie, Frames};
 use jit_linker::arch::Architecture;
@@ -26,6 +29,51 @@ unsafe extern "C" {
 #[cfg(not(target_env = "gnu"))]
 unsafe fn __register_frame_table(_: *const c_void) {
     unreachable!("no other unwinder has lists of tables");
+}
+
+thread_local! {
+    /// How many [`InUnwinder`]s the thread has.
+    static INSIDE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Says that the calling thread is in the unwinder, until it is dropped: the unwinder may hold a lock that it takes again
+/// for a walk, so a signal handler is not to begin one.
+///
+/// ```
+/// use jit_core::seam::InUnwinder;
+///
+/// let inside = InUnwinder::enter();
+/// assert!(InUnwinder::is_here());
+/// drop(inside);
+/// assert!(!InUnwinder::is_here());
+/// ```
+pub struct InUnwinder {
+    /// Of one thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl InUnwinder {
+    /// From here on.
+    #[must_use]
+    pub fn enter() -> Self {
+        INSIDE.set(INSIDE.get() + 1);
+        // A handler on this thread sees it before the lock is taken.
+        compiler_fence(Ordering::SeqCst);
+        Self { _thread: PhantomData }
+    }
+
+    /// Whether the calling thread is, or what its signal handler has interrupted. For signal handlers.
+    #[must_use]
+    pub fn is_here() -> bool {
+        INSIDE.get() > 0
+    }
+}
+
+impl Drop for InUnwinder {
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        INSIDE.set(INSIDE.get() - 1);
+    }
 }
 
 /// How the unwinder wants its tables.
@@ -107,6 +155,7 @@ pub(super) fn entry_at(address: u64) -> *const c_void {
 
     let mut bases = Bases([std::ptr::null_mut(); 3]);
     let pc = std::ptr::with_exposed_provenance_mut(address as usize);
+    let _inside = InUnwinder::enter();
     // SAFETY: the function only looks tables up, all of which are whole; `bases` is written.
     unsafe { _Unwind_Find_FDE(pc, &mut bases) }
 }
@@ -132,6 +181,7 @@ impl Table {
     pub(super) fn register(mut entries: Vec<u8>, unwinder: Unwinder) -> Self {
         entries.extend_from_slice(&[0; Self::TERMINATOR]);
         let table = Self { bytes: entries.into_boxed_slice(), unwinder };
+        let _inside = InUnwinder::enter();
         // SAFETY: the entries are whole, end with the terminator, and stay where they are until
         // they are deregistered.
         table.each(|begin| unsafe { __register_frame(begin.cast()) });
@@ -164,6 +214,7 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
+        let _inside = InUnwinder::enter();
         // SAFETY: registered with the same addresses, once, and the bytes are there until after
         // this.
         self.each(|begin| unsafe { __deregister_frame(begin.cast()) });
@@ -189,6 +240,7 @@ impl TableList {
     pub(super) unsafe fn register<'a>(tables: impl Iterator<Item = &'a [u8]>) -> Self {
         let begins = tables.map(|table| table.as_ptr().expose_provenance()).chain([0]).collect();
         let list = Self { begins };
+        let _inside = InUnwinder::enter();
         // SAFETY: as the caller says; the list stays where it is, too.
         unsafe { __register_frame_table(list.begins.as_ptr().cast()) };
         list
@@ -197,6 +249,7 @@ impl TableList {
 
 impl Drop for TableList {
     fn drop(&mut self) {
+        let _inside = InUnwinder::enter();
         // SAFETY: registered with this address, once.
         unsafe { __deregister_frame(self.begins.as_ptr().cast()) };
     }
