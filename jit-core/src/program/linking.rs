@@ -29,6 +29,11 @@ pub(super) struct Linking {
     /// The symbol that stands for the object.
     whole: SymbolName,
     storage: Option<ThreadLocalStorage>,
+    /// The thread-local variables that it defines.
+    thread_locals: Vec<(SymbolId, GraphSymbol)>,
+    /// What it needs, as far as that was found, and what keeps the slots of it.
+    found: Vec<(GraphSymbol, SymbolId)>,
+    kept: Vec<Box<dyn Send + Sync>>,
 }
 
 /// What the program knows of a linked object. Dropped, it knows nothing more.
@@ -59,35 +64,47 @@ impl Linking {
         let commons = groups.program().settle_commons(groups.component(), &mut graph);
         let registered = Registered { groups, number, code: 0..0, variables: Vec::new(), commons };
         let session = responsibility.session().clone();
-        let mut this = Self { session, responsibility, registered, defined, whole, storage: None };
+        let mut this = Self {
+            session,
+            responsibility,
+            registered,
+            defined,
+            whole,
+            storage: None,
+            thread_locals: Vec::new(),
+            found: Vec::new(),
+            kept: Vec::new(),
+        };
         match this.allocate(graph) {
-            Ok(allocated) => this.look_up_externals(allocated),
+            // What thread-local variables begin with has to be known when threads are given them.
+            Ok(allocated) => {
+                let externals = externals_of_image(allocated.graph());
+                let known = externals.clone();
+                this.look_up(allocated, externals, move |this, allocated| this.give_to_threads(allocated, &known));
+            }
             Err(cause) => this.responsibility.fail(cause),
         }
     }
 
-    /// Settles and publishes the addresses of what the object defines.
+    /// Settles the addresses of what the object defines, and publishes them but for those of thread-local variables.
     fn allocate(&mut self, graph: LinkGraph) -> Result<Allocated, Cause> {
         let _span = tracing::debug_span!("link", object = graph.name()).entered();
         let prepared = link::prepare(graph)?;
         self.responsibility.charge(prepared.request().iter().map(|segment| segment.size as u64).sum())?;
-        let mut allocated = prepared.allocate(self.session.executor().memory())?;
-        if let Some(image) = allocated.thread_local_image()? {
-            let architecture = self.session.executor().architecture();
-            let storage = ThreadLocalStorage::new(architecture, &image).map_err(|error| Cause::Other(error.into()))?;
-            allocated.set_thread_local_storage(storage.location());
-            self.storage = Some(storage);
-        }
+        let allocated = prepared.allocate(self.session.executor().memory())?;
+        let graph = allocated.graph();
         let mut definitions = Vec::with_capacity(self.defined.len());
         for own in self.responsibility.symbols() {
-            let address = match self.defined.get(&own.name) {
-                Some(symbol) => self.published_address(&allocated, *symbol),
+            match self.defined.get(&own.name) {
+                Some(symbol) if graph.symbol(*symbol).kind == SymbolKind::ThreadLocal => {
+                    self.thread_locals.push((own.id, *symbol));
+                }
+                Some(symbol) => definitions.push((own.id, SymbolDef::at(allocated.address(*symbol)))),
                 // The symbol that stands for the object is nowhere.
-                None => 0,
-            };
-            definitions.push((own.id, SymbolDef::at(address)));
+                None => definitions.push((own.id, SymbolDef::at(0))),
+            }
         }
-        self.registered.groups.program().options.services.show(allocated.graph());
+        self.registered.groups.program().options.services.show(graph);
         self.session.resolve(&definitions)?;
         if let Some(handle) = self.defined.get(&self.session.intern(COMPONENT_HANDLE)) {
             let handle = allocated.address(*handle);
@@ -97,28 +114,56 @@ impl Linking {
         Ok(allocated)
     }
 
-    /// What the session knows as a symbol's address: of a thread-local variable, where the pair is
-    /// that `__tls_get_addr` takes.
-    fn published_address(&mut self, allocated: &Allocated, symbol: GraphSymbol) -> u64 {
-        let graph = allocated.graph();
+    /// Gives every thread the object's thread-local variables, and publishes where they are; `known` are externals that
+    /// have an address. Then looks the others up.
+    fn give_to_threads(mut self, mut allocated: Allocated, known: &[GraphSymbol]) {
+        if let Err(cause) = self.place_variables(&mut allocated) {
+            return self.responsibility.fail(cause);
+        }
+        let symbols = allocated.graph().symbols();
+        let externals = symbols.filter(|(_, symbol)| symbol.definition == Definition::External).map(|(id, _)| id);
+        let externals = externals.filter(|id| !known.contains(id)).collect();
+        self.look_up(allocated, externals, Self::finish);
+    }
+
+    fn place_variables(&mut self, allocated: &mut Allocated) -> Result<(), Cause> {
+        if let Some(image) = allocated.thread_local_image()? {
+            let architecture = self.session.executor().architecture();
+            let storage = ThreadLocalStorage::new(architecture, &image).map_err(|error| Cause::Other(error.into()))?;
+            allocated.set_thread_local_storage(storage.location());
+            self.storage = Some(storage);
+        }
+        let variables = std::mem::take(&mut self.thread_locals);
+        let definition = |(id, symbol)| (id, SymbolDef::at(self.variable_address(allocated, symbol)));
+        let definitions: Vec<_> = variables.into_iter().map(definition).collect();
+        if !definitions.is_empty() {
+            self.session.resolve(&definitions)?;
+        }
+        Ok(())
+    }
+
+    /// What the session knows as the address of a thread-local variable: where the pair is that
+    /// `__tls_get_addr` takes.
+    fn variable_address(&mut self, allocated: &Allocated, symbol: GraphSymbol) -> u64 {
         let address = allocated.address(symbol);
-        let storage = self.storage.as_ref().filter(|_| graph.symbol(symbol).kind == SymbolKind::ThreadLocal);
-        let (Some(storage), Some(section)) = (storage, graph.section_with(SectionRole::ThreadLocal)) else {
-            return address;
-        };
+        let section = allocated.graph().section_with(SectionRole::ThreadLocal);
+        let (Some(storage), Some(section)) = (&self.storage, section) else { return address };
         let location = storage.location().at(address - allocated.section_range(section).start);
         let address = self.registered.groups.program().add_variable(location);
         self.registered.variables.push(address);
         address
     }
 
-    fn look_up_externals(self, mut allocated: Allocated) {
+    /// Finds symbols, and goes on when each has an address.
+    fn look_up(
+        self,
+        mut allocated: Allocated,
+        symbols: Vec<GraphSymbol>,
+        go_on: impl FnOnce(Self, Allocated) + Send + 'static,
+    ) {
         let graph = allocated.graph();
-        let mut externals: Vec<_> = graph
-            .symbols()
-            .filter(|(_, symbol)| symbol.definition == Definition::External)
-            .filter_map(|(id, symbol)| Some((id, symbol.name.clone()?)))
-            .collect();
+        let name = |symbol: GraphSymbol| Some((symbol, graph.symbol(symbol).name.clone()?));
+        let mut externals: Vec<_> = symbols.into_iter().filter_map(name).collect();
         let order = self.responsibility.link_order();
         let weak = externals.iter().filter(|(id, _)| graph.symbol(*id).linkage == Linkage::Weak);
         let weak = weak.map(|(_, name)| name.clone());
@@ -127,29 +172,34 @@ impl Linking {
             allocated.resolve(symbol, 0, None);
         }
         if externals.is_empty() {
-            return self.finish(allocated, &[], None);
+            return go_on(self, allocated);
         }
         let names: Vec<_> = externals.iter().map(|(_, name)| name.clone()).collect();
         let session = self.session.clone();
-        session.lookup_resolved(&order, names, move |answers| self.externals_known(allocated, &externals, answers));
+        session.lookup_resolved(&order, names, move |answers| {
+            if let Some((this, allocated)) = self.externals_known(allocated, &externals, answers) {
+                go_on(this, allocated);
+            }
+        });
     }
 
+    /// Nothing is left if one can't be had.
     fn externals_known(
-        self,
+        mut self,
         mut allocated: Allocated,
         externals: &[(GraphSymbol, SymbolName)],
         answers: Vec<Result<FoundSymbol, SymbolFailure>>,
-    ) {
-        let mut found = Vec::with_capacity(answers.len());
+    ) -> Option<(Self, Allocated)> {
         let mut slots = Vec::new();
         for ((symbol, name), answer) in externals.iter().zip(answers) {
             let linkage = allocated.graph().symbol(*symbol).linkage;
             match answer {
                 Ok(answer) => {
                     if let Err(cause) = self.resolve(&mut allocated, *symbol, name, &answer) {
-                        return self.responsibility.fail(cause);
+                        self.responsibility.fail(cause);
+                        return None;
                     }
-                    found.push((*symbol, answer.id));
+                    self.found.push((*symbol, answer.id));
                     slots.extend(answer.definition.slot);
                 }
                 // What need not be there is at address 0.
@@ -157,15 +207,16 @@ impl Linking {
                     allocated.resolve(*symbol, 0, None);
                 }
                 Err(SymbolFailure { name, dylib, cause }) => {
-                    return match &*cause {
+                    match &*cause {
                         Cause::Dependency { .. } => self.responsibility.fail_with(&cause),
                         _ => self.responsibility.fail(Cause::Dependency { name, dylib, cause }),
-                    };
+                    }
+                    return None;
                 }
             }
         }
-        let slots = self.session.keep_slots(slots);
-        self.finish(allocated, &found, slots);
+        self.kept.extend(self.session.keep_slots(slots));
+        Some((self, allocated))
     }
 
     fn resolve(
@@ -196,16 +247,14 @@ impl Linking {
         Ok(())
     }
 
-    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Option<Box<dyn Send + Sync>>) {
+    fn finish(mut self, allocated: Allocated) {
         let _span = tracing::debug_span!("finalize", object = allocated.graph().name()).entered();
-        let dependences = self.dependences(found);
+        let dependences = self.dependences();
         let mut code = match self.publish(allocated) {
             Ok(code) => code,
             Err(cause) => return self.responsibility.fail(cause),
         };
-        if let Some(slots) = slots {
-            code.attach(slots);
-        }
+        self.kept.drain(..).for_each(|kept| code.attach(kept));
         let code = Arc::new(code);
         if let Err(error) = self.responsibility.hold(Box::new((self.registered, self.storage))) {
             return self.responsibility.fail(error.into());
@@ -216,20 +265,15 @@ impl Linking {
 
     /// Who needs whom. An object is linked as a whole, so each of its symbols needs the one that stands
     /// for the object, and that one what the object needs.
-    fn dependences(&self, found: &[(GraphSymbol, SymbolId)]) -> Vec<(SymbolId, SymbolId)> {
+    fn dependences(&self) -> Vec<(SymbolId, SymbolId)> {
         let own = self.responsibility.symbols();
         let Some(whole) = own.iter().find(|own| own.name == self.whole).map(|own| own.id) else { return Vec::new() };
         let parts = own.iter().map(|own| own.id).filter(|id| *id != whole).map(|part| (part, whole));
-        parts.chain(found.iter().map(|(_, needed)| (whole, *needed))).collect()
+        parts.chain(self.found.iter().map(|(_, needed)| (whole, *needed))).collect()
     }
 
     /// Makes the object's memory final, and tells the process what is in it.
     fn publish(&mut self, allocated: Allocated) -> Result<FinalizedAllocation, Cause> {
-        if let Some(storage) = &self.storage
-            && let Some(image) = allocated.thread_local_image()?.filter(|image| image.depends_on_externals)
-        {
-            storage.update(&image);
-        }
         let graph = allocated.graph();
         let lists = |sections: Vec<SectionId>| -> Vec<_> {
             sections.into_iter().map(|id| (graph.section(id).role, allocated.section_range(id))).collect()
@@ -257,6 +301,21 @@ impl Linking {
         }
         Ok(code)
     }
+}
+
+/// The externals whose addresses are in the initial values of thread-local variables.
+fn externals_of_image(graph: &LinkGraph) -> Vec<GraphSymbol> {
+    let Some(section) = graph.section_with(SectionRole::ThreadLocal) else { return Vec::new() };
+    // A thread-local variable has no address that could be in one.
+    let is_external = |symbol: &GraphSymbol| {
+        let symbol = graph.symbol(*symbol);
+        symbol.definition == Definition::External && symbol.kind != SymbolKind::ThreadLocal
+    };
+    let edges = graph.edges().iter().filter(|edge| graph.block(edge.block).section == Some(section));
+    let mut externals: Vec<_> = edges.map(|edge| edge.target).filter(is_external).collect();
+    externals.sort_unstable();
+    externals.dedup();
+    externals
 }
 
 /// The functions that sections of initializers or finalizers list, with their priorities, in the

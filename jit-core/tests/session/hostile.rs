@@ -165,9 +165,9 @@ fn units_that_are_refused_are_dropped_without_the_lock() {
 
         stage.define("baz");
         let _answer = stage.lookup(&["baz"], SymbolState::Ready);
-        let baz = stage.take("baz");
-        assert!(matches!(baz.replace(unit("elsewhere")), Err(Error::UnexpectedDefinition(_))));
-        baz.fail(because("no"));
+        let unit_of_baz = stage.take("baz");
+        assert!(matches!(unit_of_baz.replace(unit("elsewhere")), Err(Error::UnexpectedDefinition(_))));
+        unit_of_baz.fail(because("no"));
     });
 }
 
@@ -250,10 +250,10 @@ fn a_removed_tracker_is_what_a_late_definition_is_told_of() {
     let tracker = stage.dylib.create_tracker().unwrap();
     stage.define_in(&tracker, "foo", STRONG);
     let _answer = stage.lookup(&["foo"], SymbolState::Ready);
-    let foo = stage.take("foo");
+    let unit = stage.take("foo");
     tracker.remove().unwrap();
     let definition = (stage.name("foo"), SymbolDef::at(1));
-    assert!(matches!(foo.resolve(&[definition]), Err(Error::DefunctTracker)));
+    assert!(matches!(unit.resolve(&[definition]), Err(Error::DefunctTracker)));
 }
 
 #[test]
@@ -395,9 +395,7 @@ fn leaves_with_a_task() -> bool {
         starter.join().unwrap();
     }
     // What the waiter waits for is there before it has done what it was given.
-    let foo = stage.take("foo");
-    stage.resolve(&foo);
-    foo.emit(&[]).unwrap();
+    stage.finish("foo");
     go.send(()).unwrap();
     assert_eq!(waiter.join().unwrap(), Ok(0x1000));
     assert_eq!(answer.recv(), Ok(true));
@@ -411,15 +409,15 @@ fn lookups_that_were_cancelled_leave_nothing_behind() {
     let look_up = |name: &str| {
         stage.session.lookup_async(&stage.order(), stage.names(&[name]), SymbolState::Ready, |found| _ = found)
     };
-    let (foo, bar) = (look_up("foo"), look_up("bar"));
+    let [first, second] = ["foo", "bar"].map(look_up);
     let unit = stage.take("foo");
     assert_eq!(unit.requested_symbols().len(), 2);
-    foo.cancel();
+    first.cancel();
     assert_eq!(unit.requested_symbols(), stage.names(&["bar"]));
     for _ in 0..1000 {
         look_up("foo").cancel();
     }
-    bar.cancel();
+    second.cancel();
     assert!(unit.requested_symbols().is_empty());
     // Nobody waits: the other unit is not run before somebody does.
     unit.replace(stage.unit(&[("foo", STRONG)])).unwrap();

@@ -31,8 +31,8 @@ tlsdesc::resolver!("orcane_tlsdesc_of_module", address);
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{host, image, thread_pointer};
-    use super::super::{ThreadLocalStorage, copy_of_this_thread};
+    use super::super::ThreadLocalStorage;
+    use super::super::tests::{copy_of_this_thread, host, image, thread_pointer};
 
     /// What the routine of a descriptor returns, and what it leaves of vector registers that held `values`.
     fn resolve(descriptor: &[u64; 2], values: [[u64; 2]; 2]) -> (u64, [[u64; 2]; 2]) {

@@ -27,8 +27,6 @@ pub(super) struct SharedObject {
     /// The offset of three words: the module, the offset in the module's storage, and the offset
     /// from the thread pointer (0 for [`Placement::Dynamic`]).
     pub(super) answers: usize,
-    /// The offset of the initial values.
-    pub(super) image: usize,
 }
 
 const HEADER: u64 = 64;
@@ -130,7 +128,7 @@ impl SharedObject {
         out.bytes(&[0; 3 * WORD as usize]).bytes(names.as_bytes());
         out.0.resize(image_start as usize, 0);
         out.bytes(image);
-        Self { bytes: out.0, answers: answers as usize, image: image_start as usize }
+        Self { bytes: out.0, answers: answers as usize }
     }
 }
 

@@ -44,14 +44,14 @@ pub(crate) enum ThreadLocalError {
 /// from then on.
 #[derive(Debug)]
 pub(crate) struct ThreadLocalStorage {
-    library: Library,
-    /// Where in the library the initial values are.
-    image: usize,
+    /// Loaded as long as the storage is there.
+    _library: Library,
     location: TlsLocation,
 }
 
 impl ThreadLocalStorage {
-    /// Storage of as many bytes as the image has, with its values, in every thread.
+    /// Storage of as many bytes as the image has, with its values, in every thread: those that run already are given
+    /// them here, and nobody could change them there later.
     ///
     /// It is in the static block if that has room: about 1.6 KiB beyond what the program and its
     /// libraries take, unless the environment says otherwise (`GLIBC_TUNABLES`).
@@ -60,34 +60,12 @@ impl ThreadLocalStorage {
     ///
     /// When the system or the dynamic loader refuses.
     pub(crate) fn new(architecture: Architecture, image: &ThreadLocalImage) -> Result<Self, ThreadLocalError> {
-        let ThreadLocalImage { bytes, align, depends_on_externals } = image;
+        let ThreadLocalImage { bytes, align, .. } = image;
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        // What is to be updated must be there.
-        let used = if *depends_on_externals { bytes.len() } else { used };
         // A segment without bytes is none.
         let storage = Storage::Own { image: &bytes[..used], size: (bytes.len() as u64).max(1), align: *align };
-        let Answer { library, image, location } = ask(architecture, storage)?.map_err(ThreadLocalError::Loader)?;
-        Ok(Self { library, image, location })
-    }
-
-    /// Changes the initial values, to those of an image of the same size: in the calling thread and in
-    /// every thread that has no copy yet. A thread that has run before the storage was made keeps
-    /// the old ones if the storage is in the static block.
-    pub(crate) fn update(&self, image: &ThreadLocalImage) {
-        if !image.depends_on_externals {
-            return;
-        }
-        // SAFETY: the library was laid out with as many bytes there, in writable memory. The loader
-        // only reads them, for threads that start or have their first access: not of this storage,
-        // whose users are not linked yet.
-        unsafe {
-            self.library.base().add(self.image).copy_from_nonoverlapping(image.bytes.as_ptr(), image.bytes.len())
-        };
-        if self.location.thread_pointer_offset.is_some() {
-            let copy = copy_of_this_thread(self.location);
-            // SAFETY: the copy has the size of the image, and no code that uses it is there yet.
-            unsafe { copy.copy_from_nonoverlapping(image.bytes.as_ptr(), image.bytes.len()) };
-        }
+        let Answer { library, location } = ask(architecture, storage)?.map_err(ThreadLocalError::Loader)?;
+        Ok(Self { _library: library, location })
     }
 
     /// Where its first byte is.
@@ -112,19 +90,12 @@ pub(crate) fn variable_of_process(architecture: Architecture, name: &str) -> Res
     Ok(answer.location)
 }
 
-/// Where the calling thread has its copy.
-fn copy_of_this_thread(location: TlsLocation) -> *mut u8 {
-    // SAFETY: the pair is of a module that is loaded.
-    unsafe { __tls_get_addr(&[location.module, location.offset]) }
-}
-
 unsafe extern "C" {
     fn __tls_get_addr(pair: *const [u64; 2]) -> *mut u8;
 }
 
 struct Answer {
     library: Library,
-    image: usize,
     location: TlsLocation,
 }
 
@@ -144,7 +115,7 @@ fn ask(architecture: Architecture, storage: Storage<'_>) -> io::Result<Result<An
                     thread_pointer_offset: is_static.then_some(thread_pointer_offset.cast_signed()),
                     descriptor,
                 };
-                return Ok(Ok(Answer { library, image: object.image, location }));
+                return Ok(Ok(Answer { library, location }));
             }
             Err(refused) => reason = refused,
         }
@@ -271,6 +242,12 @@ mod tests {
         pointer
     }
 
+    /// Where the calling thread has its copy.
+    pub(super) fn copy_of_this_thread(location: TlsLocation) -> *mut u8 {
+        // SAFETY: the pair is of a module that is loaded.
+        unsafe { __tls_get_addr(&[location.module, location.offset]) }
+    }
+
     /// The calling thread's copy, as general-dynamic code finds it.
     fn copy(location: TlsLocation) -> *mut u64 {
         let start = copy_of_this_thread(location);
@@ -329,17 +306,6 @@ mod tests {
             let storage = storage([round, 5], 256, 8);
             assert_eq!(swap(storage.location()), [round, 5]);
         }
-    }
-
-    #[test]
-    fn values_that_are_known_late_are_there_in_time() {
-        let early = ThreadLocalImage { depends_on_externals: true, ..image([1, 0], 64, 8) };
-        let late = ThreadLocalImage { depends_on_externals: true, ..image([1, 2], 64, 8) };
-        let storage = ThreadLocalStorage::new(host(), &early).unwrap();
-        storage.update(&late);
-        let location = storage.location();
-        assert_eq!(swap(location), [1, 2]);
-        assert_eq!(thread::spawn(move || swap(location)).join().unwrap(), [1, 2]);
     }
 
     #[test]
