@@ -180,6 +180,13 @@ fn a_note_that_code_refers_to_is_in_memory() {
         int main(void) { printf(\"%d %d %d\\n\", at[3], note[2], other[3]); return 0; }";
     let main = c(&directory, &[], "main.c", main);
     same_as_native(&directory, &[&main], &[], &[]);
+    // It comes before other sections, and has relocations as they have.
+    let text = ".section .note.pointers, \"aw\", %note\n.globl first\nfirst: .quad x\n\
+        .data\nx: .quad 5\n.globl second\nsecond: .quad first\n";
+    let notes = compile(&directory, &[GCC], "pointers.s", text);
+    let main = "extern long *first, **second; int main(void) { printf(\"%ld %ld\\n\", *first, **second); return 0; }";
+    let main = c(&directory, &[], "pointed.c", main);
+    same_as_native(&directory, &[&main, &notes], &[], &[]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 use common::{add, define, jit, redirected_in_use};
 use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
 use cranelift_module::{Linkage, Module};
-use jit_core::{AbsoluteSymbol, Error, Jit, ResourceTracker, SymbolDef, SymbolFlags};
+use jit_core::{AbsoluteSymbol, Alias, Error, Jit, ResourceTracker, SymbolDef, SymbolFlags, SymbolName};
 
 type Nullary = unsafe extern "C" fn() -> i64;
 
@@ -225,4 +225,26 @@ fn a_handle_stays_with_its_body() {
     // SAFETY: the functions only compute.
     assert_eq!(unsafe { old.call() }, 1);
     assert_eq!(call(&jit, "callee"), 2);
+}
+
+#[test]
+fn an_alias_of_a_function_that_is_removed_goes_with_it() {
+    let jit = jit();
+    let tracker = redefine(&jit, &constant("function", 1)).unwrap();
+    let [name, alias, second] = ["function", "alias", "second"].map(|name| jit.session().intern(name));
+    let stands_for = |name: &SymbolName, aliasee: &SymbolName| Alias {
+        name: name.clone(),
+        aliasee: aliasee.clone(),
+        flags: SymbolFlags::FUNCTION,
+    };
+    jit.main().define_aliases(vec![stands_for(&alias, &name), stands_for(&second, &alias)]).unwrap();
+    assert_eq!(call(&jit, "second"), 1);
+    tracker.remove().unwrap();
+    // Takes its place.
+    redefine(&jit, &constant("other", 2)).unwrap();
+    assert_eq!(call(&jit, "other"), 2);
+    for name in ["alias", "second"] {
+        let error = jit.lookup_address(name).unwrap_err().to_string();
+        assert!(error.contains("removed"), "{error}");
+    }
 }

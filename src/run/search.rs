@@ -80,7 +80,17 @@ pub(super) fn compilers_archives() -> Vec<PathBuf> {
 /// The files of a library: a shared one rather than an archive in the same directory, unless it is to be hidden; or what a
 /// script names that is there in its place.
 pub(super) fn library(name: &str, own: &[PathBuf], scope: ArchiveScope) -> Result<Vec<PathBuf>> {
-    Search { directories: own.iter().cloned().chain(directories()).collect(), scope }.library(name, DEPTH)
+    let search = Search { directories: own.iter().cloned().chain(directories()).collect(), scope };
+    let mut files = search.library(name, DEPTH)?;
+    files.retain(|file| !is_the_processs(file));
+    Ok(files)
+}
+
+/// Whether it is the C library or the loader. The process has its own, which everything finds; a second one, of another
+/// compiler, would know nothing of its threads.
+fn is_the_processs(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name == "libc.so.6" || name.starts_with("ld-linux")
 }
 
 struct Search {

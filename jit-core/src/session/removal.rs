@@ -90,10 +90,9 @@ impl State {
             let symbols = self.units.get(unit).map(|unit| unit.symbols.as_slice()).unwrap_or_default();
             for symbol in symbols.iter().filter_map(|symbol| self.symbols.get(*symbol)) {
                 let users = self.edges.dependants(symbol.needed_by).filter_map(|index| Some(self.symbols.at(index)?.1));
-                // A function that can be redirected outlives its bodies.
-                all.extend(
-                    users.filter(|user| user.slot() == 0).map(|user| user.unit).filter(|unit| seen.insert(*unit)),
-                );
+                // A function that can be redirected outlives its bodies; an alias of one, with its slot, does not outlive it.
+                let users = users.filter(|user| user.slot() == 0 || user.slot() == symbol.slot());
+                all.extend(users.map(|user| user.unit).filter(|unit| seen.insert(*unit)));
             }
         }
         all

@@ -478,20 +478,22 @@ impl State {
         effects: &mut Effects,
     ) {
         // Roots come first: each has the cause itself, whether or not it depends on another.
-        let mut work: Vec<(SymbolId, Arc<Cause>)> =
-            symbols.into_iter().map(|symbol| (symbol, Arc::clone(cause))).collect();
+        let mut work: Vec<(SymbolId, Arc<Cause>, u64)> =
+            symbols.into_iter().map(|symbol| (symbol, Arc::clone(cause), 0)).collect();
         let roots = work.len();
         let mut position = 0;
-        while let Some((id, cause)) = work.get(position).cloned() {
+        while let Some((id, cause, needed_slot)) = work.get(position).cloned() {
             let root = position < roots;
             position += 1;
             let Some(mut symbol) = self.symbols.get_mut(id) else { continue };
             if symbol.failure().is_some() {
                 continue;
             }
-            if symbol.state() == SymbolState::Ready && (reach == Reach::Unready || !root && symbol.slot() != 0) {
-                // A function that can be redirected outlives its bodies: whoever watches them
-                // says where its calls go.
+            let slot = symbol.slot();
+            // A function that can be redirected outlives its bodies: whoever watches them says where its calls go. An alias
+            // of it has its slot, and nothing else.
+            let outlives = !root && slot != 0 && slot != needed_slot;
+            if symbol.state() == SymbolState::Ready && (reach == Reach::Unready || outlives) {
                 continue;
             }
             symbol.fail(Arc::clone(&cause));
@@ -501,7 +503,7 @@ impl State {
                 work.extend(
                     self.edges
                         .dependants(dependants)
-                        .filter_map(|index| Some((self.symbols.at(index)?.0, Arc::clone(&cause)))),
+                        .filter_map(|index| Some((self.symbols.at(index)?.0, Arc::clone(&cause), slot))),
                 );
             }
             self.aliases.remove(&id);

@@ -28,11 +28,17 @@ impl<'data> Reader<'data> {
         let counts = tables.iter().flatten().map(|table| table.len());
         let records = self.unwind_tables.keys().filter_map(|section| tables[*section]).map(<[_]>::len);
         self.graph.reserve_edges(counts.chain(records).sum());
-        for (section, table) in tables.iter().enumerate() {
-            match (self.placed[section], table) {
-                (Some(block), Some(table)) if self.graph.is_note(block) => self.add_note_relocations(block, table),
-                (Some(block), Some(table)) => self.add_section_relocations(SectionIndex(section), block, table)?,
-                _ => {}
+        let tables_of_blocks = tables.iter().enumerate();
+        let tables_of_blocks =
+            tables_of_blocks.filter_map(|(section, table)| Some((self.placed[section]?, section, (*table)?)));
+        let mut tables_of_blocks: Vec<_> = tables_of_blocks.collect();
+        // A note that is in memory after all comes after the others.
+        tables_of_blocks.sort_by_key(|(block, ..)| *block);
+        for (block, section, table) in tables_of_blocks {
+            if self.graph.is_note(block) {
+                self.add_note_relocations(block, table);
+            } else {
+                self.add_section_relocations(SectionIndex(section), block, table)?;
             }
         }
         for (section, id) in std::mem::take(&mut self.unwind_tables) {
