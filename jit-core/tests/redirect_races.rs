@@ -209,7 +209,7 @@ fn a_first_lookup_that_compiles_an_old_body_ends_with_the_new_one() {
         let mut first = None;
         let meanwhile = || {
             first = Some(scope.spawn(|| jit.lookup_address("f")));
-            wait_for(&jit, "f$0", SymbolState::Materializing);
+            wait_for(&jit, "f$orcane.0", SymbolState::Materializing);
         };
         hold(|| redefine(&jit, &second).unwrap(), meanwhile);
         resolve.send(()).unwrap();

@@ -19,7 +19,11 @@ pub(crate) fn end_after(seconds: u32) {
     unsafe { libc::alarm(seconds) };
 }
 
+/// What `timeout`, which may run the process for us, makes of the alarm.
+const TIMED_OUT: i32 = 124;
+
 /// How a process has ended.
 pub(crate) fn told(status: ExitStatus) -> String {
-    if status.signal() == Some(libc::SIGALRM) { "it takes too long".to_owned() } else { status.to_string() }
+    let is_over = status.signal() == Some(libc::SIGALRM) || status.code() == Some(TIMED_OUT);
+    if is_over { "it takes too long".to_owned() } else { status.to_string() }
 }
