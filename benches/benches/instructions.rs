@@ -39,7 +39,7 @@ fn prepare(name: &str) -> Work {
 #[bench::first_jit(args = ("first-jit"), config = checked_in(18_177))]
 #[bench::define(args = ("define"), config = checked_in(8_266_599))]
 #[bench::lookup(args = ("lookup"), config = checked_in(2_555_091))]
-#[bench::cycle(args = ("cycle"), config = checked_in(10_026_824))]
+#[bench::cycle(args = ("cycle"), config = checked_in(9_497_991))]
 fn whole(work: Work) {
     work().expect("a workload works");
 }

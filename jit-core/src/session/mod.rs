@@ -253,8 +253,7 @@ impl ExecutionSession {
 
     /// Does what a transition asked for. No lock is held.
     fn perform(&self, effects: Effects) {
-        let Effects { dispatch, answers, discards, dropped, garbage, resources, causes, unusable, generators } =
-            effects;
+        let Effects { dispatch, answers, discards, dropped, garbage, resources, unusable, generators } = effects;
         for watch in unusable {
             watch.unusable();
         }
@@ -266,7 +265,9 @@ impl ExecutionSession {
             self.notify_managers();
         }
         discards.into_iter().for_each(|discard| self.tell_discarded(discard));
-        unit::contain(|| drop((dropped, causes)));
+        if !dropped.is_empty() {
+            unit::contain(|| drop(dropped));
+        }
         for slot in generators {
             self.close_generator(&slot, || Cause::GeneratorRemoved);
         }

@@ -25,6 +25,18 @@ pub enum RemovalPolicy {
     Cascade,
 }
 
+impl RemovedSymbol {
+    /// Leaves the error that it had failed with, which may be the user's, to be dropped without the lock; `ours` is the
+    /// removal's own.
+    fn leave_failure(self, ours: &Arc<Cause>, effects: &mut Effects) {
+        if let Some(failure) = self.failure
+            && !Arc::ptr_eq(&failure, ours)
+        {
+            effects.resources.push(Box::new(failure));
+        }
+    }
+}
+
 impl State {
     /// Removes a tracker's units with their symbols; what still waits for one of them fails.
     pub(crate) fn remove_units(
@@ -110,7 +122,9 @@ impl State {
             .collect();
         self.fail_all(symbols.iter().copied(), &cause, Reach::All, effects);
         for symbol in symbols {
-            effects.causes.extend(self.remove_symbol(symbol).and_then(|removed| removed.failure));
+            if let Some(removed) = self.remove_symbol(symbol) {
+                removed.leave_failure(&cause, effects);
+            }
         }
         for unit in units {
             self.telling.remove(&unit);
@@ -165,11 +179,12 @@ impl State {
             }
             self.fail_all([id], &cause, Reach::All, effects);
             let Some(symbol) = self.remove_symbol(id) else { continue };
-            effects.causes.extend(symbol.failure);
-            let Some(unit) = self.units.get_mut(symbol.unit) else { continue };
+            let owner = symbol.unit;
+            symbol.leave_failure(&cause, effects);
+            let Some(unit) = self.units.get_mut(owner) else { continue };
             unit.symbols.retain(|other| *other != id);
             if unit.symbols.is_empty() {
-                let garbage = self.take_unit(symbol.unit);
+                let garbage = self.take_unit(owner);
                 effects.garbage.extend(garbage);
             }
         }

@@ -152,9 +152,8 @@ pub(crate) struct Effects {
     pub(crate) discards: Vec<Discard>,
     pub(crate) dropped: Vec<Box<dyn MaterializationUnit>>,
     pub(crate) garbage: Vec<Unit>,
+    /// What was held, and the errors of removed symbols, which are the user's too.
     pub(crate) resources: Vec<Box<dyn Send>>,
-    /// Why removed symbols had failed: errors of the user's.
-    pub(crate) causes: Vec<Arc<Cause>>,
     /// Watches of code that must not be called any more.
     pub(crate) unusable: Watches,
     pub(crate) generators: Vec<Arc<GeneratorSlot>>,
@@ -489,16 +488,16 @@ impl State {
             if symbol.failure().is_some() {
                 continue;
             }
-            let slot = symbol.slot();
             // A function that can be redirected outlives its bodies: whoever watches them says where its calls go. An alias
             // of it has its slot, and nothing else.
-            let outlives = !root && slot != 0 && slot != needed_slot;
-            if symbol.state() == SymbolState::Ready && (reach == Reach::Unready || outlives) {
+            let outlives = |slot| slot != 0 && slot != needed_slot;
+            if symbol.state() == SymbolState::Ready && (reach == Reach::Unready || !root && outlives(symbol.slot())) {
                 continue;
             }
             symbol.fail(Arc::clone(&cause));
             let dependants = symbol.needed_by;
             if dependants != edges::NONE {
+                let slot = symbol.slot();
                 let cause = self.dependency_cause(id, &cause);
                 work.extend(
                     self.edges
