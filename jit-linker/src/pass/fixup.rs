@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::indirect::{self, GOT_ENTRY, GotContent, Indirection};
 use crate::arch::{self, FixupError, Operands, Origin, Referent, aarch64, stub, x86_64};
-use crate::graph::{Block, BlockId, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionRole, SymbolId, SymbolKind};
+use crate::graph::{Block, BlockId, Content, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionRole, SymbolId, SymbolKind};
 use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
 use crate::memory::{self, Allocation, SegmentKind};
 
@@ -68,16 +68,8 @@ impl Windows {
 /// Writes the content of a block and of those before it to a part of their segment, at once: if that is cheaper than to copy
 /// each, which it says. They are in order.
 fn write_content(allocation: &mut Allocation, graph: &LinkGraph, index: usize, range: Range<usize>) -> bool {
-    static ZEROS: [u8; 4096] = [0; 4096];
     let kind = graph.blocks[index].kind;
-    let mut parts = Vec::new();
-    let zeros = |parts: &mut Vec<IoSlice<'_>>, mut size: usize| {
-        while size > 0 {
-            let part = size.min(ZEROS.len());
-            parts.push(IoSlice::new(&ZEROS[..part]));
-            size -= part;
-        }
-    };
+    let mut parts = Parts::of(graph);
     // From the end.
     let mut written = range.end;
     for block in graph.blocks[..=index].iter().rev().filter(|block| block.live && block.kind == kind) {
@@ -86,16 +78,75 @@ fn write_content(allocation: &mut Allocation, graph: &LinkGraph, index: usize, r
         if part.is_empty() && start < range.start {
             break;
         }
-        zeros(&mut parts, written - part.end);
-        match graph.bytes(block) {
-            Some(bytes) => parts.push(IoSlice::new(&bytes[part.start - start..part.end - start])),
-            None => zeros(&mut parts, part.len()),
-        }
+        parts.put(block, part.start - start..part.end - start, written - part.end);
         written = part.start;
     }
-    zeros(&mut parts, written - range.start);
-    parts.reverse();
-    allocation.write(kind, range.start, &parts)
+    parts.put_zeros(written - range.start);
+    allocation.write(kind, range.start, &parts.finish())
+}
+
+/// What is written one behind the other, put together from its end.
+struct Parts<'a> {
+    graph: &'a LinkGraph,
+    list: Vec<IoSlice<'a>>,
+    /// The part of the object that comes first so far. What the object has before it may come before it here, too.
+    run: Range<usize>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(graph: &'a LinkGraph) -> Self {
+        Self { graph, list: Vec::new(), run: 0..0 }
+    }
+
+    /// Puts a part of a block before the others, and so many zeros between them.
+    fn put(&mut self, block: &Block, part: Range<usize>, zeros: usize) {
+        if let Content::Object { start } = block.content {
+            let start = start as usize;
+            let between = start + part.end..self.run.start;
+            let continues = between.end.checked_sub(between.start) == Some(zeros)
+                && self.graph.object().get(between).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
+            if !continues {
+                self.put_zeros(zeros);
+                self.end_run();
+                self.run.end = start + part.end;
+            }
+            self.run.start = start + part.start;
+            return;
+        }
+        self.put_zeros(zeros);
+        match self.graph.bytes(block) {
+            Some(bytes) => {
+                self.end_run();
+                self.list.push(IoSlice::new(&bytes[part]));
+            }
+            None => self.put_zeros(part.len()),
+        }
+    }
+
+    fn put_zeros(&mut self, mut size: usize) {
+        static ZEROS: [u8; 4096] = [0; 4096];
+        if size > 0 {
+            self.end_run();
+        }
+        while size > 0 {
+            let part = size.min(ZEROS.len());
+            self.list.push(IoSlice::new(&ZEROS[..part]));
+            size -= part;
+        }
+    }
+
+    fn end_run(&mut self) {
+        let bytes = self.graph.object().get(std::mem::take(&mut self.run)).unwrap_or_default();
+        if !bytes.is_empty() {
+            self.list.push(IoSlice::new(bytes));
+        }
+    }
+
+    fn finish(mut self) -> Vec<IoSlice<'a>> {
+        self.end_run();
+        self.list.reverse();
+        self.list
+    }
 }
 
 /// A graph whose addresses are all known, and where it goes.

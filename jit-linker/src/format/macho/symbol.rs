@@ -14,8 +14,9 @@ impl<'data> Reader<'data> {
     /// Adds what the object defines.
     pub(super) fn add_symbols(&mut self) -> Parsed<()> {
         self.symbol_ids = vec![None; self.symbols.len()];
-        // What is referred to by its address alone has a symbol for it.
-        self.graph.symbols.reserve(self.symbols.len() + self.graph.blocks.len());
+        // What is referred to by its address alone has a symbol for it: literals, and the functions of records.
+        let unnamed = self.graph.blocks.iter().filter(|block| block.kind != SegmentKind::Code).count();
+        self.graph.symbols.reserve_exact(self.symbols.len() + unnamed);
         let mut indirect = Vec::new();
         for index in 0..self.symbols.len() {
             let index = SymbolIndex(index);
