@@ -138,6 +138,7 @@ impl Operands {
         (self.absolute() & !0xfff).wrapping_sub(self.place & !0xfff).cast_signed()
     }
 
+    #[inline]
     fn measure(self, origin: Origin) -> i64 {
         match origin {
             Origin::Zero => self.absolute().cast_signed(),
@@ -152,6 +153,7 @@ impl Operands {
 impl EdgeKind {
     /// What stands for the target in the kind's formula.
     #[must_use]
+    #[inline]
     pub(crate) const fn referent(self) -> Referent {
         match self {
             Self::X86_64(kind) => kind.formula().0,
@@ -161,6 +163,7 @@ impl EdgeKind {
 
     /// What the kind's formula measures from.
     #[must_use]
+    #[inline]
     pub(crate) const fn origin(self) -> Origin {
         match self {
             Self::X86_64(kind) => kind.formula().1,
@@ -231,6 +234,16 @@ pub(crate) fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Ope
     }
 }
 
+/// As [`apply`], where the formula has nothing but addresses of the symbol and of the field, and the value fits. Says
+/// whether it is applied.
+#[inline]
+pub(crate) fn apply_direct(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> bool {
+    let (referent, origin) = (kind.referent(), kind.origin());
+    matches!(referent, Referent::Symbol | Referent::Branch)
+        && !matches!(origin, Origin::GotBase | Origin::GotPage)
+        && apply(kind, block, offset, operands).is_ok()
+}
+
 /// The `N` bytes of the field at `offset`.
 #[inline]
 fn field<const N: usize>(block: &mut [u8], offset: u32) -> Result<&mut [u8; N], FixupError> {
@@ -259,6 +272,7 @@ fn either(value: i64, bits: u32) -> Result<i64, FixupError> {
 }
 
 /// `value`, if it fits a signed field of `bits`.
+#[inline]
 fn signed(value: i64, bits: u32) -> Result<i64, FixupError> {
     let limit = 1i64 << (bits - 1);
     if (-limit..limit).contains(&value) { Ok(value) } else { Err(FixupError::OutOfRange { value, bits }) }

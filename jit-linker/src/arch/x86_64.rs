@@ -146,7 +146,7 @@ impl EdgeKind {
 /// # Errors
 ///
 /// When the field lies outside the block, or the value does not fit it.
-#[inline]
+#[inline(always)]
 pub(crate) fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> Result<(), FixupError> {
     let (_, origin, width) = kind.formula();
     let value = operands.measure(origin);

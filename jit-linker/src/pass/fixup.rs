@@ -243,28 +243,28 @@ impl Placement {
     }
 
     /// Applies the first of a block's edges, as long as they lead to known addresses within reach: nearly all do.
-    fn skip_direct<'a>(&mut self, block: BlockId, mut edges: &'a [Edge], is_whole: bool) -> &'a [Edge] {
+    #[inline(never)]
+    fn skip_direct<'a>(&mut self, block: BlockId, edges: &'a [Edge], is_whole: bool) -> &'a [Edge] {
         let start = self.block_address(block);
-        let Self { graph, allocation, .. } = self;
-        let Block { kind, segment_offset, size, .. } = graph.blocks[block.index()];
+        let Self { graph: LinkGraph { blocks, symbols, .. }, allocation, .. } = self;
+        let Block { kind, segment_offset, size, .. } = blocks[block.index()];
         let bytes = &mut allocation.working(kind)[segment_offset as usize..][..size as usize];
-        while let Some((edge, rest)) = edges.split_first() {
-            let symbol = &graph.symbols[edge.target.index()];
+        let mut rest = edges.iter();
+        while let Some(edge) = rest.as_slice().first() {
+            let symbol = &symbols[edge.target.index()];
             let is_known = match symbol.definition {
-                Definition::Block { block, .. } => is_whole || graph.blocks[block.index()].live,
+                Definition::Block { block, .. } => is_whole || blocks[block.index()].live,
                 Definition::External => symbol.address != 0,
                 _ => true,
             };
-            let is_direct = matches!(edge.kind.referent(), Referent::Symbol | Referent::Branch)
-                && !matches!(edge.kind.origin(), Origin::GotBase | Origin::GotPage);
-            let operands =
-                Operands { place: start + u64::from(edge.offset), target: symbol.address, addend: edge.addend };
-            if !is_known || !is_direct || arch::apply(edge.kind, bytes, edge.offset, operands).is_err() {
+            let place = start + u64::from(edge.offset);
+            let operands = Operands { place, target: symbol.address, addend: edge.addend };
+            if !is_known || !arch::apply_direct(edge.kind, bytes, edge.offset, operands) {
                 break;
             }
-            edges = rest;
+            rest.next();
         }
-        edges
+        rest.as_slice()
     }
 
     fn copy_content(&mut self, index: usize) {

@@ -90,7 +90,11 @@ impl Indirection {
         // Such a symbol is there because something refers to it.
         let needs_got = graph.symbols.iter().any(|symbol| symbol.definition == Definition::GotBase);
         let mut this = Self { islands: Islands::new(graph, order), needs_got, ..Self::default() };
-        for edge in graph.edges.iter().filter(|edge| graph.blocks[edge.block.index()].live) {
+        for edge in &graph.edges {
+            // Nearly all need nothing.
+            if is_plain(edge.kind) || !graph.blocks[edge.block.index()].live {
+                continue;
+            }
             this.visit(graph, edge);
         }
         let resolvers = this.visit_resolvers(graph);
@@ -104,14 +108,9 @@ impl Indirection {
 
     fn visit(&mut self, graph: &LinkGraph, edge: &Edge) {
         let referent = edge.kind.referent();
-        if referent == Referent::Symbol {
-            // The most frequent by far.
-            self.needs_got |= matches!(edge.kind.origin(), Origin::GotBase | Origin::GotPage);
-            return;
-        }
         if referent.is_got_entry() && !is_relaxed_inside(graph, edge) {
             self.entry(got_content(edge));
-        } else if referent == Referent::GotBase || edge.kind.origin() == Origin::GotBase {
+        } else if referent == Referent::GotBase || is_from_got(edge.kind) {
             self.needs_got = true;
         } else if referent == Referent::Branch && self.needs_stub(graph, edge) {
             self.stub(self.stub_key(graph, edge));
@@ -122,9 +121,10 @@ impl Indirection {
         let Definition::Block { block, .. } = graph.symbol(edge.target).definition else {
             return !is_cranelift_address(graph, edge);
         };
-        let is_code = graph.block(block).kind == SegmentKind::Code;
-        self.islands.of(edge.block) != self.islands.of(block)
-            || graph.architecture() == Architecture::Aarch64 && !is_code
+        let is_short = graph.architecture() == Architecture::Aarch64;
+        is_short
+            && (self.islands.of(edge.block) != self.islands.of(block)
+                || graph.block(block).kind != SegmentKind::Code)
     }
 
     /// A function that is chosen when the code is loaded is reached through a stub, wherever it is
@@ -199,6 +199,17 @@ impl Indirection {
     pub(crate) fn stub_for(&self, graph: &LinkGraph, edge: &Edge) -> Option<&Stub> {
         self.stub_of.get(&self.stub_key(graph, edge)).map(|index| &self.stubs[*index as usize])
     }
+}
+
+/// Whether an edge needs neither entry nor stub: it is about where its symbol is.
+#[inline]
+fn is_plain(kind: EdgeKind) -> bool {
+    kind.referent() == Referent::Symbol && !is_from_got(kind)
+}
+
+#[inline]
+fn is_from_got(kind: EdgeKind) -> bool {
+    matches!(kind.origin(), Origin::GotBase | Origin::GotPage)
 }
 
 /// The part of a branch's addend that remains when a stub stands for target and addend: how far

@@ -110,6 +110,7 @@ impl<'data> Reader<'data> {
         }
     }
 
+    #[inline]
     fn meaning(&self, relocation: &Rela64<LittleEndian>) -> Meaning {
         let number = relocation.r_type(LittleEndian, false);
         match self.graph.architecture() {
@@ -119,6 +120,8 @@ impl<'data> Reader<'data> {
     }
 
     /// The edge of a relocation, if it has one, in a block that starts at an offset of the section.
+    // What it returns would go through memory, for each of the relocations.
+    #[inline(always)]
     pub(super) fn edge_at(
         &mut self,
         section: SectionIndex,
@@ -130,14 +133,7 @@ impl<'data> Reader<'data> {
         let kind = match self.meaning(relocation) {
             Meaning::Edge(kind) => self.kind_in(block, kind),
             Meaning::Nothing => return Ok(None),
-            Meaning::Unsupported => {
-                return Err(Box::new(ParseError::UnsupportedRelocation {
-                    object: self.graph.name().to_owned(),
-                    section: String::from_utf8_lossy(self.section_name(section)?).into_owned(),
-                    offset,
-                    relocation: relocation.r_type(LittleEndian, false),
-                }));
-            }
+            Meaning::Unsupported => return Err(self.unsupported_relocation(section, relocation)),
         };
         let target = self.symbol(SymbolIndex(relocation.r_sym(LittleEndian, false) as usize))?;
         let size = self.graph.block(block).size;
@@ -148,7 +144,22 @@ impl<'data> Reader<'data> {
         Ok(Some(Edge { block, offset, kind, target, addend: relocation.r_addend.get(LittleEndian) }))
     }
 
+    #[cold]
+    fn unsupported_relocation(&self, section: SectionIndex, relocation: &Rela64<LittleEndian>) -> Box<ParseError> {
+        let section = match self.section_name(section) {
+            Ok(name) => String::from_utf8_lossy(name).into_owned(),
+            Err(error) => return error,
+        };
+        Box::new(ParseError::UnsupportedRelocation {
+            object: self.graph.name().to_owned(),
+            section,
+            offset: relocation.r_offset.get(LittleEndian),
+            relocation: relocation.r_type(LittleEndian, false),
+        })
+    }
+
     /// An instruction can be rewritten, data can't.
+    #[inline]
     fn kind_in(&self, block: BlockId, kind: EdgeKind) -> EdgeKind {
         use arch::x86_64::EdgeKind::{GotDelta32, GotLoad32, GotOperand32};
         match kind {

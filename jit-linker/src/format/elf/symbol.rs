@@ -54,6 +54,7 @@ impl<'data> Reader<'data> {
     }
 
     /// The graph's symbol that a relocation refers to.
+    #[inline]
     pub(super) fn symbol(&mut self, index: SymbolIndex) -> Parsed<SymbolId> {
         if index.0 == 0 {
             return Ok(*self.zero.get_or_insert_with(|| self.graph.absolute(0)));
