@@ -24,39 +24,44 @@ pub(super) enum Meaning {
 impl<'data> Reader<'data> {
     pub(super) fn add_relocations(&mut self) -> Parsed<()> {
         let tables = self.relocation_tables()?;
-        // A record of unwinding has about one relocation, and an edge to its CIE beside.
-        let counts = tables.iter().flatten().map(|table| table.len());
-        let records = self.unwind_tables.keys().filter_map(|section| tables[*section]).map(<[_]>::len);
-        self.graph.reserve_edges(counts.chain(records).sum());
-        let tables_of_blocks = tables.iter().enumerate();
-        let tables_of_blocks =
-            tables_of_blocks.filter_map(|(section, table)| Some((self.placed[section]?, section, (*table)?)));
-        let mut tables_of_blocks: Vec<_> = tables_of_blocks.collect();
+        let mut count = 0;
+        let mut tables_of_blocks = Vec::with_capacity(self.graph.blocks.len());
+        for (section, table) in tables.iter().enumerate() {
+            let length = self.relocations_at(*table)?.len();
+            count += length;
+            if self.unwind_tables.contains_key(&section) {
+                // A record of unwinding has about one relocation, and an edge to its CIE beside.
+                count += length;
+            } else if let Some(block) = self.placed[section].filter(|_| length > 0) {
+                tables_of_blocks.push((block, section as u32));
+            }
+        }
+        self.graph.reserve_edges(count);
         // A note that is in memory after all comes after the others.
-        tables_of_blocks.sort_by_key(|(block, ..)| *block);
-        for (block, section, table) in tables_of_blocks {
+        tables_of_blocks.sort_by_key(|(block, _)| *block);
+        for (block, section) in tables_of_blocks {
+            let section = section as usize;
+            let relocations = self.relocations_at(tables[section])?;
             if self.graph.is_note(block) {
-                self.add_note_relocations(block, table);
+                self.add_note_relocations(block, relocations);
             } else {
-                self.add_section_relocations(SectionIndex(section), block, table)?;
+                self.add_section_relocations(SectionIndex(section), block, relocations)?;
             }
         }
         for (section, id) in std::mem::take(&mut self.unwind_tables) {
-            self.add_unwind_records(SectionIndex(section), id, tables[section].unwrap_or_default())?;
+            self.add_unwind_records(SectionIndex(section), id, self.relocations_at(tables[section])?)?;
         }
         Ok(())
     }
 
-    /// For each section that is in memory, its relocations.
-    fn relocation_tables(&mut self) -> Parsed<Vec<Option<&'data [Rela64<LittleEndian>]>>> {
-        let mut tables = vec![None; self.sections.len()];
-        let mut is_loaded: Vec<_> = self.placed.iter().map(Option::is_some).collect();
-        for section in self.unwind_tables.keys() {
-            is_loaded[*section] = true;
-        }
-        for header in self.sections.iter() {
+    /// For each section that is in memory, the index of the section with its relocations; 0 if it has none. An object's
+    /// size fits 32 bits, and so does the number of its sections.
+    fn relocation_tables(&mut self) -> Parsed<Vec<u32>> {
+        let mut tables = vec![0; self.sections.len()];
+        for (index, header) in self.sections.iter().enumerate() {
             let target = header.sh_info.get(LittleEndian) as usize;
-            let is_loaded = is_loaded.get(target).is_some_and(|is_loaded| *is_loaded);
+            let is_loaded = self.placed.get(target).is_some_and(Option::is_some)
+                || self.unwind_tables.contains_key(&target);
             match header.sh_type.get(LittleEndian) {
                 SHT_RELA if is_loaded => {}
                 kind @ (SHT_REL | SHT_CREL) if is_loaded => {
@@ -65,11 +70,20 @@ impl<'data> Reader<'data> {
                 _ => continue,
             }
             self.claim(header.sh_size.get(LittleEndian))?;
-            if tables[target].replace(self.relocations(header)?).is_some() {
+            if std::mem::replace(&mut tables[target], index as u32) != 0 {
                 return Err(self.malformed(format!("section {target} has two tables of relocations")));
             }
         }
         Ok(tables)
+    }
+
+    /// The relocations that a section holds, of which 0 stands for none.
+    fn relocations_at(&self, section: u32) -> Parsed<&'data [Rela64<LittleEndian>]> {
+        if section == 0 {
+            return Ok(&[]);
+        }
+        let header = self.sections.section(SectionIndex(section as usize)).map_err(|error| self.broken(error))?;
+        self.relocations(header)
     }
 
     fn relocations(&self, header: &SectionHeader64<LittleEndian>) -> Parsed<&'data [Rela64<LittleEndian>]> {
