@@ -7,7 +7,9 @@ use rustc_hash::FxHashMap;
 
 use super::indirect::{self, GOT_ENTRY, GotContent, Indirection};
 use crate::arch::{self, FixupError, Operands, Origin, Referent, aarch64, stub, x86_64};
-use crate::graph::{Block, BlockId, Content, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionRole, SymbolId, SymbolKind};
+use crate::graph::{
+    Block, BlockId, Content, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionRole, SymbolId, SymbolKind,
+};
 use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
 use crate::memory::{self, Allocation, SegmentKind};
 

@@ -123,8 +123,7 @@ impl Indirection {
         };
         let is_short = graph.architecture() == Architecture::Aarch64;
         is_short
-            && (self.islands.of(edge.block) != self.islands.of(block)
-                || graph.block(block).kind != SegmentKind::Code)
+            && (self.islands.of(edge.block) != self.islands.of(block) || graph.block(block).kind != SegmentKind::Code)
     }
 
     /// A function that is chosen when the code is loaded is reached through a stub, wherever it is

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jit_linker::graph::{Definition, Linkage, Scope, SectionRole, SymbolKind};
 use jit_linker::link;
-use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
+use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind, SlabManager};
 use jit_linker::{SymbolStringPool, format};
 
 use crate::archive::check_index;
@@ -106,6 +106,23 @@ fn elf_11_an_empty_section_is_nothing_and_can_be_pointed_to() {
     let linked = image(assemble(X86_64, ".section .empty, \"a\"\ne:\n.data\n.quad e"), &|_| None).expect("it links");
     assert_eq!(linked.constants.len(), 0);
     assert_eq!(linked.data.len(), 8);
+}
+
+/// Such sections are written a run of the object at a time.
+#[test]
+fn what_lies_between_sections_in_the_object_is_not_between_them_in_memory() {
+    let source = ".section .text.a, \"ax\"\n.balign 16\n.fill 16385, 1, 0xaa\n.section .rodata, \"a\"\n.fill 15, 1, 0xbb\n\
+        .section .text.b, \"ax\"\n.balign 16\n.fill 17, 1, 0xcc\n.section .text.c, \"ax\"\n.balign 16\n.fill 100, 1, 0xdd\n";
+    let graph = assemble(X86_64, source);
+    let starts = |what| graph.object().windows(100).position(|bytes| bytes == [what; 100]).expect("it is there");
+    let [a, c] = [0xaa, 0xdd].map(starts);
+    assert_eq!(c - a, 16400 + 32, "the sections lie in the object as they will in memory");
+    let memory: Arc<dyn MemoryManager> = Arc::new(SlabManager::new().expect("there is memory"));
+    let mut fixed = link::prepare(graph).and_then(|prepared| prepared.allocate(&memory)?.fix_up()).expect("it links");
+    let runs = [(0xaa, 16385), (0, 15), (0xcc, 17), (0, 15), (0xdd, 100)];
+    let expected: Vec<u8> = runs.iter().flat_map(|(byte, count)| vec![*byte; *count]).collect();
+    assert_eq!(fixed.content(SegmentKind::Code), expected);
+    assert_eq!(fixed.content(SegmentKind::ReadOnly), [0xbb; 15]);
 }
 
 #[test]

@@ -60,8 +60,8 @@ impl<'data> Reader<'data> {
         let mut tables = vec![0; self.sections.len()];
         for (index, header) in self.sections.iter().enumerate() {
             let target = header.sh_info.get(LittleEndian) as usize;
-            let is_loaded = self.placed.get(target).is_some_and(Option::is_some)
-                || self.unwind_tables.contains_key(&target);
+            let is_loaded =
+                self.placed.get(target).is_some_and(Option::is_some) || self.unwind_tables.contains_key(&target);
             match header.sh_type.get(LittleEndian) {
                 SHT_RELA if is_loaded => {}
                 kind @ (SHT_REL | SHT_CREL) if is_loaded => {
