@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use jit_linker::SymbolName;
 use jit_linker::graph::{Definition, LinkGraph, Linkage, SectionId, SectionRole, SymbolId as GraphSymbol, SymbolKind};
-use jit_linker::link::{self, Allocated, Fixed};
+use jit_linker::link::{self, Allocated, Fixed, TlsLocation};
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use rustc_hash::FxHashMap;
 
@@ -13,7 +13,7 @@ use super::unit::ObjectUnit;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::ObjectCode;
 use crate::platform::initializers::Functions;
-use crate::platform::thread_local::ThreadLocalStorage;
+use crate::platform::thread_local::{self, ThreadLocalError, ThreadLocalStorage};
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
 use crate::sync::{Arc, lock};
 
@@ -43,6 +43,8 @@ struct Registered {
     code: Range<u64>,
     /// Addresses by which others know the object's thread-local variables.
     variables: Vec<u64>,
+    /// Descriptors by which its code finds variables that have none.
+    descriptors: Vec<Box<[u64; 3]>>,
     /// The commons that it has for the component.
     commons: Vec<SymbolName>,
 }
@@ -62,7 +64,8 @@ impl Linking {
         // From here on it looks them up itself.
         lock(&groups.program().needs).remove(&number);
         let commons = groups.program().settle_commons(groups.component(), &mut graph);
-        let registered = Registered { groups, number, code: 0..0, variables: Vec::new(), commons };
+        let registered =
+            Registered { groups, number, code: 0..0, variables: Vec::new(), descriptors: Vec::new(), commons };
         let session = responsibility.session().clone();
         let mut this = Self {
             session,
@@ -96,7 +99,7 @@ impl Linking {
         let mut definitions = Vec::with_capacity(self.defined.len());
         for own in self.responsibility.symbols() {
             match self.defined.get(&own.name) {
-                Some(symbol) if graph.symbol(*symbol).kind == SymbolKind::ThreadLocal => {
+                Some(symbol) if is_thread_local(graph.symbol(*symbol).kind) => {
                     self.thread_locals.push((own.id, *symbol));
                 }
                 Some(symbol) => definitions.push((own.id, SymbolDef::at(allocated.address(*symbol)))),
@@ -142,14 +145,22 @@ impl Linking {
         Ok(())
     }
 
-    /// What the session knows as the address of a thread-local variable: where the pair is that
-    /// `__tls_get_addr` takes.
+    /// What the session knows as the address of a thread-local variable: its descriptor's if it has one, else where the
+    /// pair is that `__tls_get_addr` takes.
     fn variable_address(&mut self, allocated: &Allocated, symbol: GraphSymbol) -> u64 {
         let address = allocated.address(symbol);
-        let section = allocated.graph().section_with(SectionRole::ThreadLocal);
-        let (Some(storage), Some(section)) = (&self.storage, section) else { return address };
-        let location = storage.location().at(address - allocated.section_range(section).start);
-        let address = self.registered.groups.program().add_variable(location);
+        let (Some(storage), Some(offset)) = (&self.storage, allocated.thread_local_offset(symbol)) else {
+            return address;
+        };
+        let location = storage.location().at(offset);
+        let program = self.registered.groups.program();
+        let address = match allocated.graph().symbol(symbol).kind {
+            SymbolKind::ThreadLocalDescriptor => {
+                program.add_described(address, location);
+                address
+            }
+            _ => program.add_variable(location),
+        };
         self.registered.variables.push(address);
         address
     }
@@ -220,31 +231,62 @@ impl Linking {
     }
 
     fn resolve(
-        &self,
+        &mut self,
         allocated: &mut Allocated,
         symbol: GraphSymbol,
         name: &SymbolName,
         found: &FoundSymbol,
     ) -> Result<(), Cause> {
         let address = found.definition.address;
-        let program = self.registered.groups.program();
-        let architecture = self.session.executor().architecture();
         match allocated.graph().symbol(symbol).kind {
             SymbolKind::ThreadLocal => {
-                let location = program.variable(address, architecture, name);
-                allocated.resolve_thread_local(symbol, location.map_err(|error| Cause::Other(error.into()))?);
+                let location = self.variable(name, address).map_err(|error| self.no_variable(&error))?;
+                allocated.resolve_thread_local(symbol, location);
             }
-            SymbolKind::ThreadLocalDescriptor if program.variable(address, architecture, name).is_ok() => {
-                let graph = allocated.graph().name();
-                let what = format!(
-                    "{graph}: '{name}' is a thread-local variable of ELF's, which Mach-O code has no way to find"
-                );
-                return Err(Cause::Other(what.into()));
+            SymbolKind::ThreadLocalDescriptor => {
+                let descriptor = self.descriptor(name, address).map_err(|error| self.no_variable(&error))?;
+                allocated.resolve(symbol, descriptor, None);
             }
             // Code that was compiled elsewhere may do anything with an address: no slot stands for it.
             _ => allocated.resolve(symbol, address, None),
         }
         Ok(())
+    }
+
+    fn no_variable(&self, error: &ThreadLocalError) -> Cause {
+        Cause::Other(format!("{}: {error}", self.responsibility.unit_name()).into())
+    }
+
+    /// Where the thread-local variable is that was found at `address`: the program's, or one of the process.
+    fn variable(&self, name: &SymbolName, address: u64) -> Result<TlsLocation, ThreadLocalError> {
+        if let Some((location, _)) = self.registered.groups.program().variable(address) {
+            return Ok(location);
+        }
+        let executor = self.session.executor();
+        // Libraries are elsewhere.
+        if executor.memory().range().is_some_and(|memory| memory.contains(&address)) {
+            return Err(ThreadLocalError::OfNoObject { name: name.as_str().to_owned() });
+        }
+        thread_local::variable_of_process(executor.architecture(), name, self.address_here(name))
+    }
+
+    /// What Mach-O code takes for the descriptor of the variable that was found at `address`.
+    fn descriptor(&mut self, name: &SymbolName, address: u64) -> Result<u64, ThreadLocalError> {
+        if let Some((_, true)) = self.registered.groups.program().variable(address) {
+            return Ok(address);
+        }
+        let location = self.variable(name, address)?;
+        let descriptor = Box::new(thread_local::of_mach_o(location));
+        let address = std::ptr::from_ref(&*descriptor).expose_provenance() as u64;
+        self.registered.descriptors.push(descriptor);
+        Ok(address)
+    }
+
+    /// The address that a name of the process or of a library has for this thread.
+    fn address_here(&self, name: &SymbolName) -> Option<u64> {
+        let dylib = self.responsibility.dylib().ok()?;
+        let executor = self.session.executor();
+        dylib.generators_in_order().iter().find_map(|generator| generator.address_outside(executor, name))
     }
 
     fn finish(mut self, allocated: Allocated) {
@@ -301,6 +343,10 @@ impl Linking {
         }
         Ok(code)
     }
+}
+
+fn is_thread_local(kind: SymbolKind) -> bool {
+    matches!(kind, SymbolKind::ThreadLocal | SymbolKind::ThreadLocalDescriptor)
 }
 
 /// The externals whose addresses are in the initial values of thread-local variables.

@@ -113,6 +113,7 @@ impl<'data> Reader<'data> {
         };
         let kind = match definition {
             _ if flags & N_SYMBOL_RESOLVER != 0 && !is_undefined && !is_common(raw) => SymbolKind::Resolver,
+            Definition::Block { .. } if self.is_in_descriptors(raw) => SymbolKind::ThreadLocalDescriptor,
             Definition::Block { block, .. } if self.graph.block(block).kind == SegmentKind::Code => {
                 SymbolKind::Function
             }
