@@ -164,6 +164,43 @@ fn macho_33_sections_are_enumerated_between_their_bounds() {
     runs(&directory, &[&main, &say], "one 1\ntwo 2\n", 2);
 }
 
+#[test]
+fn macho_33_segments_lie_between_their_bounds_in_both_architectures() {
+    let directory = directory("macho-segments");
+    // The sections of the segments come in turn.
+    let segments = "
+        .section OWN,__one\n.p2align 3\n_one: .quad 1, 2\n.data\n.quad 100\n.section OTHER,__one\n.quad 50
+        .section OWN,__two\n.p2align 4\n.quad 3\n.zerofill OWN,__zero,_zero,8,3\n.section OTHER,__two\n.quad 60
+        .data\n.globl _bounds\n.p2align 3\n_bounds: .quad segment$start$OWN, segment$end$OWN, segment$start$OTHER, segment$end$OTHER
+        .quad section$start$OWN$__two, section$end$OWN$__zero, _one, 0x1616";
+    for target in [X86_64, ARM64] {
+        let data = linked_data(target, &directory, &[segments]).unwrap().remove(0);
+        let at = |words: &[u64]| data.windows(words.len()).position(|window| window == words).unwrap() as u64 * 8;
+        let (own, other) = (at(&[1, 2, 3, 0]), at(&[50, 60]));
+        let first = data[at(&[0x1616]) as usize / 8 - 1];
+        let address = |offset: u64| first - own + offset;
+        let expected = [own, own + 32, other, other + 16, own + 16, own + 32, own].map(address);
+        assert!(data.windows(8).any(|words| words[..7] == expected && words[7] == 0x1616), "{target}: {data:x?}");
+    }
+    let main = "void say(const char *, long);
+        __attribute__((used, section(\"OWN,one\"))) static long one = 1; long other = 7;
+        __attribute__((used, section(\"OWN,two\"))) static long two = 2;
+        extern long start __asm(\"segment$start$OWN\"), end __asm(\"segment$end$OWN\");
+        int main(void) { for (long *at = &start; at < &end; at++) say(\"number\", *at); return (int)other; }";
+    let say = elf(&directory, "say.c", SAY);
+    for level in ["-O0", "-O2"] {
+        let main = macho(&directory, &[level], "main.c", main);
+        runs(&directory, &[&main, &say], "number 1\nnumber 2\n", 7);
+    }
+    let whole =
+        "extern char start __asm(\"segment$start$__TEXT\"); const int number = 3; int main(void) { return start; }";
+    fails(&directory, &[&macho(&directory, &[], "whole.c", whole)], "whose bounds are referred to");
+    let absent = "extern char start __asm(\"segment$start$NONE\"); int main(void) { return start; }";
+    fails(&directory, &[&macho(&directory, &[], "absent.c", absent)], "segment$start$NONE");
+    let absent = "extern char start __asm(\"section$start$__DATA$none\"); int main(void) { return start; }";
+    fails(&directory, &[&macho(&directory, &[], "none.c", absent)], "section$start$__DATA$none");
+}
+
 /// Two archives with a member of the same name, each with an initializer, and what uses both.
 fn archives(directory: &Path) -> (String, String) {
     let say = elf(directory, "say.c", SAY);

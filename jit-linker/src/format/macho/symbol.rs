@@ -137,7 +137,7 @@ impl<'data> Reader<'data> {
             return Err(self.malformed(format!("a relocation refers to symbol {}, which is not in memory", index.0)));
         }
         let name = self.symbol_name(raw)?;
-        let id = match self.bound(name) {
+        let id = match self.bound(name)? {
             _ if name == thread_local::BOOTSTRAP => self.thunk()?,
             Some((section, end)) => {
                 let label = self.text(name);
