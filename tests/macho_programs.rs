@@ -463,6 +463,32 @@ fn macho_51_what_is_no_thread_local_variable_is_not_taken_for_one() {
     fails(&directory, &[&macho(&directory, &[], "missing.c", missing)], "'missing'");
 }
 
+/// Compilers write no such values: where a variable is depends on what threads are given.
+#[test]
+fn variables_whose_initial_values_are_each_others_addresses_are_refused_and_not_waited_for() {
+    let directory = directory("macho-tls-ring");
+    let objects = |own: &str, other: &str| {
+        let elf_text =
+            format!(".section .tdata,\"awT\",%progbits\n.globl {own}\n.type {own}, %object\n{own}: .quad {other}\n");
+        let text = format!(
+            ".section __DATA,__thread_data,thread_local_regular\n_{own}$tlv$init: .quad _{other}
+            .section __DATA,__thread_vars,thread_local_variables\n.globl _{own}
+            _{own}: .quad __tlv_bootstrap, 0, _{own}$tlv$init\n.subsections_via_symbols\n"
+        );
+        [elf(&directory, &format!("e{own}.s"), &elf_text), macho(&directory, &[], &format!("{own}.s"), &text)]
+    };
+    let (first, second, third) = (objects("first", "second"), objects("second", "third"), objects("third", "first"));
+    let user = "extern __thread long first; int main(void) { return first != 0; }";
+    let users = [elf(&directory, "euser.c", user), macho(&directory, &["-O1"], "user.c", user)];
+    for (user, format) in [(0, 0), (1, 1), (0, 1), (1, 0)] {
+        let ring = [&users[user], &first[format], &second[format], &third[format]].map(String::as_str);
+        fails(&directory, &ring, "depends on where it is itself");
+    }
+    // An address of what does not wait is there.
+    let second = macho(&directory, &[], "end.c", "__thread long second = 5;");
+    runs(&directory, &[&users[1], &first[1], &second], "", 1);
+}
+
 /// What each object registers is called in one order, whatever its format.
 #[test]
 fn destructors_of_thread_local_objects_run_backwards_when_their_thread_ends() {

@@ -16,6 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::archive::{ArchiveMembers, ArchiveScope};
 use super::commons::Commons;
+use super::initial_values::Awaited;
 use super::linking::COMPONENT_HANDLE;
 use super::needs::Needs;
 use super::unit::ObjectUnit;
@@ -159,6 +160,7 @@ pub(super) struct Shared {
     archives: Mutex<Vec<(String, Weak<ArchiveMembers>)>>,
     /// What objects need that are not linked yet, by their numbers.
     pub(super) needs: Mutex<BTreeMap<u64, Needs>>,
+    pub(super) awaited: Mutex<Awaited>,
     pub(super) options: ProgramOptions,
 }
 

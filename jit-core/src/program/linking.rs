@@ -9,6 +9,7 @@ use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use rustc_hash::FxHashMap;
 
 use super::components::Groups;
+use super::initial_values::Values;
 use super::unit::ObjectUnit;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::ObjectCode;
@@ -53,6 +54,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let program = self.groups.program();
         program.initializers.forget(self.groups.component(), self.number, &self.code);
+        lock(&program.awaited).end(self.number);
         program.forget_variables(&self.variables);
         program.forget_commons(self.groups.component(), &self.commons);
     }
@@ -78,15 +80,36 @@ impl Linking {
             found: Vec::new(),
             kept: Vec::new(),
         };
-        match this.allocate(graph) {
-            // What thread-local variables begin with has to be known when threads are given them.
-            Ok(allocated) => {
-                let externals = externals_of_image(allocated.graph());
+        // What thread-local variables begin with has to be known when threads are given them.
+        let allocated = this.allocate(graph).and_then(|allocated| {
+            let externals = externals_of_image(allocated.graph());
+            this.await_values(allocated.graph(), &externals)?;
+            Ok((allocated, externals))
+        });
+        match allocated {
+            Ok((allocated, externals)) => {
                 let known = externals.clone();
                 this.look_up(allocated, externals, move |this, allocated| this.give_to_threads(allocated, &known));
             }
             Err(cause) => this.responsibility.fail(cause),
         }
+    }
+
+    /// Refuses to wait for addresses that wait for this object's variables.
+    fn await_values(&self, graph: &LinkGraph, externals: &[GraphSymbol]) -> Result<(), Cause> {
+        let name = |symbol: &GraphSymbol| graph.symbol(*symbol).name.clone();
+        let values = Values {
+            variables: self.thread_locals.iter().filter_map(|(_, symbol)| name(symbol)).collect(),
+            addresses: externals.iter().filter_map(name).collect(),
+        };
+        if values.variables.is_empty() || values.addresses.is_empty() {
+            return Ok(());
+        }
+        let Registered { groups, number, .. } = &self.registered;
+        lock(&groups.program().awaited).wait(*number, values).map_err(|name| {
+            let graph = graph.name();
+            Cause::Other(format!("{graph}: the initial value of '{name}' depends on where it is itself").into())
+        })
     }
 
     /// Settles the addresses of what the object defines, and publishes them but for those of thread-local variables.
@@ -120,6 +143,8 @@ impl Linking {
     /// Gives every thread the object's thread-local variables, and publishes where they are; `known` are externals that
     /// have an address. Then looks the others up.
     fn give_to_threads(mut self, mut allocated: Allocated, known: &[GraphSymbol]) {
+        let Registered { groups, number, .. } = &self.registered;
+        lock(&groups.program().awaited).end(*number);
         if let Err(cause) = self.place_variables(&mut allocated) {
             return self.responsibility.fail(cause);
         }
