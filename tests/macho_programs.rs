@@ -450,7 +450,7 @@ fn macho_51_what_is_no_thread_local_variable_is_not_taken_for_one() {
     tool(&directory, &[GCC, "-shared", "evariable.o", "-o", "libvariable.so"]);
     for user in &users {
         for variable in &variables {
-            fails(&directory, &[user, variable], "'errno' is no thread-local variable where it is defined");
+            fails(&directory, &[user, variable], "'errno' is no thread-local variable of an object");
         }
         fails(&directory, &[user, "./libvariable.so"], "no library has a thread-local variable 'errno'");
     }

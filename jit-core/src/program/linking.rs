@@ -32,7 +32,7 @@ pub(super) struct Linking {
     storage: Option<ThreadLocalStorage>,
     /// The thread-local variables that it defines.
     thread_locals: Vec<(SymbolId, GraphSymbol)>,
-    /// What it needs, as far as that was found, and what keeps the slots of it.
+    /// What it needs, as far as that was found, and what keeps the slots of it and the descriptors made for it.
     found: Vec<(GraphSymbol, SymbolId)>,
     kept: Vec<Box<dyn Send + Sync>>,
 }
@@ -44,8 +44,6 @@ struct Registered {
     code: Range<u64>,
     /// Addresses by which others know the object's thread-local variables.
     variables: Vec<u64>,
-    /// Descriptors by which its code finds variables that have none.
-    descriptors: Vec<Box<[u64; 3]>>,
     /// The commons that it has for the component.
     commons: Vec<SymbolName>,
 }
@@ -66,8 +64,7 @@ impl Linking {
         // From here on it looks them up itself.
         lock(&groups.program().needs).remove(&number);
         let commons = groups.program().settle_commons(groups.component(), &mut graph);
-        let registered =
-            Registered { groups, number, code: 0..0, variables: Vec::new(), descriptors: Vec::new(), commons };
+        let registered = Registered { groups, number, code: 0..0, variables: Vec::new(), commons };
         let session = responsibility.session().clone();
         let mut this = Self {
             session,
@@ -303,7 +300,7 @@ impl Linking {
         let location = self.variable(name, address)?;
         let descriptor = Box::new(thread_local::of_mach_o(location));
         let address = std::ptr::from_ref(&*descriptor).expose_provenance() as u64;
-        self.registered.descriptors.push(descriptor);
+        self.kept.push(descriptor);
         Ok(address)
     }
 

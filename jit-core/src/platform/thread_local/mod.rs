@@ -33,7 +33,7 @@ pub(crate) enum ThreadLocalError {
     #[error("the dynamic loader gives no thread-local storage: {0}")]
     Loader(String),
     /// An object defines the name, as something else.
-    #[error("'{name}' is no thread-local variable where it is defined")]
+    #[error("'{name}' is no thread-local variable of an object")]
     OfNoObject {
         /// The name.
         name: String,
