@@ -164,6 +164,43 @@ fn macho_33_sections_are_enumerated_between_their_bounds() {
     runs(&directory, &[&main, &say], "one 1\ntwo 2\n", 2);
 }
 
+#[test]
+fn macho_33_segments_lie_between_their_bounds_in_both_architectures() {
+    let directory = directory("macho-segments");
+    // The sections of the segments come in turn.
+    let segments = "
+        .section OWN,__one\n.p2align 3\n_one: .quad 1, 2\n.data\n.quad 100\n.section OTHER,__one\n.quad 50
+        .section OWN,__two\n.p2align 4\n.quad 3\n.zerofill OWN,__zero,_zero,8,3\n.section OTHER,__two\n.quad 60
+        .data\n.globl _bounds\n.p2align 3\n_bounds: .quad segment$start$OWN, segment$end$OWN, segment$start$OTHER, segment$end$OTHER
+        .quad section$start$OWN$__two, section$end$OWN$__zero, _one, 0x1616";
+    for target in [X86_64, ARM64] {
+        let data = linked_data(target, &directory, &[segments]).unwrap().remove(0);
+        let at = |words: &[u64]| data.windows(words.len()).position(|window| window == words).unwrap() as u64 * 8;
+        let (own, other) = (at(&[1, 2, 3, 0]), at(&[50, 60]));
+        let first = data[at(&[0x1616]) as usize / 8 - 1];
+        let address = |offset: u64| first - own + offset;
+        let expected = [own, own + 32, other, other + 16, own + 16, own + 32, own].map(address);
+        assert!(data.windows(8).any(|words| words[..7] == expected && words[7] == 0x1616), "{target}: {data:x?}");
+    }
+    let main = "void say(const char *, long);
+        __attribute__((used, section(\"OWN,one\"))) static long one = 1; long other = 7;
+        __attribute__((used, section(\"OWN,two\"))) static long two = 2;
+        extern long start __asm(\"segment$start$OWN\"), end __asm(\"segment$end$OWN\");
+        int main(void) { for (long *at = &start; at < &end; at++) say(\"number\", *at); return (int)other; }";
+    let say = elf(&directory, "say.c", SAY);
+    for level in ["-O0", "-O2"] {
+        let main = macho(&directory, &[level], "main.c", main);
+        runs(&directory, &[&main, &say], "number 1\nnumber 2\n", 7);
+    }
+    let whole =
+        "extern char start __asm(\"segment$start$__TEXT\"); const int number = 3; int main(void) { return start; }";
+    fails(&directory, &[&macho(&directory, &[], "whole.c", whole)], "whose bounds are referred to");
+    let absent = "extern char start __asm(\"segment$start$NONE\"); int main(void) { return start; }";
+    fails(&directory, &[&macho(&directory, &[], "absent.c", absent)], "segment$start$NONE");
+    let absent = "extern char start __asm(\"section$start$__DATA$none\"); int main(void) { return start; }";
+    fails(&directory, &[&macho(&directory, &[], "none.c", absent)], "section$start$__DATA$none");
+}
+
 /// Two archives with a member of the same name, each with an initializer, and what uses both.
 fn archives(directory: &Path) -> (String, String) {
     let say = elf(directory, "say.c", SAY);
@@ -335,16 +372,272 @@ fn offsets_of_initializers_run_as_pointers_to_them_do() {
     runs(&directory, &[&main, &lists, &say], "first 1\nsecond 2\nmain 2\n", 2);
 }
 
+/// Runs a function in a new thread and waits for its end.
+const RUN: &str = "#include <pthread.h>\nstatic void *enter(void *f) { ((void (*)(void))f)(); return 0; }
+    int run(void (*f)(void)) { pthread_t t; return pthread_create(&t, 0, enter, (void *)f) || pthread_join(t, 0); }";
+
 #[test]
-fn macho_51_a_thread_local_variable_of_the_other_format_is_refused() {
-    let directory = directory("macho-foreign-tls");
+fn macho_51_thread_local_variables_are_shared_between_objects_of_both_formats() {
+    // The values are told apart by the thread, the addresses by who took them.
+    let variables =
+        "__thread long pad = 1; __thread int variable = 5; __thread char text[40] = \"abc\"; __thread int zero;
+        int *elsewhere(void) { zero++; return &variable; }";
+    let main = "extern __thread int variable, zero; extern __thread char text[40]; int *elsewhere(void);
+        void say(const char *, long); int run(void (*)(void));
+        static void thread(void) { say(text, variable + zero); variable += 10; text[0]++;
+            say(\"same\", elsewhere() == &variable); say(text, variable + zero); }
+        int main(void) { thread(); int status = run(thread); thread(); return status; }";
+    let directory = directory("macho-tls-of-both");
+    let (say, run) = (elf(&directory, "say.c", SAY), elf(&directory, "run.c", RUN));
+    let begin = "abc 5\nsame 1\nbbc 16\n";
+    let expected = format!("{begin}{begin}bbc 16\nsame 1\ncbc 27\n");
+    for level in ["-O0", "-O2"] {
+        let (variables, elf_variables) =
+            (macho(&directory, &[level], "variables.c", variables), elf(&directory, "evariables.c", variables));
+        let (main, elf_main) = (macho(&directory, &[level], "main.c", main), elf(&directory, "emain.c", main));
+        for [main, variables] in [[&main, &elf_variables], [&elf_main, &variables], [&main, &variables]] {
+            runs(&directory, &[main, variables, &say, &run], &expected, 0);
+            runs(&directory, &[main, &say, &run, "--dylib", "second", variables], &expected, 0);
+        }
+    }
+}
+
+#[test]
+fn macho_51_thread_local_variables_of_libraries_are_those_of_the_library() {
+    let library =
+        "__thread int first = 1; __thread int variable = 5; int *elsewhere(void) { return &variable; } int common = 3;";
+    let main = "extern __thread int variable; int *elsewhere(void); void say(const char *, long); int run(void (*)(void));
+        static void thread(void) { variable += 10; say(\"variable\", variable); say(\"same\", elsewhere() == &variable); }
+        int main(void) { thread(); int status = run(thread); thread(); return status; }";
+    let directory = directory("macho-tls-of-library");
+    let (say, run) = (elf(&directory, "say.c", SAY), elf(&directory, "run.c", RUN));
+    for (name, text) in [("own", library), ("other", "__thread int variable = 900;")] {
+        elf(&directory, &format!("{name}.c"), text);
+        tool(&directory, &[GCC, "-shared", &format!("{name}.o"), "-o", &format!("lib{name}.so")]);
+    }
+    let begin = "variable 15\nsame 1\n";
+    let expected = format!("{begin}{begin}variable 25\nsame 1\n");
+    for main in [macho(&directory, &["-O1"], "main.c", main), elf(&directory, "emain.c", main)] {
+        runs(&directory, &[&main, &say, &run, "./libown.so"], &expected, 0);
+        runs(&directory, &[&main, &say, &run, "./libown.so", "./libother.so"], &expected, 0);
+    }
+    // One of the C library's, which is in the static block.
+    let main = "extern __thread int errno; int *__errno_location(void);
+        int main(void) { errno = 34; return *__errno_location() + (&errno == __errno_location()); }";
+    for main in [macho(&directory, &["-O1"], "main.c", main), elf(&directory, "emain.c", main)] {
+        runs(&directory, &[&main], "", 35);
+    }
+}
+
+/// The C library has a variable of that name, too.
+#[test]
+fn macho_51_a_variable_of_the_program_goes_before_one_of_the_process() {
+    let directory = directory("macho-tls-names");
+    let (variable, user) = ("__thread int errno = 5;", "extern __thread int errno; int main(void) { return errno; }");
+    let variables = [macho(&directory, &[], "variable.c", variable), elf(&directory, "evariable.c", variable)];
+    let users = [macho(&directory, &[], "user.c", user), elf(&directory, "euser.c", user)];
+    for (user, variable) in users.iter().flat_map(|user| variables.iter().map(move |variable| (user, variable))) {
+        runs(&directory, &[user, variable], "", 5);
+    }
+}
+
+#[test]
+fn macho_51_what_is_no_thread_local_variable_is_not_taken_for_one() {
+    let directory = directory("macho-tls-refused");
+    let (variable, user) = ("int errno = 5;", "extern __thread int errno; int main(void) { return errno; }");
+    let variables = [macho(&directory, &[], "variable.c", variable), elf(&directory, "evariable.c", variable)];
+    let users = [macho(&directory, &[], "user.c", user), elf(&directory, "euser.c", user)];
+    tool(&directory, &[GCC, "-shared", "evariable.o", "-o", "libvariable.so"]);
+    for user in &users {
+        for variable in &variables {
+            fails(&directory, &[user, variable], "'errno' is no thread-local variable of an object");
+        }
+        fails(&directory, &[user, "./libvariable.so"], "no library has a thread-local variable 'errno'");
+    }
+    // The address of a thread's copy says nothing about the others'.
+    let alias = "extern __thread int other; int main(void) { return other; }";
+    for user in [macho(&directory, &[], "alias.c", alias), elf(&directory, "ealias.c", alias)] {
+        fails(&directory, &[&user, "--alias", "other=errno"], "no library has a thread-local variable 'other'");
+    }
+    let missing = "extern __thread int missing; int main(void) { return missing; }";
+    fails(&directory, &[&macho(&directory, &[], "missing.c", missing)], "'missing'");
+}
+
+/// Compilers write no such values: where a variable is depends on what threads are given.
+#[test]
+fn variables_whose_initial_values_are_each_others_addresses_are_refused_and_not_waited_for() {
+    let directory = directory("macho-tls-ring");
+    let objects = |own: &str, other: &str| {
+        let elf_text =
+            format!(".section .tdata,\"awT\",%progbits\n.globl {own}\n.type {own}, %object\n{own}: .quad {other}\n");
+        let text = format!(
+            ".section __DATA,__thread_data,thread_local_regular\n_{own}$tlv$init: .quad _{other}
+            .section __DATA,__thread_vars,thread_local_variables\n.globl _{own}
+            _{own}: .quad __tlv_bootstrap, 0, _{own}$tlv$init\n.subsections_via_symbols\n"
+        );
+        [elf(&directory, &format!("e{own}.s"), &elf_text), macho(&directory, &[], &format!("{own}.s"), &text)]
+    };
+    let (first, second, third) = (objects("first", "second"), objects("second", "third"), objects("third", "first"));
+    let user = "extern __thread long first; int main(void) { return first != 0; }";
+    let users = [elf(&directory, "euser.c", user), macho(&directory, &["-O1"], "user.c", user)];
+    for (user, format) in [(0, 0), (1, 1), (0, 1), (1, 0)] {
+        let ring = [&users[user], &first[format], &second[format], &third[format]].map(String::as_str);
+        fails(&directory, &ring, "depends on where it is itself");
+    }
+    // An address of what does not wait is there.
+    let second = macho(&directory, &[], "end.c", "__thread long second = 5;");
+    runs(&directory, &[&users[1], &first[1], &second], "", 1);
+}
+
+/// What each object registers is called in one order, whatever its format.
+#[test]
+fn destructors_of_thread_local_objects_run_backwards_when_their_thread_ends() {
+    let noisy = format!(
+        "{SAYS} struct Noisy {{ long n; Noisy(long n) : n(n) {{ say(\"make\", n); }} ~Noisy() {{ say(\"break\", n); }} }};\n"
+    );
+    let main = format!(
+        "{noisy} extern \"C\" int run(void (*)()), shared();
+        thread_local Noisy one(1); static thread_local Noisy two(2); static Noisy three(3);
+        struct Last {{ ~Last() {{ static thread_local Noisy late(5); say(\"last\", late.n); }} }};
+        static void thread() {{
+            static thread_local Last last; static thread_local Noisy four(4);
+            one.n += 10; two.n += shared(); static thread_local Noisy six(6);
+        }}
+        int main() {{ thread(); run(thread); say(\"main\", one.n); return 0; }}"
+    );
+    let shared = format!("{noisy} extern \"C\" int shared() {{ static thread_local Noisy own(20); return own.n++; }}");
+    let directory = directory("macho-tls-destructors");
+    let (say, run) = (elf(&directory, "say.c", SAY), elf(&directory, "run.c", RUN));
+    let thread = "make 4\nmake 1\nmake 2\nmake 20\nmake 6\n";
+    let ends = "break 6\nbreak 21\nbreak 22\nbreak 11\nbreak 4\nmake 5\nlast 5\nbreak 5\n";
+    let expected = format!("make 3\n{thread}{thread}{ends}main 11\n{ends}break 3\n");
+    let (elf_main, elf_shared) = (elf(&directory, "emain.cc", &main), elf(&directory, "eshared.cc", &shared));
+    for level in ["-O0", "-O2"] {
+        let (main, shared) =
+            (macho(&directory, &[level], "main.cc", &main), macho(&directory, &[level], "shared.cc", &shared));
+        for [main, shared] in [[&main, &shared], [&main, &elf_shared], [&elf_main, &shared], [&elf_main, &elf_shared]] {
+            runs(&directory, &[main, shared, &say, &run], &expected, 0);
+        }
+    }
+}
+
+/// Compilers for macOS protect stacks unless they are told otherwise.
+#[test]
+fn stacks_are_protected_as_compilers_for_macos_do_it() {
+    let directory = directory("macho-stack");
+    let text = "void *memset(void *, int, unsigned long); void say(const char *, long);
+        __attribute__((noinline)) static void fill(char *text, int size) { memset(text, 'x', size); text[size - 1] = 0; }
+        int main(int count, char **arguments) { char text[16]; volatile int size = count == 1 ? 4 : 40; fill(text, size); say(text, 1); return 3; }";
     let say = elf(&directory, "say.c", SAY);
-    let variable = "_Thread_local int variable = 5;";
-    let user = "extern _Thread_local int variable; int main(void) { return variable; }";
-    let (elf_user, elf_variable) = (elf(&directory, "euser.c", user), elf(&directory, "evariable.c", variable));
-    let (user, variable) = (macho(&directory, &[], "user.c", user), macho(&directory, &[], "variable.c", variable));
-    runs(&directory, &[&user, &variable, &say], "", 5);
-    runs(&directory, &[&elf_user, &elf_variable, &say], "", 5);
-    fails(&directory, &[&user, &elf_variable, &say], "'variable' is a thread-local variable of ELF's");
-    fails(&directory, &[&elf_user, &variable, &say], "'variable'");
+    let main = compile(&directory, &["clang-22", HOST, "-O1", "-fstack-protector-all"], "main.c", text);
+    runs(&directory, &[&main, &say], "xxx 1\n", 3);
+    let (_, error, status) = told(&orcane(&directory, &["run", &main, &say, "--", "more"]));
+    assert!(error.contains("stack smashing detected") && status.is_none(), "{error} {status:?}");
+}
+
+/// Links assembled objects for an architecture, and gives the data of each, or what was said.
+fn linked_data(target: &str, directory: &Path, texts: &[&str]) -> Result<Vec<Vec<u64>>, String> {
+    let file = |(number, text): (usize, &&str)| {
+        macho_for(target, directory, &[], &format!("linked{number}.s"), &format!("{text}\n.subsections_via_symbols\n"))
+    };
+    let files: Vec<String> = texts.iter().enumerate().map(file).collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let triple = target.strip_prefix("--target=").unwrap();
+    let words = [&["link", "--no-exec", "--triple", triple, "--dump", "linked"], &files[..]].concat();
+    let (_, error, status) = told(&orcane(directory, &words));
+    if status != Some(0) {
+        return Err(error);
+    }
+    let words = |bytes: Vec<u8>| bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let data = |number| std::fs::read(directory.join(format!("linked/{number}.Data"))).unwrap();
+    Ok((0..files.len()).map(|number| words(data(number))).collect())
+}
+
+#[test]
+fn macho_04_global_absolute_symbols_are_seen_by_others_and_local_ones_are_not() {
+    let directory = directory("macho-absolute");
+    let values =
+        ".globl _everybody\n_everybody = 0x1234\n_own = 0x5678\n.data\n.globl _both\n_both: .quad _everybody, _own";
+    for target in [X86_64, ARM64] {
+        let user = ".data\n.globl _value\n_value: .quad _everybody, _everybody + 1";
+        let data = linked_data(target, &directory, &[user, values]).unwrap();
+        assert_eq!(data, [[0x1234, 0x1235], [0x1234, 0x5678]], "{target}");
+        let error = linked_data(target, &directory, &[".data\n.globl _value\n_value: .quad _own", values]).unwrap_err();
+        assert!(error.contains("own is undefined"), "{target}: {error}");
+    }
+    // As a program, also in another dylib.
+    let values = macho(&directory, &[], "values.s", &format!("{values}\n.subsections_via_symbols\n"));
+    let user = "extern char NAME[]; char *volatile value = NAME; int main(void) { return (long)value == 0x1234; }";
+    let user = |name: &str| macho(&directory, &[&format!("-DNAME={name}")], &format!("{name}.c"), user);
+    runs(&directory, &[&user("everybody"), &values], "", 1);
+    runs(&directory, &[&user("everybody"), "--dylib", "second", &values], "", 1);
+    fails(&directory, &[&user("own"), &values], "'own'");
+}
+
+#[test]
+fn macho_16_linker_private_names_are_for_the_objects_of_a_dylib_and_internal_ones_for_their_own() {
+    let directory = directory("macho-private");
+    let names = ".data\n.globl l_shared\nl_shared: .quad l_shared, l_internal\nl_internal: .quad 7";
+    for target in [X86_64, ARM64] {
+        let user = |name: &str| format!(".data\n.globl _user\n_user: .quad {name}");
+        let data = linked_data(target, &directory, &[&user("l_shared"), names]).unwrap();
+        assert_eq!(data[0][0], data[1][0], "{target}");
+        assert_eq!(data[1], [data[1][0], data[1][0] + 16, 7], "{target}");
+        let error = linked_data(target, &directory, &[&user("l_internal"), names]).unwrap_err();
+        assert!(error.contains("l_internal is undefined"), "{target}: {error}");
+        // One of each in two objects are two.
+        let data =
+            linked_data(target, &directory, &[names, ".data\nl_internal: .quad 8\n.globl _p\n_p: .quad l_internal"]);
+        let data = data.unwrap();
+        assert_ne!(data[0][1], data[1][1], "{target}");
+    }
+    let names = "int shared __asm(\"l_shared\") = 42; static int internal __asm(\"l_internal\") = 3;
+        int *volatile own = &internal;";
+    let names = macho(&directory, &[], "names.c", names);
+    let user = |name: &str| {
+        let text = format!("extern int shared __asm(\"{name}\"); int main(void) {{ return shared; }}");
+        macho(&directory, &[], &format!("{name}.c"), &text)
+    };
+    runs(&directory, &[&user("l_shared"), &names], "", 42);
+    fails(&directory, &[&user("l_shared"), "--dylib", "second", &names], "l_shared");
+    fails(&directory, &[&user("l_internal"), &names], "l_internal");
+}
+
+#[test]
+fn macho_28_objects_agree_on_one_of_their_weak_definitions() {
+    let directory = directory("macho-weak-definitions");
+    let weak = |number: u32| {
+        format!(
+            ".data\n.globl _weak\n.weak_definition _weak\n_weak: .quad {number}\n.globl _user{number}\n_user{number}: .quad _weak"
+        )
+    };
+    let strong = ".data\n.globl _weak\n_weak: .quad _weak\n";
+    for target in [X86_64, ARM64] {
+        let data = linked_data(target, &directory, &[&weak(1), &weak(2)]).unwrap();
+        let address = |data: &[u64]| data.last().copied().unwrap();
+        assert_eq!(address(&data[0]), address(&data[1]), "{target}");
+        let data = linked_data(target, &directory, &[&weak(1), strong, &weak(2)]).unwrap();
+        assert_eq!([&data[0], &data[2]].map(|data| address(data)), [data[1][0]; 2], "{target}");
+    }
+    let text = "__attribute__((weak)) int weak(void) { return N; } int (*NAME(void))(void) { return weak; }
+        int NAME2(void) { return weak(); }";
+    let main = "int (*one(void))(void), (*two(void))(void); int one2(void), two2(void);
+        int main(void) { return one2() + 10 * two2() + 100 * (one() == two()); }";
+    let main = macho(&directory, &[], "main.c", main);
+    let options = |name: &str, number: u32| {
+        [format!("-DN={number}"), format!("-DNAME={name}"), format!("-DNAME2={name}2"), "-O1".to_owned()]
+    };
+    let macho_with = |name: &str, number| {
+        let options = options(name, number);
+        macho(&directory, &options.each_ref().map(String::as_str), &format!("{name}.c"), text)
+    };
+    let (one, two) = (macho_with("one", 1), macho_with("two", 2));
+    let defines = format!("#define N 2\n#define NAME two\n#define NAME2 two2\n{text}");
+    let elf_two = elf(&directory, "etwo.c", &defines);
+    runs(&directory, &[&main, &one, &two], "", 111);
+    runs(&directory, &[&main, &two, &one], "", 122);
+    runs(&directory, &[&main, &one, &elf_two], "", 111);
+    runs(&directory, &[&main, &elf_two, &one], "", 122);
+    let strong = macho(&directory, &[], "strong.c", "int weak(void) { return 3; }");
+    runs(&directory, &[&main, &one, &two, &strong], "", 133);
 }

@@ -272,6 +272,13 @@ impl Allocated {
         self.placement.thread_local_image()
     }
 
+    /// The offset of a thread-local variable of this graph's own in its template. Of a symbol that is a descriptor (Mach-O)
+    /// it is that of the variable which the descriptor is for.
+    #[must_use]
+    pub fn thread_local_offset(&self, symbol: SymbolId) -> Option<u64> {
+        self.placement.thread_local_offset(symbol)
+    }
+
     /// Says where each thread has its copy of this graph's own template, the section with
     /// [`SectionRole::ThreadLocal`](crate::graph::SectionRole::ThreadLocal).
     pub fn set_thread_local_storage(&mut self, location: TlsLocation) {

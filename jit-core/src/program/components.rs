@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use jit_linker::SymbolName;
 use jit_linker::arch::{Architecture, add_at_exit};
@@ -14,6 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::archive::{ArchiveMembers, ArchiveScope};
 use super::commons::Commons;
+use super::initial_values::Awaited;
 use super::linking::COMPONENT_HANDLE;
 use super::needs::Needs;
 use super::unit::ObjectUnit;
@@ -24,7 +27,6 @@ use crate::error::Error;
 use crate::object::check_architecture;
 use crate::platform::Services;
 use crate::platform::initializers::{self, Initializers};
-use crate::platform::thread_local::{self, ThreadLocalError};
 #[cfg(feature = "cranelift")]
 use crate::platform::{debug::Debugger, perf::Profiler};
 #[cfg(feature = "cranelift")]
@@ -158,11 +160,17 @@ pub(super) struct Shared {
     archives: Mutex<Vec<(String, Weak<ArchiveMembers>)>>,
     /// What objects need that are not linked yet, by their numbers.
     pub(super) needs: Mutex<BTreeMap<u64, Needs>>,
+    pub(super) awaited: Mutex<Awaited>,
     pub(super) options: ProgramOptions,
 }
 
-/// The words that a variable's address leads to, and where it is in a thread.
-type Variable = (Box<[u64; 2]>, TlsLocation);
+/// A thread-local variable of the program's.
+#[derive(Clone, Debug)]
+struct Variable {
+    location: TlsLocation,
+    /// The words that its address leads to, unless that is a descriptor of the object's own.
+    words: Option<Box<[u64; 2]>>,
+}
 
 #[derive(Debug, Default)]
 struct Component {
@@ -472,12 +480,23 @@ impl Shared {
         let session = dylib.session();
         let tracker = dylib.default_tracker()?;
         let register = session.intern("__cxa_atexit");
-        tracker.define_absolute(vec![AbsoluteSymbol {
-            name: register.clone(),
-            definition: SymbolDef::at(initializers::register_at_exit as *const () as u64),
+        let function = |name, address| AbsoluteSymbol {
+            name,
+            definition: SymbolDef::at(address),
             flags: SymbolFlags { weak: true, callable: true, ..SymbolFlags::HIDDEN },
             signature: None,
-        }])?;
+        };
+        let mut functions = vec![function(register.clone(), initializers::register_at_exit as *const () as u64)];
+        // What compilers for macOS take for granted: the function that registers destructors of thread-local variables,
+        // which other C libraries have by another name, and the word that tells whether a stack was overrun.
+        let executor = session.executor();
+        if let Some(address) = executor.find_symbol(c"__cxa_thread_atexit_impl") {
+            functions.push(function(session.intern("_tlv_atexit"), address));
+        }
+        if executor.find_symbol(c"__stack_chk_guard").is_none() {
+            functions.push(function(session.intern("__stack_chk_guard"), &raw const **STACK_GUARD as u64));
+        }
+        tracker.define_absolute(functions)?;
         let graph = support(session, register).map_err(|error| Error::Module(error.to_string()))?;
         let groups = Groups { program: Arc::clone(self), component: name.clone(), signatures: Vec::new(), number: 0 };
         self.add_graph(&tracker, groups, graph)?;
@@ -498,10 +517,15 @@ impl Shared {
 
     /// Says where a thread-local variable is, and gives the address that stands for it.
     pub(super) fn add_variable(&self, location: TlsLocation) -> u64 {
-        let pair = Box::new([location.module, location.offset]);
-        let address = std::ptr::from_ref(&*pair) as u64;
-        lock(&self.variables).insert(address, (pair, location));
+        let words = Box::new([location.module, location.offset]);
+        let address = std::ptr::from_ref(&*words) as u64;
+        lock(&self.variables).insert(address, Variable { location, words: Some(words) });
         address
+    }
+
+    /// Says where the thread-local variable is that a descriptor of Mach-O's stands for.
+    pub(super) fn add_described(&self, descriptor: u64, location: TlsLocation) {
+        lock(&self.variables).insert(descriptor, Variable { location, words: None });
     }
 
     pub(super) fn forget_variables(&self, addresses: &[u64]) {
@@ -511,18 +535,15 @@ impl Shared {
         }
     }
 
-    /// Where the thread-local variable is that the session has at `address`: the program's, or one
-    /// of the process.
-    pub(super) fn variable(
-        &self,
-        address: u64,
-        architecture: Architecture,
-        name: &str,
-    ) -> Result<TlsLocation, ThreadLocalError> {
-        let own = lock(&self.variables).get(&address).map(|(_, location)| *location);
-        own.map_or_else(|| thread_local::variable_of_process(architecture, name), Ok)
+    /// Where the thread-local variable of the program's is that the session has at `address`, and whether that is the
+    /// address of a descriptor of Mach-O's.
+    pub(super) fn variable(&self, address: u64) -> Option<(TlsLocation, bool)> {
+        lock(&self.variables).get(&address).map(|variable| (variable.location, variable.words.is_none()))
     }
 }
+
+/// Nobody can guess it, and no text goes past the zero that it has in memory first.
+static STACK_GUARD: LazyLock<Box<u64>> = LazyLock::new(|| Box::new(RandomState::new().hash_one(0) << 8));
 
 /// What an object can't have that is added when the program has begun.
 const TOO_LATE: &str = "the program is in memory with a smaller or less aligned";

@@ -4,16 +4,17 @@ use std::ops::Range;
 
 use jit_linker::SymbolName;
 use jit_linker::graph::{Definition, LinkGraph, Linkage, SectionId, SectionRole, SymbolId as GraphSymbol, SymbolKind};
-use jit_linker::link::{self, Allocated, Fixed};
+use jit_linker::link::{self, Allocated, Fixed, TlsLocation};
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use rustc_hash::FxHashMap;
 
 use super::components::Groups;
+use super::initial_values::Values;
 use super::unit::ObjectUnit;
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::ObjectCode;
 use crate::platform::initializers::Functions;
-use crate::platform::thread_local::ThreadLocalStorage;
+use crate::platform::thread_local::{self, ThreadLocalError, ThreadLocalStorage};
 use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
 use crate::sync::{Arc, lock};
 
@@ -31,7 +32,7 @@ pub(super) struct Linking {
     storage: Option<ThreadLocalStorage>,
     /// The thread-local variables that it defines.
     thread_locals: Vec<(SymbolId, GraphSymbol)>,
-    /// What it needs, as far as that was found, and what keeps the slots of it.
+    /// What it needs, as far as that was found, and what keeps the slots of it and the descriptors made for it.
     found: Vec<(GraphSymbol, SymbolId)>,
     kept: Vec<Box<dyn Send + Sync>>,
 }
@@ -51,6 +52,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let program = self.groups.program();
         program.initializers.forget(self.groups.component(), self.number, &self.code);
+        lock(&program.awaited).end(self.number);
         program.forget_variables(&self.variables);
         program.forget_commons(self.groups.component(), &self.commons);
     }
@@ -75,15 +77,36 @@ impl Linking {
             found: Vec::new(),
             kept: Vec::new(),
         };
-        match this.allocate(graph) {
-            // What thread-local variables begin with has to be known when threads are given them.
-            Ok(allocated) => {
-                let externals = externals_of_image(allocated.graph());
+        // What thread-local variables begin with has to be known when threads are given them.
+        let allocated = this.allocate(graph).and_then(|allocated| {
+            let externals = externals_of_image(allocated.graph());
+            this.await_values(allocated.graph(), &externals)?;
+            Ok((allocated, externals))
+        });
+        match allocated {
+            Ok((allocated, externals)) => {
                 let known = externals.clone();
                 this.look_up(allocated, externals, move |this, allocated| this.give_to_threads(allocated, &known));
             }
             Err(cause) => this.responsibility.fail(cause),
         }
+    }
+
+    /// Refuses to wait for addresses that wait for this object's variables.
+    fn await_values(&self, graph: &LinkGraph, externals: &[GraphSymbol]) -> Result<(), Cause> {
+        let name = |symbol: &GraphSymbol| graph.symbol(*symbol).name.clone();
+        let values = Values {
+            variables: self.thread_locals.iter().filter_map(|(_, symbol)| name(symbol)).collect(),
+            addresses: externals.iter().filter_map(name).collect(),
+        };
+        if values.variables.is_empty() || values.addresses.is_empty() {
+            return Ok(());
+        }
+        let Registered { groups, number, .. } = &self.registered;
+        lock(&groups.program().awaited).wait(*number, values).map_err(|name| {
+            let graph = graph.name();
+            Cause::Other(format!("{graph}: the initial value of '{name}' depends on where it is itself").into())
+        })
     }
 
     /// Settles the addresses of what the object defines, and publishes them but for those of thread-local variables.
@@ -96,7 +119,7 @@ impl Linking {
         let mut definitions = Vec::with_capacity(self.defined.len());
         for own in self.responsibility.symbols() {
             match self.defined.get(&own.name) {
-                Some(symbol) if graph.symbol(*symbol).kind == SymbolKind::ThreadLocal => {
+                Some(symbol) if is_thread_local(graph.symbol(*symbol).kind) => {
                     self.thread_locals.push((own.id, *symbol));
                 }
                 Some(symbol) => definitions.push((own.id, SymbolDef::at(allocated.address(*symbol)))),
@@ -117,6 +140,8 @@ impl Linking {
     /// Gives every thread the object's thread-local variables, and publishes where they are; `known` are externals that
     /// have an address. Then looks the others up.
     fn give_to_threads(mut self, mut allocated: Allocated, known: &[GraphSymbol]) {
+        let Registered { groups, number, .. } = &self.registered;
+        lock(&groups.program().awaited).end(*number);
         if let Err(cause) = self.place_variables(&mut allocated) {
             return self.responsibility.fail(cause);
         }
@@ -142,14 +167,22 @@ impl Linking {
         Ok(())
     }
 
-    /// What the session knows as the address of a thread-local variable: where the pair is that
-    /// `__tls_get_addr` takes.
+    /// What the session knows as the address of a thread-local variable: its descriptor's if it has one, else where the
+    /// pair is that `__tls_get_addr` takes.
     fn variable_address(&mut self, allocated: &Allocated, symbol: GraphSymbol) -> u64 {
         let address = allocated.address(symbol);
-        let section = allocated.graph().section_with(SectionRole::ThreadLocal);
-        let (Some(storage), Some(section)) = (&self.storage, section) else { return address };
-        let location = storage.location().at(address - allocated.section_range(section).start);
-        let address = self.registered.groups.program().add_variable(location);
+        let (Some(storage), Some(offset)) = (&self.storage, allocated.thread_local_offset(symbol)) else {
+            return address;
+        };
+        let location = storage.location().at(offset);
+        let program = self.registered.groups.program();
+        let address = match allocated.graph().symbol(symbol).kind {
+            SymbolKind::ThreadLocalDescriptor => {
+                program.add_described(address, location);
+                address
+            }
+            _ => program.add_variable(location),
+        };
         self.registered.variables.push(address);
         address
     }
@@ -220,31 +253,62 @@ impl Linking {
     }
 
     fn resolve(
-        &self,
+        &mut self,
         allocated: &mut Allocated,
         symbol: GraphSymbol,
         name: &SymbolName,
         found: &FoundSymbol,
     ) -> Result<(), Cause> {
         let address = found.definition.address;
-        let program = self.registered.groups.program();
-        let architecture = self.session.executor().architecture();
         match allocated.graph().symbol(symbol).kind {
             SymbolKind::ThreadLocal => {
-                let location = program.variable(address, architecture, name);
-                allocated.resolve_thread_local(symbol, location.map_err(|error| Cause::Other(error.into()))?);
+                let location = self.variable(name, address).map_err(|error| self.no_variable(&error))?;
+                allocated.resolve_thread_local(symbol, location);
             }
-            SymbolKind::ThreadLocalDescriptor if program.variable(address, architecture, name).is_ok() => {
-                let graph = allocated.graph().name();
-                let what = format!(
-                    "{graph}: '{name}' is a thread-local variable of ELF's, which Mach-O code has no way to find"
-                );
-                return Err(Cause::Other(what.into()));
+            SymbolKind::ThreadLocalDescriptor => {
+                let descriptor = self.descriptor(name, address).map_err(|error| self.no_variable(&error))?;
+                allocated.resolve(symbol, descriptor, None);
             }
             // Code that was compiled elsewhere may do anything with an address: no slot stands for it.
             _ => allocated.resolve(symbol, address, None),
         }
         Ok(())
+    }
+
+    fn no_variable(&self, error: &ThreadLocalError) -> Cause {
+        Cause::Other(format!("{}: {error}", self.responsibility.unit_name()).into())
+    }
+
+    /// Where the thread-local variable is that was found at `address`: the program's, or one of the process.
+    fn variable(&self, name: &SymbolName, address: u64) -> Result<TlsLocation, ThreadLocalError> {
+        if let Some((location, _)) = self.registered.groups.program().variable(address) {
+            return Ok(location);
+        }
+        let executor = self.session.executor();
+        // Libraries are elsewhere.
+        if executor.memory().range().is_some_and(|memory| memory.contains(&address)) {
+            return Err(ThreadLocalError::OfNoObject { name: name.as_str().to_owned() });
+        }
+        thread_local::variable_of_process(executor.architecture(), name, self.address_here(name))
+    }
+
+    /// What Mach-O code takes for the descriptor of the variable that was found at `address`.
+    fn descriptor(&mut self, name: &SymbolName, address: u64) -> Result<u64, ThreadLocalError> {
+        if let Some((_, true)) = self.registered.groups.program().variable(address) {
+            return Ok(address);
+        }
+        let location = self.variable(name, address)?;
+        let descriptor = Box::new(thread_local::of_mach_o(location));
+        let address = std::ptr::from_ref(&*descriptor).expose_provenance() as u64;
+        self.kept.push(descriptor);
+        Ok(address)
+    }
+
+    /// The address that a name of the process or of a library has for this thread.
+    fn address_here(&self, name: &SymbolName) -> Option<u64> {
+        let dylib = self.responsibility.dylib().ok()?;
+        let executor = self.session.executor();
+        dylib.generators_in_order().iter().find_map(|generator| generator.address_outside(executor, name))
     }
 
     fn finish(mut self, allocated: Allocated) {
@@ -301,6 +365,10 @@ impl Linking {
         }
         Ok(code)
     }
+}
+
+fn is_thread_local(kind: SymbolKind) -> bool {
+    matches!(kind, SymbolKind::ThreadLocal | SymbolKind::ThreadLocalDescriptor)
 }
 
 /// The externals whose addresses are in the initial values of thread-local variables.

@@ -3,6 +3,7 @@
 mod archive;
 mod commons;
 mod components;
+mod initial_values;
 mod linking;
 mod needs;
 mod unit;

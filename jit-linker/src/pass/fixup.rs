@@ -314,6 +314,28 @@ impl Placement {
         Ok(Some(ThreadLocalImage { bytes, align: 1 << section.align_log2, depends_on_externals }))
     }
 
+    /// Where in the template a variable of this graph's is, by its own symbol or its descriptor's.
+    pub(crate) fn thread_local_offset(&self, symbol: SymbolId) -> Option<u64> {
+        let symbol = self.graph.symbol(symbol);
+        let Definition::Block { block, offset } = symbol.definition else { return None };
+        let section = self.graph.section(self.graph.section_with(SectionRole::ThreadLocal)?);
+        let start = self.bases[section.kind as usize] + u64::from(section.start);
+        match symbol.kind {
+            SymbolKind::ThreadLocal => Some(symbol.address - start),
+            SymbolKind::ThreadLocalDescriptor => {
+                let edges = &self.graph.edges;
+                let of_block = &edges[edges.partition_point(|edge| edge.block < block)..];
+                let mut of_block = of_block.iter().take_while(|edge| edge.block == block);
+                // A descriptor's third word is the offset.
+                let is_it =
+                    |edge: &&Edge| edge.offset == offset + 16 && edge.kind.referent() == Referent::TlsModuleOffset;
+                let edge = of_block.find(is_it)?;
+                Some(self.graph.symbol(edge.target).address.wrapping_add_signed(edge.addend).wrapping_sub(start))
+            }
+            _ => None,
+        }
+    }
+
     /// Where a block is seen by the executor.
     pub(crate) fn block_address(&self, block: BlockId) -> u64 {
         let block = &self.graph.blocks[block.index()];

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jit_linker::graph::{Definition, Edge, EdgeKind};
 use jit_linker::link;
-use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
+use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind, SlabManager};
 use jit_linker::plugin::Passes;
 
 use crate::archive::check_index;
@@ -46,6 +46,53 @@ fn macho_12_a_record_is_for_the_function_though_a_common_symbol_has_its_address(
         for name in ["a_common", "z_common"] {
             let common = find(&graph, name).0;
             assert!(graph.edges().iter().all(|edge| edge.target != common), "{graph}");
+        }
+    }
+}
+
+#[test]
+fn macho_03_in_a_slab_code_of_one_object_leads_straight_to_another() {
+    const CALLER: &str = ".globl _main\n_main: CODE\n.subsections_via_symbols\n";
+    const TARGETS: &str =
+        ".globl _t\n.data\n_t: .quad 1\n.text\n.globl _f\n.p2align 2\n_f: ret\n.subsections_via_symbols\n";
+    let memory: Arc<dyn MemoryManager> = Arc::new(SlabManager::new().expect("there is address space"));
+    let cases = [
+        (X86_64, "movq _t@GOTPCREL(%rip), %rax\ncall _f\nret"),
+        (ARM64, "adrp x0, _t@GOTPAGE\nldr x0, [x0, _t@GOTPAGEOFF]\nbl _f\nret"),
+    ];
+    for (target, code) in cases {
+        let [caller, targets] = [CALLER.replace("CODE", code), TARGETS.to_owned()].map(|source| {
+            link::prepare(parse(assemble(target, &source)))
+                .expect("it fits")
+                .allocate(&memory)
+                .expect("there is memory")
+        });
+        let mut caller = caller;
+        let [variable, function] = ["t", "f"].map(|name| targets.address(find(targets.graph(), name).0));
+        for (name, address) in [("t", variable), ("f", function)] {
+            let symbol = find(caller.graph(), name).0;
+            caller.resolve(symbol, address, None);
+        }
+        let main = caller.address(find(caller.graph(), "main").0);
+        let start = (main - caller.segment(SegmentKind::Code).start) as usize;
+        let mut fixed = caller.fix_up().expect("it is near");
+        let code = &fixed.content(SegmentKind::Code)[start..];
+        let word = |at: usize| u32::from_le_bytes(code[at..at + 4].try_into().expect("a word"));
+        let signed = |at: usize| i64::from(word(at).cast_signed());
+        if target == X86_64 {
+            assert_eq!(code[..3], [0x48, 0x8d, 0x05], "lea rax, [rip + ...]");
+            assert_eq!(main.wrapping_add_signed(7 + signed(3)), variable);
+            assert_eq!(code[7], 0xe8);
+            assert_eq!(main.wrapping_add_signed(12 + signed(8)), function);
+        } else {
+            let [page, offset, branch] = [0, 4, 8].map(word);
+            assert_eq!((page & 0x9f00_001f, offset & 0xffc0_03ff), (0x9000_0000, 0x9100_0000), "adrp x0; add x0, x0");
+            let pages = ((page >> 29 & 3 | page >> 3 & 0x1f_fffc) << 11).cast_signed() >> 11;
+            let address = (main & !0xfff).wrapping_add_signed(i64::from(pages) << 12);
+            assert_eq!(address + u64::from(offset >> 10 & 0xfff), variable);
+            assert_eq!(branch >> 26, 0b100_101);
+            let distance = i64::from(branch << 6).wrapping_shl(32) >> 36 & !3;
+            assert_eq!((main + 8).wrapping_add_signed(distance), function);
         }
     }
 }

@@ -1,9 +1,13 @@
 //! What is read from an object.
 
+use std::sync::Arc;
+
 use jit_linker::SymbolStringPool;
 use jit_linker::arch::Architecture;
 use jit_linker::format::{self, ParseError};
 use jit_linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionId, SectionRole, Symbol, SymbolId};
+use jit_linker::link;
+use jit_linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
 use jit_linker::plugin::Passes;
 
 use crate::compiler::run;
@@ -104,6 +108,35 @@ fn macho_09_strings_are_split_after_their_zeros_and_each_keeps_its_alignment() {
 }
 
 #[test]
+fn macho_09_strings_that_nobody_refers_to_are_left_out_and_the_others_are_aligned_in_memory() {
+    let source = "
+        .section __TEXT,__cstring,cstring_literals\n.asciz \"x\"\nL_dead: .asciz \"dead\"\n.p2align 4\nl_first: .asciz \"first\"
+        l_also: .asciz \"dead, too\"\n.p2align 3\nl_second: .asciz \"second\"\nl_third: .asciz \"third\"
+        .data\n.globl _pointers\n_pointers: .quad l_first, l_second + 3, l_third\n.subsections_via_symbols\n";
+    for target in [X86_64, ARM64] {
+        let memory: Arc<dyn MemoryManager> = Arc::new(DetachedMemory::at(0x10000));
+        let graph = parse(assemble(target, source));
+        let pointers = find(&graph, "pointers").0;
+        let mut link = link::load(graph, Passes::default()).expect("there are no passes");
+        link.prune(&[pointers]);
+        let allocated = link.prepare().expect("it fits").allocate(&memory).expect("there is memory");
+        let base = allocated.segment(SegmentKind::ReadOnly).start;
+        let mut fixed = allocated.fix_up().expect("it is near");
+        let pointers = fixed.content(SegmentKind::Data).as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+        let pointers: Vec<u64> = pointers.collect();
+        let strings = fixed.content(SegmentKind::ReadOnly).to_vec();
+        let at = |address: u64| &strings[(address - base) as usize..];
+        let [first, second, third] = pointers[..] else { panic!("{pointers:x?}") };
+        assert!(
+            at(first).starts_with(b"first\0") && at(second).starts_with(b"ond\0") && at(third).starts_with(b"third\0")
+        );
+        assert_eq!((first % 16, second % 8), (0, 3), "{target}");
+        let text = String::from_utf8_lossy(&strings);
+        assert!(!text.contains("dead") && !text.contains('x'), "{target}: {text}");
+    }
+}
+
+#[test]
 fn literals_of_4_8_and_16_bytes_are_split_and_merged() {
     let source = "
         .literal4\n.long 1, 2, 1\n.literal8\n.quad 5, 6, 5, 5
@@ -167,6 +200,20 @@ fn macho_28_a_weak_definition_is_weak_whether_it_is_seen_or_not() {
     let (seen, own) = (find(&graph, "seen").1, find(&graph, "own").1);
     assert_eq!((seen.linkage, seen.scope), (Linkage::Weak, Scope::Default));
     assert_eq!((own.linkage, own.scope), (Linkage::Weak, Scope::Hidden));
+}
+
+#[test]
+fn macho_28_a_local_weak_definition_is_both_in_the_dump_before_and_after_it_is_linked() {
+    let source =
+        ".data\n.weak_definition _own\n_own: .quad 1\n.globl _user\n_user: .quad _own\n.subsections_via_symbols\n";
+    for target in [X86_64, ARM64] {
+        let graph = parse(assemble(target, source));
+        assert!(graph.to_string().contains(" _own: local weak data"), "{graph}");
+        let memory: Arc<dyn MemoryManager> = Arc::new(DetachedMemory::at(0x10000));
+        let allocated = link::prepare(graph).expect("it fits").allocate(&memory).expect("there is memory");
+        let graph = allocated.graph();
+        assert!(graph.to_string().contains(" _own: local weak data"), "{graph}");
+    }
 }
 
 #[test]

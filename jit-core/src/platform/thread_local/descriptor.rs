@@ -1,4 +1,6 @@
-//! TLS descriptors of variables outside the static block.
+//! TLS descriptors of variables outside the static block, and what stands for any variable in Mach-O code.
+
+use jit_linker::link::TlsLocation;
 
 use super::__tls_get_addr;
 use crate::platform::tlsdesc;
@@ -9,11 +11,13 @@ const OFFSET_BITS: u32 = 40;
 /// Is added to the offset, which may be one before the module's storage when an addend is negative.
 const BIAS: u64 = 1 << (OFFSET_BITS - 1);
 
+unsafe extern "C" {
+    fn orcane_tlsdesc_of_module();
+    fn orcane_tlv_of_module();
+}
+
 /// A descriptor, whose second word grows with the offset.
 pub(super) fn new(module: u64, offset: u64) -> [u64; 2] {
-    unsafe extern "C" {
-        fn orcane_tlsdesc_of_module();
-    }
     tlsdesc::prepare();
     [orcane_tlsdesc_of_module as *const () as u64, (module << OFFSET_BITS) + BIAS + offset]
 }
@@ -28,6 +32,62 @@ unsafe extern "C" fn address(argument: u64) -> *mut u8 {
 }
 
 tlsdesc::resolver!("orcane_tlsdesc_of_module", address);
+
+/// The descriptor by which Mach-O code finds a variable: a function that takes the descriptor's address and returns that
+/// of the calling thread's copy, and two words for it.
+pub(crate) fn of_mach_o(location: TlsLocation) -> [u64; 3] {
+    let [_, argument] = new(location.module, location.offset);
+    [orcane_tlv_of_module as *const () as u64, argument, 0]
+}
+
+// The descriptor's second word is where the other kind has it. Compilers count on more registers to be kept than of an
+// ordinary function: all but the result's are.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".text",
+    ".p2align 4",
+    ".globl orcane_tlv_of_module",
+    ".hidden orcane_tlv_of_module",
+    ".type orcane_tlv_of_module, @function",
+    "orcane_tlv_of_module:",
+    ".cfi_startproc",
+    "endbr64",
+    "mov rax, rdi",
+    "call {resolver}",
+    "add rax, qword ptr fs:[0]",
+    "ret",
+    ".cfi_endproc",
+    ".size orcane_tlv_of_module, . - orcane_tlv_of_module",
+    resolver = sym orcane_tlsdesc_of_module,
+);
+
+#[cfg(target_arch = "aarch64")]
+std::arch::global_asm!(
+    ".text",
+    ".p2align 2",
+    ".globl orcane_tlv_of_module",
+    ".hidden orcane_tlv_of_module",
+    ".type orcane_tlv_of_module, %function",
+    "orcane_tlv_of_module:",
+    ".cfi_startproc",
+    "bti c",
+    "stp x29, x30, [sp, #-16]!",
+    ".cfi_def_cfa_offset 16",
+    ".cfi_offset x29, -16",
+    ".cfi_offset x30, -8",
+    "mov x29, sp",
+    "bl {resolver}",
+    "mrs x30, tpidr_el0",
+    "add x0, x0, x30",
+    "ldp x29, x30, [sp], #16",
+    ".cfi_def_cfa_offset 0",
+    ".cfi_restore x29",
+    ".cfi_restore x30",
+    "ret",
+    ".cfi_endproc",
+    ".size orcane_tlv_of_module, . - orcane_tlv_of_module",
+    resolver = sym orcane_tlsdesc_of_module,
+);
 
 #[cfg(test)]
 mod tests {

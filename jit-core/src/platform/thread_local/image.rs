@@ -8,8 +8,8 @@ use jit_linker::arch::Architecture;
 pub(super) enum Storage<'a> {
     /// Storage of the object's own: the initial values, zeros up to `size`, and the alignment.
     Own { image: &'a [u8], size: u64, align: u64 },
-    /// A variable that another object has.
-    Variable { name: &'a str },
+    /// A variable that another object has: the named one, or one that every object of the process sees.
+    Variable { name: &'a str, library: Option<&'a str> },
 }
 
 /// Whether the offset from the thread pointer has to be the same in every thread.
@@ -41,6 +41,7 @@ const PT_TLS: u32 = 7;
 const PT_GNU_STACK: u32 = 0x6474_e551;
 const READ_WRITE: u32 = 6;
 
+const DT_NEEDED: u64 = 1;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 const DT_RELA: u64 = 7;
@@ -76,7 +77,14 @@ impl SharedObject {
         let target = relocations(architecture);
         let (names, symbol, (image, size, align)) = match storage {
             Storage::Own { image, size, align } => ("\0".to_owned(), 0, (image, size, align)),
-            Storage::Variable { name } => (format!("\0{name}\0"), 1, (&[][..], 0, 1)),
+            Storage::Variable { name, library } => {
+                (format!("\0{name}\0{}\0", library.unwrap_or_default()), 1, (&[][..], 0, 1))
+            }
+        };
+        // The library's name is behind the variable's. What takes its place says the same twice.
+        let needed = match storage {
+            Storage::Variable { name, library: Some(_) } => (DT_NEEDED, name.len() as u64 + 2),
+            _ => (DT_SYMENT, SYMBOL),
         };
         let asked = match placement {
             Placement::Static => 3,
@@ -84,7 +92,7 @@ impl SharedObject {
         };
         let program_headers = if size > 0 { 4 } else { 3 };
         let dynamic = HEADER + program_headers * PROGRAM_HEADER;
-        let dynamic_size = 16 * 9;
+        let dynamic_size = 16 * 10;
         let symbols = dynamic + dynamic_size;
         let relas = symbols + 2 * SYMBOL;
         let answers = relas + 3 * RELA;
@@ -106,6 +114,7 @@ impl SharedObject {
         }
         let flags = if placement == Placement::Static { DF_STATIC_TLS } else { 0 };
         for (tag, value) in [
+            needed,
             (DT_STRTAB, strings),
             (DT_STRSZ, names.len() as u64),
             (DT_SYMTAB, symbols),

@@ -7,6 +7,7 @@
 
 mod descriptor;
 mod image;
+mod module;
 
 use std::ffi::{CStr, CString, c_void};
 use std::fs::File;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jit_linker::arch::Architecture;
 use jit_linker::link::{ThreadLocalImage, TlsLocation};
 
+pub(crate) use self::descriptor::of_mach_o;
 use self::image::{Placement, SharedObject, Storage};
 
 /// Why the dynamic loader gives no thread-local storage.
@@ -30,6 +32,12 @@ pub(crate) enum ThreadLocalError {
     /// The loader refused.
     #[error("the dynamic loader gives no thread-local storage: {0}")]
     Loader(String),
+    /// An object defines the name, as something else.
+    #[error("'{name}' is no thread-local variable of an object")]
+    OfNoObject {
+        /// The name.
+        name: String,
+    },
     /// No library has a thread-local variable of the name.
     #[error("no library has a thread-local variable '{name}': {reason}")]
     NotThreadLocal {
@@ -75,20 +83,39 @@ impl ThreadLocalStorage {
     }
 }
 
-/// Where a thread-local variable of this program or of a library it has loaded is.
+/// Where a thread-local variable of this program or of a library it has loaded is. `here` is the address of the calling
+/// thread's copy, where that is known: it tells the variables of libraries apart.
 ///
 /// # Errors
 ///
-/// When there is none of that name.
-pub(crate) fn variable_of_process(architecture: Architecture, name: &str) -> Result<TlsLocation, ThreadLocalError> {
+/// When there is none of that name, or what is at the address is not thread-local.
+pub(crate) fn variable_of_process(
+    architecture: Architecture,
+    name: &str,
+    here: Option<u64>,
+) -> Result<TlsLocation, ThreadLocalError> {
     let not_there = |reason: String| ThreadLocalError::NotThreadLocal { name: name.to_owned(), reason };
     if name.contains('\0') {
         return Err(not_there("the name has a NUL".to_owned()));
     }
-    // What was asked stays true without the object that asked: the library has the variable.
-    let answer = ask(architecture, Storage::Variable { name })?.map_err(not_there)?;
-    Ok(answer.location)
+    let Some(here) = here else {
+        // What was asked stays true without the object that asked: the library has the variable.
+        let answer = ask(architecture, Storage::Variable { name, library: None })?.map_err(not_there)?;
+        return Ok(answer.location);
+    };
+    let Some(module) = module::at(here) else { return Err(not_there(NOT_IN_STORAGE.to_owned())) };
+    let asked = ask(architecture, Storage::Variable { name, library: module.library.as_deref() })?;
+    let is_it = |location: &TlsLocation| (location.module, location.offset) == (module.number, module.offset);
+    // The loader may know another of that name. Of this one it is not known then whether it is in the static block.
+    Ok(asked.ok().map(|answer| answer.location).filter(is_it).unwrap_or_else(|| TlsLocation {
+        module: module.number,
+        offset: module.offset,
+        thread_pointer_offset: None,
+        descriptor: Some(descriptor::new(module.number, module.offset)),
+    }))
 }
+
+const NOT_IN_STORAGE: &str = "what it has of that name is one for all threads";
 
 unsafe extern "C" {
     fn __tls_get_addr(pair: *const [u64; 2]) -> *mut u8;
@@ -310,10 +337,18 @@ mod tests {
 
     #[test]
     fn a_library_variable_is_found_where_its_library_has_it() {
-        let location = variable_of_process(host(), "errno").unwrap();
+        let location = variable_of_process(host(), "errno", None).unwrap();
         // SAFETY: `errno` of this thread.
         assert_eq!(copy(location) as u64, unsafe { libc::__errno_location() } as u64);
-        let error = variable_of_process(host(), "no_such_variable").unwrap_err().to_string();
+        // SAFETY: as above.
+        let here = unsafe { libc::__errno_location() } as u64;
+        let same = variable_of_process(host(), "errno", Some(here)).unwrap();
+        assert_eq!((same.module, same.offset), (location.module, location.offset));
+        assert_eq!(same.thread_pointer_offset, location.thread_pointer_offset);
+        let function = libc::getpid as *const () as u64;
+        let error = variable_of_process(host(), "getpid", Some(function)).unwrap_err().to_string();
+        assert!(error.contains("'getpid'") && error.contains("one for all threads"), "{error}");
+        let error = variable_of_process(host(), "no_such_variable", None).unwrap_err().to_string();
         assert!(error.contains("no_such_variable") && !error.contains("/proc"), "{error}");
     }
 }

@@ -41,10 +41,11 @@ impl Place {
 
 impl<'data> Reader<'data> {
     pub(super) fn add_sections(&mut self) -> Parsed<()> {
-        let cuts = self.symbol_cuts();
+        let mut cuts = self.symbol_cuts();
         let mut known = FxHashMap::default();
-        for (index, cuts) in cuts.into_iter().enumerate() {
-            let header = self.sections[index];
+        self.atoms.resize_with(self.sections.len(), || None);
+        for index in self.order() {
+            let (header, cuts) = (self.sections[index], std::mem::take(&mut cuts[index]));
             let atoms = if is_loaded(header) {
                 Some(self.add_section(header, cuts, &mut known)?)
             } else if self.options.all_sections && is_note(header) {
@@ -52,9 +53,24 @@ impl<'data> Reader<'data> {
             } else {
                 None
             };
-            self.atoms.push(atoms);
+            self.atoms[index] = atoms;
         }
         Ok(())
+    }
+
+    /// The order in which sections are placed: the object's, unless somebody asks for the bounds of a segment, whose
+    /// sections have to lie next to each other then.
+    fn order(&self) -> Vec<usize> {
+        let mut order: Vec<_> = (0..self.sections.len()).collect();
+        let is_bound = |symbol: &Nlist64<LittleEndian>| {
+            let name = self.strings.get(symbol.n_strx(LittleEndian) as usize..).unwrap_or_default();
+            symbol.is_undefined() && name.starts_with(b"segment$")
+        };
+        if self.symbols.iter().any(is_bound) {
+            let segment = |index: usize| self.sections[index].segment_name();
+            order.sort_by_key(|index| (0..*index).find(|other| segment(*other) == segment(*index)).unwrap_or(*index));
+        }
+        order
     }
 
     fn add_section(
@@ -211,19 +227,61 @@ impl<'data> Reader<'data> {
         (u64::from(offset) <= header.size(LittleEndian)).then_some((section, offset))
     }
 
-    /// The section that a symbol like `section$start$__DATA$__name` is a bound of, and whether of
+    /// The section that a symbol like `section$start$__DATA$__name` or `segment$end$__DATA` is a bound of, and whether of
     /// its end.
-    pub(super) fn bound(&self, symbol: &[u8]) -> Option<(SectionId, bool)> {
-        let (name, end) = match symbol.strip_prefix(b"section$start$") {
+    pub(super) fn bound(&mut self, symbol: &[u8]) -> Parsed<Option<(SectionId, bool)>> {
+        let Some(dollar) = symbol.iter().position(|byte| *byte == b'$') else { return Ok(None) };
+        let (kind, rest) = symbol.split_at(dollar);
+        let (name, end) = match rest.strip_prefix(b"$start$") {
             Some(name) => (name, false),
-            None => (symbol.strip_prefix(b"section$end$")?, true),
+            None => match rest.strip_prefix(b"$end$") {
+                Some(name) => (name, true),
+                None => return Ok(None),
+            },
         };
+        Ok(match kind {
+            b"section" => self.section_named(name).map(|section| (section, end)),
+            b"segment" => self.end_of_segment(name, end)?.map(|section| (section, end)),
+            _ => None,
+        })
+    }
+
+    /// The section of a segment and a name, with a dollar between them.
+    fn section_named(&self, name: &[u8]) -> Option<SectionId> {
         let dollar = name.iter().position(|byte| *byte == b'$')?;
         let (segment, name) = (&name[..dollar], &name[dollar + 1..]);
         let is_it = |header: &&&Section64<LittleEndian>| header.segment_name() == segment && header.name() == name;
         let index = self.sections.iter().position(|header| is_it(&header))?;
+        self.section_of(index)
+    }
+
+    /// The first or the last section of a segment. All of them stay.
+    fn end_of_segment(&mut self, segment: &[u8], last: bool) -> Parsed<Option<SectionId>> {
+        let mut found: Option<SectionId> = None;
+        for (index, header) in self.sections.iter().enumerate().filter(|(_, header)| header.segment_name() == segment) {
+            let Some(section) = self.section_of(index) else { continue };
+            let Section { role, kind, .. } = *self.graph.section(section);
+            // A template is in no thread's data, and says so by its section.
+            if role == SectionRole::ThreadLocal {
+                continue;
+            }
+            if found.is_some_and(|found| self.graph.section(found).kind != kind) {
+                return Err(
+                    self.unsupported(header, "is apart from others of its segment, whose bounds are referred to")
+                );
+            }
+            let is_further = |found: SectionId| (section.index() > found.index()) == last;
+            found = found.filter(|found| !is_further(*found)).or(Some(section));
+            let blocks = self.atoms[index].iter().flat_map(Atoms::blocks);
+            blocks.for_each(|block| self.graph.keep(block));
+        }
+        Ok(found)
+    }
+
+    /// The section of the graph that one of the object's is in, if it is in memory.
+    fn section_of(&self, index: usize) -> Option<SectionId> {
         let (block, _) = self.atoms[index].as_ref()?.find(0);
-        Some((self.graph.block(block).section?, end))
+        self.graph.block(block).section
     }
 }
 

@@ -114,6 +114,7 @@ impl<'data> Reader<'data> {
         };
         let kind = match definition {
             _ if flags & N_SYMBOL_RESOLVER != 0 && !is_undefined && !is_common(raw) => SymbolKind::Resolver,
+            Definition::Block { .. } if self.is_in_descriptors(raw) => SymbolKind::ThreadLocalDescriptor,
             Definition::Block { block, .. } if self.graph.block(block).kind == SegmentKind::Code => {
                 SymbolKind::Function
             }
@@ -137,7 +138,7 @@ impl<'data> Reader<'data> {
             return Err(self.malformed(format!("a relocation refers to symbol {}, which is not in memory", index.0)));
         }
         let name = self.symbol_name(raw)?;
-        let id = match self.bound(name) {
+        let id = match self.bound(name)? {
             _ if name == thread_local::BOOTSTRAP => self.thunk()?,
             Some((section, end)) => {
                 let label = self.text(name);

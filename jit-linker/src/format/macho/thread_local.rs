@@ -3,7 +3,11 @@
 //! The symbol of one is its descriptor: three words, of which the first is a function that takes
 //! the descriptor's address and returns the variable's. The other two are the function's; here
 //! they are what `__tls_get_addr` takes on ELF, the number of a module and an offset in its
-//! storage, so that both formats need one thing of their host.
+//! storage, so that both formats need one thing of their host, and know each other's variables.
+
+use object::LittleEndian;
+use object::macho::{Nlist64, S_THREAD_LOCAL_VARIABLES};
+use object::read::macho::Section as _;
 
 use super::Reader;
 use crate::arch::{Architecture, aarch64, stub, x86_64};
@@ -39,6 +43,12 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a symbol is a descriptor, or would be one if it were at its start.
+    pub(super) fn is_in_descriptors(&self, symbol: &Nlist64<LittleEndian>) -> bool {
+        let section = self.offset_in_section(symbol).map(|(section, _)| self.sections[section]);
+        section.is_some_and(|section| section.section_type(LittleEndian) == S_THREAD_LOCAL_VARIABLES)
     }
 
     fn is_in_template(&self, symbol: SymbolId) -> bool {
