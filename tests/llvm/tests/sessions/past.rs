@@ -74,11 +74,15 @@ impl<'a> Past<'a> {
     fn re_exports_beside_failures(&self) -> Vec<&'a str> {
         let is_re_export =
             |of: &str| self.steps.iter().any(|step| matches!(step, Step::Alias { name, .. } if name == of));
-        let lookups = self.steps.iter().zip(self.answers).filter_map(|(step, answer)| match step {
+        self.failed_lookups().flatten().map(|(name, _)| &**name).filter(|name| is_re_export(name)).collect()
+    }
+
+    /// The lookups of several names that have failed.
+    fn failed_lookups(&self) -> impl Iterator<Item = &'a Vec<(String, bool)>> {
+        self.steps.iter().zip(self.answers).filter_map(|(step, answer)| match step {
             Step::Lookup { names, .. } if names.len() > 1 && answer == "failed" => Some(names),
             _ => None,
-        });
-        lookups.flatten().map(|(name, _)| &**name).filter(|name| is_re_export(name)).collect()
+        })
     }
 
     /// Whether what the last step looks up is, or needs, such a re-export.
@@ -91,5 +95,24 @@ impl<'a> Past<'a> {
     pub(crate) fn is_needed_by_re_export_beside_failure(&self) -> bool {
         let needed = self.needed(self.re_exports_beside_failures());
         self.own().iter().any(|name| needed.contains(name))
+    }
+
+    /// Whether the last step defines what was asked for together with something that was made for such a re-export, be it
+    /// only because it is of the same unit.
+    pub(crate) fn was_beside_what_a_re_export_has_made(&self) -> bool {
+        let (own, needed) = (self.own(), self.needed(self.re_exports_beside_failures()));
+        let is_made = |of: &str| {
+            self.steps.iter().any(|step| match step {
+                Step::Define { symbols, .. } => {
+                    let has = |is_it: &dyn Fn(&str) -> bool| symbols.iter().any(|(name, _)| is_it(name));
+                    has(&|name| name == of) && has(&|name| needed.contains(name))
+                }
+                _ => false,
+            })
+        };
+        self.failed_lookups().any(|names| {
+            let (asked, beside): (Vec<_>, Vec<_>) = names.iter().partition(|(name, _)| own.contains(&&**name));
+            !asked.is_empty() && beside.iter().any(|(name, _)| is_made(name))
+        })
     }
 }
