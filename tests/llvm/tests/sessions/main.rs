@@ -302,6 +302,31 @@ fn what_a_re_export_has_made_is_the_listed_difference_for_what_is_asked_for_besi
                 lookup 1 0 E 2 x R b R\nalias 1 -1 z ew 0 a E\nlookup 1 1 E 2 z R c R\nalias 1 -1 z e 0 a E\n";
     let judged = judge(&steps_of(text)).unwrap();
     assert_eq!(judged.difference, Some((8, "what was asked for is made")));
+    // Where it is for what is not there, it has failed with LLVM, which says so first.
+    let text = "dylib\ndylib\ndylib\ndefine 0 -1 fails 1 b e 1 a\nalias 0 -1 x e 2 a E\ndefine 2 -1 fails 2 a ewc c ew 1 a\n\
+                lookup 1 0 E 2 x R b R\nalias 2 -1 z e 1 d E\nlookup 1 2 E 2 a R z R\nlookup 1 2 E 3 d R e R z R\n";
+    let judged = judge(&steps_of(text)).unwrap();
+    assert_eq!(judged.difference, Some((9, "what was asked for is made")));
+}
+
+/// `b` fails because the unit has looked up `a`, which is poisoned: it needed what was removed.
+#[test]
+fn what_a_unit_finds_poisoned_is_the_listed_difference() {
+    let text = "dylib\ntracker 0\ndefine 0 0 works 1 c e 0\ndefine 0 -1 works 1 a e 1 c\nlookup 1 0 A 1 a R\nremove 0\n\
+                define 0 -1 works 1 b e 1 a\nlookup 1 0 A 1 b R\n";
+    let judged = judge(&steps_of(text)).unwrap();
+    assert_eq!(judged.difference, Some((7, "removal poisons")));
+}
+
+/// LLVM loses what a lookup has found beside a name that is hidden in one dylib, also where that is in the next, and has
+/// failed.
+#[test]
+fn what_is_hidden_and_has_failed_elsewhere_is_the_listed_difference() {
+    let text = "dylib\ndylib\ndylib\ndefine 1 -1 works 1 c e 1 a\nlookup 1 1 E 1 c R\ndefine 0 -1 works 2 a ew c - 1 a\n\
+                lookup 2 0 E 1 E 2 c R a R\ndefine 0 -1 works 1 a e 0\n";
+    let judged = judge(&steps_of(text)).unwrap();
+    assert_eq!(judged.difference, Some((6, "failed lookups leave no trace")));
+    assert_eq!(play_llvm(&steps_of(text)).answers.last().map(String::as_str), Some("duplicate"));
 }
 
 /// LLVM loses what a unit found beside a name that is hidden from it: `d`, which `a` asked for together with `c`.
@@ -328,6 +353,7 @@ fn what_a_removal_takes_is_the_listed_difference_where_another_dylib_has_the_nam
 fn what_a_removal_takes_is_the_listed_difference_for_every_step() {
     let unit = "dylib\ntracker 0\ndefine 0 0 works 1 a ew 0\ndefine 0 -1 works 1 a e 0\nremove 0\n";
     let erased = "dylib\ntracker 0\ndefine 0 0 works 1 a e 0\nerase 0 a\ndefine 0 -1 works 1 a e 0\nremove 0\n";
+    let failing = unit.replace("0 -1 works", "0 -1 fails");
     let alias = "dylib\ntracker 0\nalias 0 0 x ew 0 a A\nalias 0 -1 x e 0 b A\nremove 0\n";
     for text in [
         format!("{unit}erase 0 a\n"),
@@ -335,6 +361,7 @@ fn what_a_removal_takes_is_the_listed_difference_for_every_step() {
         format!("{alias}erase 0 x\n"),
         format!("{alias}alias 0 -1 x e 0 a A\n"),
         format!("{erased}lookup 1 0 A 1 a R\n"),
+        format!("{failing}lookup 1 0 A 1 a W\n"),
     ] {
         let judged = judge(&steps_of(&text)).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let last = text.lines().count() - 1;

@@ -8,7 +8,7 @@ use orcane::linker::memory::PageManager;
 use orcane::{
     Alias, Cause, DylibLookup, Error, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib, LookupError, LookupSet,
     MaterializationResponsibility, MaterializationUnit, ResourceTracker, SearchOrder, SymbolDeclaration, SymbolDef,
-    SymbolFlags, SymbolLookup, SymbolName, SymbolState, UnitDefinition,
+    SymbolFailure, SymbolFlags, SymbolLookup, SymbolName, SymbolState, UnitDefinition,
 };
 
 use crate::history::Step;
@@ -64,7 +64,8 @@ pub(crate) struct Answer {
     pub(crate) because_of_removal: bool,
     /// Whether a re-export has failed because nothing had the name it is for.
     pub(crate) dangles: bool,
-    /// The names that are missing because a dylib hides them, if others were asked for with them.
+    /// The names that are missing because a dylib hides them, or have failed where the search went on to, if others were
+    /// asked for with them.
     pub(crate) hides: Vec<String>,
     /// What units have asked for, until now, together with what was hidden from them.
     pub(crate) lost: Vec<String>,
@@ -138,7 +139,7 @@ impl Player {
         match step {
             Step::Dylib => {
                 self.links.push(vec![self.dylibs.len()]);
-                self.dylibs.push(self.session.create_dylib(&format!("d{}", self.dylibs.len())).unwrap());
+                self.dylibs.push(self.session.create_dylib(&name_of(self.dylibs.len())).unwrap());
                 "ok".into()
             }
             Step::Link { dylib, other, all } => {
@@ -243,11 +244,19 @@ impl Player {
         self.outlived.iter().filter(|(dylib, _)| searched(*dylib)).map(|(_, name)| name.clone()).collect()
     }
 
-    /// The missing names that a searched dylib has.
+    /// The names that a searched dylib has and hides, of those that are missing, or have failed in a later one.
     fn hides(&self, order: &[(usize, bool)], error: &LookupError) -> Vec<String> {
-        let hidden = not_found(error).filter(|name| order.iter().any(|(dylib, _)| self.has(*dylib, name)));
-        hidden.map(|name| name.as_str().to_owned()).collect()
+        let is_hidden = |failure: &&SymbolFailure| {
+            let is_missing = matches!(*failure.cause, Cause::NotFound);
+            let mut hiding = order.iter().take_while(|(dylib, _)| is_missing || name_of(*dylib) != failure.dylib);
+            hiding.any(|(dylib, _)| self.has(*dylib, &failure.name))
+        };
+        error.failures.iter().filter(is_hidden).map(|failure| failure.name.as_str().to_owned()).collect()
     }
+}
+
+fn name_of(dylib: usize) -> String {
+    format!("d{dylib}")
 }
 
 fn not_found(error: &LookupError) -> impl Iterator<Item = &SymbolName> {
@@ -287,6 +296,8 @@ fn removed(cause: &Cause) -> bool {
     match cause {
         Cause::Removed => true,
         Cause::Dependency { cause, .. } => removed(cause),
+        // What a unit has looked up.
+        Cause::Session(Error::Lookup(error)) => error.failures.iter().any(|failure| removed(&failure.cause)),
         _ => false,
     }
 }

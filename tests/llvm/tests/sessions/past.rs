@@ -97,22 +97,25 @@ impl<'a> Past<'a> {
         self.own().iter().any(|name| needed.contains(name))
     }
 
-    /// Whether the last step defines what was asked for together with something that was made for such a re-export, be it
-    /// only because it is of the same unit.
+    /// Whether the last step is about what was asked for, by a lookup that has failed, together with something that was made
+    /// for such a re-export.
     pub(crate) fn was_beside_what_a_re_export_has_made(&self) -> bool {
-        let (own, needed) = (self.own(), self.needed(self.re_exports_beside_failures()));
-        let is_made = |of: &str| {
-            self.steps.iter().any(|step| match step {
-                Step::Define { symbols, .. } => {
-                    let has = |is_it: &dyn Fn(&str) -> bool| symbols.iter().any(|(name, _)| is_it(name));
-                    has(&|name| name == of) && has(&|name| needed.contains(name))
-                }
-                _ => false,
-            })
-        };
+        let mut made = self.needed(self.re_exports_beside_failures());
+        made.extend(self.unit_mates(&made));
+        let (own, needed) = (self.own(), self.needed(self.own()));
+        let is_own = |name: &str| own.contains(&name) || needed.contains(name);
         self.failed_lookups().any(|names| {
-            let (asked, beside): (Vec<_>, Vec<_>) = names.iter().partition(|(name, _)| own.contains(&&**name));
-            !asked.is_empty() && beside.iter().any(|(name, _)| is_made(name))
+            let asks = |is_it: &dyn Fn(&str) -> bool| names.iter().any(|(name, _)| is_it(name));
+            asks(&|name| is_own(name) && asks(&|other| other != name && made.contains(other)))
         })
+    }
+
+    /// What some unit defines together with one of these names.
+    fn unit_mates(&self, names: &BTreeSet<&str>) -> Vec<&'a str> {
+        let units = self.steps.iter().filter_map(|step| match step {
+            Step::Define { symbols, .. } if symbols.iter().any(|(name, _)| names.contains(&**name)) => Some(symbols),
+            _ => None,
+        });
+        units.flatten().map(|(name, _)| &**name).collect()
     }
 }
