@@ -170,9 +170,9 @@ pub(crate) fn of(ours: &Answer, llvm: &str, past: Past<'_>) -> Option<&'static s
         // The name is weakly referenced, or another dylib of the search has it as well.
         _ if llvm.starts_with("found") && is_found_elsewhere(ours, llvm) => Some("a removal takes its own"),
         // What LLVM does not have does not fail.
-        _ if is_found && past.reaches(&ours.outlives) => Some("a removal takes its own"),
+        _ if is_found && past.reaches(&ours.outlived) => Some("a removal takes its own"),
         // What needs a name of which that is so fails.
-        "failed" if ours.text.starts_with("found") && past.reaches(&ours.outlives) => Some("a removal takes its own"),
+        "failed" if ours.text.starts_with("found") && past.reaches(&ours.outlived) => Some("a removal takes its own"),
         // And the name can be defined anew.
         "ok" if ours.text == "duplicate" && past.is_about(&ours.outlives) => Some("a removal takes its own"),
         // They may differ from here on.
@@ -186,6 +186,8 @@ pub(crate) fn of(ours: &Answer, llvm: &str, past: Past<'_>) -> Option<&'static s
         }
         // And what was asked for beside what we have made for it, and has failed, LLVM only has made.
         "duplicate" | "failed" if past.was_beside_what_a_re_export_has_made() => Some("what was asked for is made"),
+        // With us, a lookup of what is poisoned has made nothing else.
+        "duplicate" if ours.text == "ok" && past.was_beside_a_removed_need() => Some("removal poisons"),
         _ if is_found && ours.because_of_removal && past.has_removed_a_need() => Some("removal poisons"),
         _ => None,
     }

@@ -318,6 +318,15 @@ fn what_a_unit_finds_poisoned_is_the_listed_difference() {
     assert_eq!(judged.difference, Some((7, "removal poisons")));
 }
 
+/// `a` is poisoned, and so nothing is made of what is asked for with it: `c` can be replaced.
+#[test]
+fn what_is_asked_for_beside_what_is_poisoned_is_the_listed_difference() {
+    let text = "dylib\ntracker 0\ndefine 0 0 works 1 b e 0\ndefine 0 -1 works 1 a e 1 b\nlookup 1 0 A 1 a R\nremove 0\n\
+                define 0 -1 works 1 c ew 0\ndefine 0 -1 fails 1 d e 0\nlookup 1 0 A 3 c R a R d R\ndefine 0 -1 works 1 c e 0\n";
+    let judged = judge(&steps_of(text)).unwrap();
+    assert_eq!(judged.difference, Some((9, "removal poisons")));
+}
+
 /// LLVM loses what a lookup has found beside a name that is hidden in one dylib, also where that is in the next, and has
 /// failed.
 #[test]
@@ -376,4 +385,9 @@ fn what_a_removal_takes_is_the_listed_difference_for_what_needs_it() {
                 define 0 -1 works 1 a e 1 b\nlookup 1 0 A 1 a R\n";
     let judged = judge(&steps_of(text)).unwrap();
     assert_eq!(judged.difference, Some((6, "a removal takes its own")));
+    // Also where that is in a dylib which is searched only for it.
+    let text = "dylib\ndylib\ntracker 1\ndefine 1 0 works 1 b ew 0\ndefine 1 -1 works 1 b e 0\nremove 0\n\
+                alias 0 -1 x e 1 b E\nlookup 1 0 A 1 x R\n";
+    let judged = judge(&steps_of(text)).unwrap();
+    assert_eq!(judged.difference, Some((7, "a removal takes its own")));
 }

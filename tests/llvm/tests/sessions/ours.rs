@@ -58,6 +58,8 @@ pub(crate) struct Answer {
     pub(crate) has_failed: bool,
     /// The names in searched dylibs whose first definition's tracker was removed after another had taken its place.
     pub(crate) outlives: Vec<String>,
+    /// The same in any dylib, where what is searched may lead.
+    pub(crate) outlived: Vec<String>,
     /// Whether something was defined through a tracker that had been removed.
     pub(crate) reuses: bool,
     /// Whether something was removed that a symbol needed.
@@ -108,7 +110,8 @@ impl Player {
     pub(crate) fn play(&mut self, step: &Step) -> Answer {
         let answer = self.answer(step);
         self.note_lost();
-        Answer { reuses: self.reuses, lost: self.lost.iter().cloned().collect(), ..answer }
+        let outlived = self.outlived.iter().map(|(_, name)| name.clone()).collect();
+        Answer { reuses: self.reuses, lost: self.lost.iter().cloned().collect(), outlived, ..answer }
     }
 
     /// Notes what was asked for together with what a dylib hides.

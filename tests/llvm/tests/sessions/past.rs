@@ -49,7 +49,11 @@ impl<'a> Past<'a> {
 
     /// Whether a definition was removed of something that the last step's names need.
     pub(crate) fn has_removed_a_need(&self) -> bool {
-        let needed = self.needed(self.own());
+        self.has_removed_a_need_of(self.own())
+    }
+
+    fn has_removed_a_need_of(&self, names: Vec<&'a str>) -> bool {
+        let needed = self.needed(names);
         let removed = |step: usize| match &self.steps[step] {
             Step::Erase { name, .. } => needed.contains(&**name),
             Step::Clear { dylib } => self.defines(step, &needed, |of, _| of == *dylib),
@@ -107,6 +111,17 @@ impl<'a> Past<'a> {
         self.failed_lookups().any(|names| {
             let asks = |is_it: &dyn Fn(&str) -> bool| names.iter().any(|(name, _)| is_it(name));
             asks(&|name| is_own(name) && asks(&|other| other != name && made.contains(other)))
+        })
+    }
+
+    /// Whether the last step is about what was asked for, by a lookup that has failed, together with something a definition
+    /// of whose needs was removed.
+    pub(crate) fn was_beside_a_removed_need(&self) -> bool {
+        let own = self.own();
+        self.failed_lookups().any(|names| {
+            let (asked, beside): (Vec<_>, Vec<_>) =
+                names.iter().map(|(name, _)| &**name).partition(|name| own.contains(name));
+            !asked.is_empty() && beside.into_iter().any(|name| self.has_removed_a_need_of(vec![name]))
         })
     }
 
