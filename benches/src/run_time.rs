@@ -153,3 +153,20 @@ pub(crate) fn bars(rows: &[Row]) -> Vec<Bar> {
     }
     bars
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_from_its_line_with_every_round() {
+        let times: Vec<_> = (1..=GENERATORS.len()).map(|generator| vec![generator as f64, 2.5]).collect();
+        let row = Row { program: PROGRAMS[0].name, times };
+        let read = Row::from_line(&row.to_line()).unwrap();
+        assert_eq!((read.program, &read.times), (row.program, &row.times));
+        assert!(Row::from_line(PROGRAMS[0].name).is_err());
+        // 2 / 1 in the first round, and as long in the second.
+        let [(_, first), (_, second), ..] = GENERATORS;
+        assert_eq!(read.ratio(second, first), 2.0);
+    }
+}
