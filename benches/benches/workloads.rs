@@ -1,8 +1,8 @@
 //! Times of what runs in this process: the workloads of the instruction gate, and single operations.
 //!
 //! ```sh
-//! cargo bench -p benches --bench workloads             # all; reports and plots are in target/criterion
-//! cargo bench -p benches --bench workloads -- lookup   # those whose name has it
+//! cargo bench -p benches             # all; reports and plots are in target/criterion
+//! cargo bench -p benches -- lookup   # those whose name has it
 //! ```
 #![allow(missing_docs, reason = "criterion's macro writes a public function")]
 
@@ -66,9 +66,18 @@ fn lookups(criterion: &mut Criterion) {
         index = (index + 1) % SYMBOLS;
         index
     };
+    // Of a name that is not found, a lookup gives 0.
+    assert!(
+        names
+            .iter()
+            .enumerate()
+            .all(|(index, name)| [table.lookup(index), table.lookup_text(name)] == [1 + index as u64; 2])
+    );
     criterion.bench_function("lookup/ready, interned", |bencher| bencher.iter(|| table.lookup(next())));
     criterion.bench_function("lookup/ready, by text", |bencher| bencher.iter(|| table.lookup_text(&names[next()])));
-    criterion.bench_function("cycle of one symbol", |bencher| bencher.iter(|| table.cycle("cycle")));
+    criterion.bench_function("cycle of one symbol", |bencher| {
+        bencher.iter(|| table.cycle("cycle").expect("it is gone each time"));
+    });
 }
 
 criterion_group!(benches, whole, calls, lookups);

@@ -5,61 +5,69 @@ use std::process::Command;
 use orcane::OptLevel;
 use workloads::child::Times;
 use workloads::llvm::{LlvmLevel, LlvmSubject};
-use workloads::median;
 use workloads::table::{self, Figures};
+use workloads::{median, ratio};
 
 use crate::Result;
 use crate::bars::Bar;
-use crate::measure::{Run, interleaved};
+use crate::measure::{Run, in_turns, interleaved};
 use crate::subject::{Subject, code_bytes};
 use workloads::session::{Shape, Table};
 
 /// LLVM takes a millisecond a function.
 const FUNCTIONS: usize = 1_000;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 15;
 const SYMBOLS: usize = 1_000_000;
-const SYMBOL_ROUNDS: usize = 15;
 
-/// Compilation: microseconds a function, from a module that is built to addresses, and memory.
-pub(crate) fn compilation() -> Result<Vec<Bar>> {
-    let mut bars = Vec::new();
-    let run = |subject, level| Run { subject, level, count: FUNCTIONS };
-    let microseconds = |times: Times| times.callable.as_secs_f64() * 1e6 / FUNCTIONS as f64;
-    let times = |subject, level| move || run(subject, level).times();
-    let median_of = |subject, level| -> Result<f64> {
-        let rounds = interleaved(ROUNDS, [&times(subject, level)])?;
-        Ok(median(rounds.iter().map(|[times]| microseconds(*times))))
-    };
+/// Compilation: microseconds a function, from a module that is built to addresses, and memory; the number of functions is
+/// divided by `scale`.
+pub(crate) fn compilation(scale: usize) -> Result<Vec<Bar>> {
+    const NONE: (Subject, OptLevel) = (Subject::Orcane(0), OptLevel::None);
+    const SPEED: (Subject, OptLevel) = (Subject::Orcane(0), OptLevel::Speed);
+    let two = |(_, level)| (Subject::Orcane(2), level);
+    let count = FUNCTIONS / scale;
+    let run = |(subject, level)| Run { subject, level, count };
+    let microseconds = |times: Times| times.callable.as_secs_f64() * 1e6 / count as f64;
 
-    let none = median_of(Subject::Orcane(0), OptLevel::None)?;
-    let speed = median_of(Subject::Orcane(0), OptLevel::Speed)?;
-    bars.push(Bar::reported("us a function: Orcane, none", none));
-    bars.push(Bar::reported("us a function: Orcane, speed", speed));
-    for subject in LlvmSubject::all() {
-        let llvm = median_of(Subject::Llvm(subject), OptLevel::None)?;
-        let name = subject.name();
-        bars.push(Bar::reported(format!("us a function: {name}"), llvm));
-        let (what, ours) = match subject.level {
-            LlvmLevel::O0 => ("none", none),
-            LlvmLevel::Default | LlvmLevel::O2 => ("speed", speed),
+    let llvm = LlvmSubject::all().map(|subject| (Subject::Llvm(subject), OptLevel::None));
+    let subjects: Vec<_> = [NONE, SPEED, two(NONE), two(SPEED)].into_iter().chain(llvm).collect();
+    let measure = |subject| move || Ok(microseconds(run(subject).times()?));
+    let times = in_turns(&subjects.iter().map(|&subject| (ROUNDS, measure(subject))).collect::<Vec<_>>())?;
+    let of = |subject| subjects.iter().position(|&other| other == subject).map_or(&[][..], |at| &times[at]);
+    let median_of = |subject| median(of(subject).iter().copied());
+
+    let mut bars = vec![
+        Bar::reported("us a function: Orcane, none", median_of(NONE)),
+        Bar::reported("us a function: Orcane, speed", median_of(SPEED)),
+    ];
+    for llvm in LlvmSubject::all() {
+        let subject = (Subject::Llvm(llvm), OptLevel::None);
+        let name = llvm.name();
+        bars.push(Bar::reported(format!("us a function: {name}"), median_of(subject)));
+        let (what, ours) = match llvm.level {
+            LlvmLevel::O0 => ("none", NONE),
+            LlvmLevel::Default | LlvmLevel::O2 => ("speed", SPEED),
         };
-        let promised = match (subject.level, subject.module_a_function, subject.threads) {
+        let promised = match (llvm.level, llvm.module_a_function, llvm.threads) {
             (LlvmLevel::O0, false, _) => 2.0,
             (LlvmLevel::O0, true, 0) => 5.0,
             (LlvmLevel::Default, true, 0) => 8.0,
             (LlvmLevel::O2, true, 0) => 15.0,
             _ => continue,
         };
-        bars.push(Bar::at_least(promised, format!("compile: {name} / Orcane, {what}"), llvm / ours));
+        let ratio = ratio(of(subject), of(ours));
+        bars.push(Bar::at_least(promised, format!("compile: {name} / Orcane, {what}"), ratio));
     }
-
-    for (level, name, one) in [(OptLevel::None, "none", none), (OptLevel::Speed, "speed", speed)] {
-        let two = median_of(Subject::Orcane(2), level)?;
-        bars.push(Bar::at_least(1.3, format!("compile: Orcane, {name}: one thread / two"), one / two));
+    for (name, one) in [("none", NONE), ("speed", SPEED)] {
+        bars.push(Bar::at_least(
+            1.3,
+            format!("compile: Orcane, {name}: one thread / two"),
+            ratio(of(one), of(two(one))),
+        ));
     }
 
     let above = |subject, nothing| -> Result<f64> {
-        let memory = |subject| run(subject, OptLevel::None).peak_memory();
+        let memory = |subject| run((subject, OptLevel::None)).peak_memory();
         Ok(memory(subject)? as f64 - memory(nothing)? as f64)
     };
     let llvm = LlvmSubject { level: LlvmLevel::O0, module_a_function: false, threads: 0 };
@@ -115,7 +123,7 @@ pub(crate) fn symbols() -> Result<Vec<Bar>> {
         }
         std::str::from_utf8(&output.stdout)?.parse()
     };
-    let rounds = interleaved(SYMBOL_ROUNDS, [&|| figures("benches"), &|| figures("llvm-peer")])?;
+    let rounds = interleaved(ROUNDS, [&|| figures("benches"), &|| figures("llvm-peer")])?;
     let median_of = |figure: &dyn Fn(&[Figures; 2]) -> f64| median(rounds.iter().map(figure));
     let mut bars = vec![
         Bar::at_most(

@@ -24,3 +24,20 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values[values.len() / 2]
 }
+
+/// The median of the ratios of two measurements, each to the other's of the same round.
+#[must_use]
+pub fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
+    median(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ratio;
+
+    #[test]
+    fn ratios_are_of_one_round() {
+        // The machine was twice as slow in the second round, and in the third it did something else beside.
+        assert_eq!(ratio(&[1.0, 2.0, 9.0], &[2.0, 4.0, 4.0]), 0.5);
+    }
+}

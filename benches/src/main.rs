@@ -79,7 +79,7 @@ fn main() -> Result<ExitCode> {
         ["report", "--small", folder] => report(SMALL, Path::new(folder), &[]),
         ["report", ref sections @ ..] => report(1, Path::new(env!("CARGO_MANIFEST_DIR")), sections),
         ["run-time"] => {
-            print(&run_time::bars(&run_time::measure()?));
+            print(&run_time::bars(&run_time::all()?));
             Ok(ExitCode::SUCCESS)
         }
         _ => Err(format!("unknown arguments {arguments:?}").into()),
@@ -98,7 +98,7 @@ fn report(scale: usize, folder: &Path, names: &[&str]) -> Result<ExitCode> {
         ("exact", "Instructions and memory", &|| bars::exact(count)),
         ("graphs", "Units that need each other", &beside_llvm::graphs),
         ("cranelift-jit", "Beside cranelift-jit, and cold start", &|| bars::timed(count)),
-        ("compilation", report::COMPILATION, &beside_llvm::compilation),
+        ("compilation", report::COMPILATION, &|| beside_llvm::compilation(scale)),
         ("sizes", report::SIZES, &|| sizes::eager(scale)),
         ("lazy", report::LAZY, &sizes::lazy),
         ("held", "Memory of what is linked", &beside_llvm::held),
@@ -119,14 +119,15 @@ fn report(scale: usize, folder: &Path, names: &[&str]) -> Result<ExitCode> {
         saved.write(name, bars.iter().map(Bar::to_line))?;
     }
     if asked(RUN_TIME) {
-        let rows = run_time::measure()?;
+        let rows = run_time::all()?;
         print(&run_time::bars(&rows));
         saved.write(RUN_TIME, rows.iter().map(run_time::Row::to_line))?;
     }
-    let sections = measured.iter().map(|(name, title, _)| Ok((*title, saved.read(name, Bar::from_line)?)));
+    let measured_on = |name, title, bars| Ok(report::Section { title, date: saved.date(name)?, bars });
+    let sections = measured.iter().map(|(name, title, _)| measured_on(name, *title, saved.read(name, Bar::from_line)?));
     let mut sections = sections.collect::<Result<Vec<_>>>()?;
     let run_times = saved.read(RUN_TIME, run_time::Row::from_line)?;
-    sections.push(("Run time of compiled code", run_time::bars(&run_times)));
+    sections.push(measured_on(RUN_TIME, "Run time of compiled code", run_time::bars(&run_times))?);
     Report { sections, run_times }.write(folder)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -142,9 +143,9 @@ fn exact() -> Result<ExitCode> {
 }
 
 fn beside_llvm() -> Result<()> {
-    print(&beside_llvm::compilation()?);
+    print(&beside_llvm::compilation(1)?);
     print(&beside_llvm::symbols()?);
-    print(&run_time::bars(&run_time::measure()?));
+    print(&run_time::bars(&run_time::all()?));
     Ok(())
 }
 

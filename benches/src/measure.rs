@@ -110,3 +110,42 @@ pub(crate) fn interleaved<T: Copy + Default, const N: usize>(
         })
         .collect()
 }
+
+/// As [`interleaved`], of measurements each of which takes part in so many rounds, from the first on: what takes long in
+/// fewer. Gives what each measured, round by round.
+pub(crate) fn in_turns<T>(measurements: &[(usize, impl Fn() -> Result<T>)]) -> Result<Vec<Vec<T>>> {
+    let mut results: Vec<_> = measurements.iter().map(|(rounds, _)| Vec::with_capacity(*rounds)).collect();
+    let rounds = measurements.iter().map(|(rounds, _)| *rounds).max().unwrap_or(0);
+    for round in 0..rounds {
+        for turn in 0..measurements.len() {
+            let at = (round + turn) % measurements.len();
+            let (rounds, measure) = &measurements[at];
+            if round < *rounds {
+                results[at].push(measure()?);
+            }
+        }
+    }
+    Ok(results)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn each_round_begins_with_another_and_what_takes_long_has_fewer() {
+        let order = RefCell::new(Vec::new());
+        let measure = |name: char| {
+            let order = &order;
+            move || {
+                order.borrow_mut().push(name);
+                Ok(order.borrow().len())
+            }
+        };
+        let results = in_turns(&[(3, measure('a')), (1, measure('b')), (3, measure('c'))]).unwrap();
+        assert_eq!(order.borrow().iter().collect::<String>(), "abccaca");
+        assert_eq!(results, [vec![1, 5, 7], vec![2], vec![3, 4, 6]]);
+    }
+}

@@ -29,26 +29,41 @@ impl Saved {
         let text = text.map_err(|error| format!("{section} has to be measured first: {error}"))?;
         text.lines().map(line).collect()
     }
+
+    /// The day on which a section was measured.
+    pub(crate) fn date(&self, section: &str) -> Result<String> {
+        told(Command::new("date").args(["--utc", "+%F", "--reference"]).arg(self.0.join(section)))
+    }
+}
+
+/// A part of the report.
+pub(crate) struct Section {
+    pub(crate) title: &'static str,
+    pub(crate) date: String,
+    pub(crate) bars: Vec<Bar>,
 }
 
 /// What is reported, in order.
 pub(crate) struct Report {
-    pub(crate) sections: Vec<(&'static str, Vec<Bar>)>,
+    pub(crate) sections: Vec<Section>,
     pub(crate) run_times: Vec<Row>,
 }
 
 /// Why a bar is missed, or what a figure can't tell.
 const NOTES: &str = "\
-Every figure is from a process of its own. What is compared ran in turns, but for \"Compilation beside LLVM\" and
-\"Eager compilation by size\", where all rounds of one subject ran before those of the next. Times are medians (lookups: of
-the least of three; run times: the least of several), and depend on what else the machine did; instructions and memory do not. Orcane and cranelift-jit are in
+Every figure is from a process of its own. What is compared ran in turns: in each round every subject once, the first one
+another in each. Times are medians over 15 rounds (lookups: of the least of three; links, calls and run times: of the least
+of several), but of LLVM O2 at 5,000 functions over three, and at 50,000 functions over six, of LLVM O2 one. A ratio of times
+is the median of the rounds' ratios, so that it need not be the ratio of the medians beside it. Times depend on what
+else the machine did; instructions and memory do not. Orcane and cranelift-jit are in
 one program, of the profile `dist`: optimised at link time, in one unit. LLVM is Debian's
 `libLLVM-22.so`, a release build, linked as a shared library: its calls into itself go through no PLT, so that code
-generation is as fast as with a static library, and loading it is part of one figure alone: the cold start of `lli-22`,
-which is that of a whole process. Its IR is built with its
+generation is as fast as with a static library. Loading it is part of one figure alone, the cold start of `lli-22`,
+which is that of a whole process: `lli-22 --version` loads it and does nothing else, and what the program takes beyond that
+is told beside. LLVM's IR is built with its
 `IRBuilder`, ours with Cranelift's `FunctionBuilder`; the programs whose run time is compared are translated from the same
 CLIF, block by block. `llvm-o2-scalar` is O2 without its vectorisers: what Cranelift has none of.
-Sections can be measured one by one: they need not be of one day.
+Sections can be measured one by one: each says when it was.
 ";
 
 /// Times of LLVM O2's from which on a program is listed.
@@ -91,8 +106,8 @@ impl Report {
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let mut text = String::from("# Benchmarks\n\nWritten by `scripts/bench report`.\n\n");
         writeln!(text, "{}\n{NOTES}", machine()?)?;
-        for (title, bars) in &self.sections {
-            writeln!(text, "## {title}\n\n| | measured | promised | |\n|---|---:|---:|---|")?;
+        for Section { title, date, bars } in &self.sections {
+            writeln!(text, "## {title}\n\nMeasured on {date}.\n\n| | measured | promised | |\n|---|---:|---:|---|")?;
             for bar in bars {
                 let (promised, verdict) = bar.promise();
                 writeln!(text, "| {} | {} | {promised} | {verdict} |", bar.what(), bar.figure())?;
@@ -103,7 +118,7 @@ impl Report {
         let names: Vec<_> = GENERATORS.iter().map(|(_, name)| *name).collect();
         writeln!(text, "| | {} |\n|---|{}", names.join(" | "), "---:|".repeat(names.len()))?;
         for row in &self.run_times {
-            let times: Vec<_> = row.microseconds.iter().map(|time| format!("{time:.0}")).collect();
+            let times: Vec<_> = row.microseconds().map(|time| format!("{time:.0}")).collect();
             writeln!(text, "| {} | {} |", row.program, times.join(" | "))?;
         }
         text.push_str(&self.slower()?);
@@ -119,7 +134,7 @@ impl Report {
 
     /// The figures of a section whose names begin and end so, by what stands between.
     fn figures(&self, section: &str, begins: &str, ends: &str) -> Vec<(String, f64)> {
-        let bars = self.sections.iter().filter(|(title, _)| *title == section).flat_map(|(_, bars)| bars);
+        let bars = self.sections.iter().filter(|known| known.title == section).flat_map(|known| &known.bars);
         let named = bars
             .filter_map(|bar| Some((bar.what().strip_prefix(begins)?.strip_suffix(ends)?.to_owned(), bar.measured())));
         named.collect()
@@ -128,7 +143,7 @@ impl Report {
     /// The programs that take half as long again as LLVM's best, or more, and why.
     fn slower(&self) -> Result<String> {
         let mut text = format!("\nAt `speed`, beyond {SLOWER} of LLVM O2:\n\n");
-        let ratios = self.run_times.iter().map(|row| (row.program, row.of("orcane-speed") / row.of("llvm-o2")));
+        let ratios = self.run_times.iter().map(|row| (row.program, row.ratio("orcane-speed", "llvm-o2")));
         for (program, ratio) in ratios.filter(|(_, ratio)| *ratio > SLOWER) {
             let why = WHY.iter().find(|(of, _)| *of == program);
             let (_, why) =
@@ -140,7 +155,7 @@ impl Report {
 
     fn run_time_plot(&self) -> String {
         let ratios = self.run_times.iter().flat_map(|row| {
-            let ratio = |generator| row.of(generator) / row.of("llvm-default");
+            let ratio = |generator| row.ratio(generator, "llvm-default");
             [("Orcane, speed", "orcane-speed"), ("LLVM O0", "llvm-o0"), ("LLVM O2", "llvm-o2")]
                 .map(|(label, generator)| (format!("{}: {label}", row.program), ratio(generator)))
         });
@@ -183,10 +198,7 @@ fn machine() -> Result<String> {
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
     let model = model.trim_start_matches([' ', '\t', ':']);
     let cores = std::thread::available_parallelism()?;
-    let version = |program: &str, argument: &str| -> Result<String> {
-        let output = Command::new(program).arg(argument).output()?;
-        Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
-    };
+    let version = |program: &str, argument: &str| told(Command::new(program).arg(argument));
     Ok(format!(
         "{model}, {cores} threads, {}. Orcane {}, Cranelift {}, LLVM {}, {}.\n",
         version("uname", "-sr")?,
@@ -195,4 +207,13 @@ fn machine() -> Result<String> {
         version("llvm-config-22", "--version")?,
         version("rustc", "--version")?,
     ))
+}
+
+/// The first line that a command prints.
+fn told(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    if !output.status.success() {
+        return Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }

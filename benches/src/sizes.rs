@@ -4,16 +4,25 @@ use std::process::Command;
 
 use orcane::OptLevel;
 use workloads::llvm::{LlvmLevel, LlvmSubject};
-use workloads::median;
+use workloads::{median, ratio};
 
 use crate::Result;
 use crate::bars::Bar;
-use crate::measure::Run;
+use crate::measure::{Run, in_turns};
 use crate::subject::Subject;
 
 const SIZES: [usize; 3] = [1_000, 5_000, 50_000];
-/// Functions that are compiled for one figure at least, in rounds.
-const FUNCTIONS: usize = 15_000;
+/// The most rounds, and the functions that a subject compiles in all of them: at the greatest size, rounds are fewer.
+const ROUNDS: usize = 15;
+const FUNCTIONS: usize = 300_000;
+/// LLVM takes milliseconds for one.
+const OPTIMISED_FUNCTIONS: usize = 15_000;
+
+fn rounds(subject: Subject, size: usize, scale: usize) -> usize {
+    let is_slow = matches!(subject, Subject::Llvm(llvm) if llvm.level == LlvmLevel::O2);
+    let functions = if is_slow { OPTIMISED_FUNCTIONS } else { FUNCTIONS };
+    functions.div_ceil(size * scale).min(ROUNDS)
+}
 
 const fn llvm(level: LlvmLevel, threads: u32) -> Subject {
     // It compiles modules at a time, not functions.
@@ -52,32 +61,35 @@ pub(crate) fn eager(scale: usize) -> Result<Vec<Bar>> {
         |subject| -> Result<f64> { Ok(Run { subject, level: OptLevel::None, count: 0 }.peak_memory()? as f64 / 1e6) };
     let (nothing, llvm_nothing) = (nothing(Subject::Nothing)?, nothing(Subject::LlvmNothing)?);
     for size in SIZES.map(|size| size / scale) {
+        let is_measured =
+            |subject| size <= MOST_MODULES || !matches!(subject, Subject::Llvm(llvm) if llvm.module_a_function);
+        let subjects: Vec<_> = SUBJECTS.into_iter().filter(|(_, subject, _)| is_measured(*subject)).collect();
+        let run = |subject, level| Run { subject, level, count: size };
+        let measurements = subjects.iter().map(|&(_, subject, level)| {
+            let measure = move || Ok(run(subject, level).times()?.total.as_secs_f64() * 1e6 / size as f64);
+            (rounds(subject, size, scale), measure)
+        });
+        let times = in_turns(&measurements.collect::<Vec<_>>())?;
         let mut figures = Vec::new();
-        for (who, subject, level) in SUBJECTS {
-            if matches!(subject, Subject::Llvm(llvm) if llvm.module_a_function) && size > MOST_MODULES {
-                continue;
-            }
-            let run = Run { subject, level, count: size };
-            let times = (0..FUNCTIONS.div_ceil(size * scale).min(5))
-                .map(|_| Ok(run.times()?.total.as_secs_f64() * 1e6 / size as f64));
-            let time = median(times.collect::<Result<Vec<_>>>()?);
+        for ((who, subject, level), times) in subjects.into_iter().zip(times) {
             let process = if matches!(subject, Subject::Llvm(_)) { llvm_nothing } else { nothing };
-            let memory = run.peak_memory()? as f64 / 1e6 - process;
+            let memory = run(subject, level).peak_memory()? as f64 / 1e6 - process;
+            let time = median(times.iter().copied());
             bars.push(Bar::reported(format!("{size} functions, {who}: us a function"), time));
             bars.push(Bar::reported(format!("{size} functions, {who}: peak MB above an empty process"), memory));
-            figures.push((who, time, memory));
+            figures.push((who, times, memory));
         }
         let of = |who| figures.iter().find(|(name, ..)| *name == who);
         for (ours, theirs, promised) in RATIOS {
-            let (Some((_, time, memory)), Some((_, their_time, their_memory))) = (of(ours), of(theirs)) else {
+            let (Some((_, times, memory)), Some((_, their_times, their_memory))) = (of(ours), of(theirs)) else {
                 continue;
             };
             let what = format!("{size} functions, {ours} / {theirs}");
-            bars.push(Bar::reported(format!("{what}: time"), time / their_time));
-            let (what, ratio) = (format!("{what}: peak memory"), memory / their_memory);
+            bars.push(Bar::reported(format!("{what}: time"), ratio(times, their_times)));
+            let (what, memory) = (format!("{what}: peak memory"), memory / their_memory);
             bars.push(match promised {
-                Some(promised) => Bar::at_most(promised, what, ratio),
-                None => Bar::reported(what, ratio),
+                Some(promised) => Bar::at_most(promised, what, memory),
+                None => Bar::reported(what, memory),
             });
         }
     }

@@ -365,3 +365,94 @@ fn a_fixup_that_leads_elsewhere_is_seen() {
     let error = decode::compare(&objects, &[&ours, &lld]).unwrap_err();
     assert!(error.contains("orcane link leads to"), "{error}");
 }
+
+/// The offset of the first field of a kind in an object's section of code, and of the next one after it.
+fn fields_of(object: &object::File<'_>, kinds: [u32; 2]) -> (object::SectionIndex, [u64; 2]) {
+    let section = object.sections().find(|section| section.name() == Ok(".text")).unwrap();
+    let of = |wanted: u32| {
+        let mut relocations = section.relocations();
+        let found = relocations.find(
+            |(_, relocation)| matches!(relocation.flags(), object::RelocationFlags::Elf { r_type } if r_type == wanted),
+        );
+        found.unwrap_or_else(|| panic!("no relocation of kind {wanted}")).0
+    };
+    (section.index(), kinds.map(of))
+}
+
+/// A field for an entry of the GOT that leads to the symbol itself, behind an instruction that takes an entry.
+#[test]
+fn a_symbol_in_place_of_its_got_entry_is_seen() {
+    let directory = directory("entry");
+    let text = "extern int a; int f(void) { return a; }\nint main(void) { return f(); }\n";
+    let kind = object::elf::R_X86_64_REX_GOTPCRELX;
+    let file = compile(&directory, &["gcc", "-O1", "-fPIC"], "main.c", text);
+    let bytes = std::fs::read(directory.join(&file)).unwrap();
+    let objects = [object::File::parse(&*bytes).unwrap()];
+    let (section, [offset, _]) = fields_of(&objects[0], [kind; 2]);
+    let offset = offset as usize;
+    let mut ours = Image::ours(&directory, &[&file], &objects);
+    let mut lld = Image::lld(&directory, &[&file], &objects, Linked::Program);
+    decode::compare(&objects, &[&ours, &lld]).unwrap();
+
+    // Ours takes the address by a `lea`; with the object's `mov`, it would load from the variable.
+    let code = &mut ours.sections.get_mut(&(0, section)).unwrap().1;
+    assert_eq!(code[offset - 2], 0x8d);
+    code[offset - 2] = 0x8b;
+    let error = decode::compare(&objects, &[&ours]).unwrap_err();
+    assert!(error.contains("leads to no entry of the GOT"), "{error}");
+
+    // lld's loads from the entry.
+    let [(_, symbol)] = image::outside(&objects)[..] else { panic!("one symbol is elsewhere") };
+    let (start, code) = lld.sections.get_mut(&(0, section)).unwrap();
+    assert_eq!(code[offset - 2], 0x8b);
+    let distance = symbol.wrapping_sub(*start + offset as u64 + 4) as u32;
+    code[offset..offset + 4].copy_from_slice(&distance.to_le_bytes());
+    let error = decode::compare(&objects, &[&lld]).unwrap_err();
+    assert!(error.contains("leads to no entry of the GOT"), "{error}");
+}
+
+/// As that. Of the two instructions one may be right and the other not.
+#[test]
+fn a_symbol_in_place_of_its_got_entry_is_seen_for_aarch64() {
+    use object::elf::*;
+    let directory = directory("entry-aarch64");
+    let text = "extern int a; int f(void) { return a; }\nint main(void) { return f(); }\n";
+    let compiler = ["clang-22", "--target=aarch64-linux-gnu", "-O1", "-fPIC"];
+    let file = compile(&directory, &compiler, "main.c", text);
+    let bytes = std::fs::read(directory.join(&file)).unwrap();
+    let objects = [object::File::parse(&*bytes).unwrap()];
+    let (section, [adrp, load]) = fields_of(&objects[0], [R_AARCH64_ADR_GOT_PAGE, R_AARCH64_LD64_GOT_LO12_NC]);
+    let ours = || Image::ours(&directory, &[&file], &objects);
+    let lld = || Image::lld(&directory, &[&file], &objects, Linked::Program);
+    decode::compare(&objects, &[&ours(), &lld()]).unwrap();
+
+    let word_at = |image: &Image, offset: u64| {
+        let code = &image.sections[&(0, section)].1;
+        u32::from_le_bytes(*code[offset as usize..].first_chunk().unwrap())
+    };
+    let error_with = |mut image: Image, words: &[(u64, u32)]| {
+        let code = &mut image.sections.get_mut(&(0, section)).unwrap().1;
+        for (offset, word) in words {
+            code[*offset as usize..][..4].copy_from_slice(&word.to_le_bytes());
+        }
+        decode::compare(&objects, &[&image]).unwrap_err()
+    };
+    // Ours adds to the page; with the object's load, it would load from the variable.
+    let addition = word_at(&ours(), load);
+    assert_eq!(addition >> 24, 0x91);
+    let as_load = addition & 0x3ff | 0xf940_0000 | (addition >> 10 & 0xfff) >> 3 << 10;
+    let error = error_with(ours(), &[(load, as_load)]);
+    assert!(error.contains("leads to no entry of the GOT"), "{error}");
+
+    // lld's loads from the entry: to the variable's page, and to its place in that.
+    let [(_, symbol)] = image::outside(&objects)[..] else { panic!("one symbol is elsewhere") };
+    let image = lld();
+    let place = image.sections[&(0, section)].0 + adrp;
+    let pages = (symbol >> 12).wrapping_sub(place >> 12) as u32;
+    let to_page = word_at(&image, adrp) & 0x9f00_001f | (pages & 3) << 29 | (pages >> 2 & 0x7_ffff) << 5;
+    let in_page = word_at(&image, load) & 0xffc0_03ff | ((symbol & 0xfff) as u32 >> 3) << 10;
+    for words in [&[(adrp, to_page)][..], &[(load, in_page)], &[(adrp, to_page), (load, in_page)]] {
+        let error = error_with(lld(), words);
+        assert!(error.contains("leads to no entry of the GOT"), "{error}");
+    }
+}

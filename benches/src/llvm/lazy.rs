@@ -97,9 +97,10 @@ pub(crate) fn calls(count: usize) -> Result<String> {
     jit.define("increment", increment as *const () as u64)?;
     let stubs = Reexports::new(&jit)?;
     let names: Vec<_> = (0..count).map(name).collect();
+    // As in `lazy`, names are interned before.
+    let interned = stubs.intern(&names, "increment");
     let start = Instant::now();
-    stubs.define(&names, "increment")?;
-    jit.lookup_all(names.iter().cloned())?;
+    stubs.create(&interned)?;
     let created = start.elapsed();
     let addresses = names.iter().map(|name| jit.lookup(name)).collect::<std::result::Result<Vec<_>, _>>()?;
     let start = Instant::now();
@@ -109,7 +110,7 @@ pub(crate) fn calls(count: usize) -> Result<String> {
     }
     let called = start.elapsed();
 
-    stubs.define(&["stub".to_owned()], "callee")?;
+    let stub = stubs.intern(&["stub".to_owned()], "callee");
     let loop_of = |name: &str, callee: &str| {
         format!(
             "define i64 @{name}(i64 %count) {{
@@ -122,9 +123,11 @@ pub(crate) fn calls(count: usize) -> Result<String> {
             x: ret i64 %count }}\n"
         )
     };
-    let (stub, direct) = (loop_of("through_stub", "stub"), loop_of("directly", "callee"));
+    let [through_stub, directly] =
+        [["through_stub", "stub"], ["directly", "callee"]].map(|[own, callee]| loop_of(own, callee));
     let callee = "define i64 @callee(i64 %a) noinline { ret i64 %a }\n";
-    jit.add(Module::parse(&format!("{callee}declare i64 @stub(i64)\n{stub}{direct}"))?)?;
+    jit.add(Module::parse(&format!("{callee}declare i64 @stub(i64)\n{through_stub}{directly}"))?)?;
+    stubs.create(&stub)?;
     let loop_of = |name: &str| -> Result<steady::Loop> {
         // SAFETY: the address of a function of this type.
         Ok(unsafe { std::mem::transmute::<u64, Unary>(jit.lookup(name)?) })
@@ -138,6 +141,7 @@ pub(crate) fn calls(count: usize) -> Result<String> {
     };
     let each = |took: std::time::Duration| took.as_secs_f64() * 1e9 / count as f64;
     let told = format!("{} {} {through_stub} {directly}", each(created), each(called));
+    drop((interned, stub));
     std::mem::forget(jit);
     Ok(told)
 }

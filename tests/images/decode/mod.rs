@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::fmt;
 
 use object::elf::*;
-use object::{Architecture, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SymbolSection};
+use object::{
+    Architecture, Object, ObjectSection, ObjectSymbol, RelocationFlags, RelocationTarget, SymbolIndex, SymbolSection,
+};
 
 use crate::image::{Image, Place, is_loaded, outside};
 use thread_local::About;
@@ -40,8 +42,12 @@ struct Site {
     target: Target,
     /// The two bytes before the field in the object: an instruction's, if a GOT entry is used.
     before: Option<[u8; 2]>,
-    /// The bytes of the instruction that a mark is on.
+    /// The bytes of the object's instruction, of which a mark says nothing more.
     after: Vec<u8>,
+    /// Its symbol.
+    symbol: SymbolIndex,
+    /// Where the other of two instructions is that load an entry of the GOT, in the same section.
+    partner: Option<u64>,
     what: String,
 }
 
@@ -87,7 +93,9 @@ pub(crate) fn compare(objects: &[object::File<'_>], images: &[&Image]) -> Result
                 _ if is_thread_local => thread_local::x86_64(image, site, expected),
                 _ => value(image, site, table).map(|found| [found, expected]),
             };
-            let [found, expected] = found.ok_or_else(|| format!("{site}: {name} has no such field"))?;
+            let no_field =
+                || format!("{site}: {name} has no such field, or leads to no entry of the GOT that is the symbol's");
+            let [found, expected] = found.ok_or_else(no_field)?;
             if found != expected {
                 return Err(format!("{site}: {name} leads to {found:#x}, not to {expected:#x}, {:?}", site.target));
             }
@@ -99,13 +107,40 @@ pub(crate) fn compare(objects: &[object::File<'_>], images: &[&Image]) -> Result
     Ok(kinds)
 }
 
+/// What the operand is now of an instruction that had it from an entry of the GOT.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operand {
+    /// Still the entry.
+    Entry,
+    /// The symbol, where the entry stood: a load has become a `lea`, or a call a direct one.
+    Symbol,
+    /// As that, of a jump, whose field begins a byte earlier: `jmp target; nop`.
+    Jump,
+    /// The address as a number; the other operand is a register.
+    Immediate,
+}
+
+impl Operand {
+    /// By the two bytes before the field in the object and in the image, and the last one of the field.
+    fn of(before: Option<[u8; 2]>, now: Option<[u8; 2]>, last: Option<u8>) -> Self {
+        match (before, now) {
+            _ if before == now => Self::Entry,
+            (Some([0x8b, operands]), Some([0x8d, others])) if operands == others => Self::Symbol,
+            (Some([0xff, 0x15]), Some([0x67, 0xe8])) => Self::Symbol,
+            (Some([0xff, 0x25]), Some([0xe9, _])) if last == Some(0x90) => Self::Jump,
+            (Some(_), Some([0x81 | 0xc7 | 0xf7, 0xc0..=0xff])) => Self::Immediate,
+            _ => Self::Entry,
+        }
+    }
+}
+
 /// The symbol's address that an image's field was computed from; of some kinds of field, another number.
 fn value(image: &Image, site: &Site, table: u64) -> Option<u64> {
     let (start, bytes) = image.sections.get(&site.place)?;
     let offset = site.offset as usize;
-    // `jmp [rip + entry]` may have become `jmp target; nop`, whose field begins a byte earlier.
-    let is_moved = site.before == Some([0xff, 0x25]) && bytes.get(offset - 2) == Some(&0xe9);
-    let offset = offset - usize::from(is_moved);
+    let instruction = offset.checked_sub(2).and_then(|start| bytes.get(start..)?.first_chunk().copied());
+    let operand = Operand::of(site.before, instruction, bytes.get(offset + 3).copied());
+    let offset = offset - usize::from(operand == Operand::Jump);
     let field = bytes.get(offset..)?;
     let unsigned = |size: usize| {
         let mut word = [0; 8];
@@ -119,29 +154,28 @@ fn value(image: &Image, site: &Site, table: u64) -> Option<u64> {
     let place = start + offset as u64;
     let absolute = |value: u64| Some(value.wrapping_add_signed(-site.addend));
     let relative = |value: u64| absolute(value.wrapping_add(place));
-    // What is not led through an entry or a stub is led to directly.
-    let entry = |address: u64| image.got.get(&address).copied().unwrap_or(address);
+    // A branch goes through a stub or directly. What an entry of the GOT is meant for leads to one, unless another
+    // instruction has taken the place of the one that needs it.
     let stub = |address: u64| image.stubs.get(&address).copied().unwrap_or(address);
-    // An operand in memory, the entry, may have become an immediate one: the address itself, and the other is a register.
-    let instruction: Option<[u8; 2]> = bytes.get(offset.saturating_sub(2)..).and_then(|at| at.first_chunk().copied());
-    let is_immediate = matches!(instruction, Some([0x81 | 0xc7 | 0xf7, 0xc0..=0xff])) && site.before != instruction;
+    let held = |address: u64| image.got.get(&address).copied();
+    let entry = |address: u64| if operand == Operand::Entry { held(address) } else { Some(address) };
     match site.kind {
-        R_X86_64_REX_GOTPCRELX if is_immediate => unsigned(4),
+        R_X86_64_REX_GOTPCRELX if operand == Operand::Immediate => unsigned(4),
         R_X86_64_64 => absolute(unsigned(8)?),
         R_X86_64_32 => absolute(unsigned(4)?),
         R_X86_64_32S => absolute(signed(4)?),
         R_X86_64_16 => absolute(unsigned(2)?),
         R_X86_64_8 => absolute(unsigned(1)?),
         R_X86_64_PC64 | R_X86_64_GOTPC64 => relative(signed(8)?),
-        R_X86_64_PC32 | R_X86_64_PLT32 => Some(stub(relative(signed(4)?)?)),
-        R_X86_64_GOTPC32 => relative(signed(4)?),
+        R_X86_64_PLT32 => Some(stub(relative(signed(4)?)?)),
+        R_X86_64_PC32 | R_X86_64_GOTPC32 => relative(signed(4)?),
         R_X86_64_PC16 => relative(signed(2)?),
         R_X86_64_PC8 => relative(signed(1)?),
-        R_X86_64_GOTPCREL | R_X86_64_GOTPCRELX | R_X86_64_REX_GOTPCRELX => Some(entry(relative(signed(4)?)?)),
-        R_X86_64_GOTPCREL64 => Some(entry(relative(signed(8)?)?)),
+        R_X86_64_GOTPCREL | R_X86_64_GOTPCRELX | R_X86_64_REX_GOTPCRELX => entry(relative(signed(4)?)?),
+        R_X86_64_GOTPCREL64 => held(relative(signed(8)?)?),
         R_X86_64_GOTOFF64 => absolute(unsigned(8)?.wrapping_add(table)),
         R_X86_64_PLTOFF64 => Some(stub(absolute(unsigned(8)?.wrapping_add(table))?)),
-        R_X86_64_GOT64 => Some(entry(absolute(unsigned(8)?.wrapping_add(table))?)),
+        R_X86_64_GOT64 => held(absolute(unsigned(8)?.wrapping_add(table))?),
         R_X86_64_SIZE32 => absolute(unsigned(4)?),
         R_X86_64_SIZE64 => absolute(unsigned(8)?),
         _ => None,
@@ -182,8 +216,8 @@ fn sites(objects: &[object::File<'_>]) -> Vec<Site> {
         for section in object.sections().filter(is_loaded) {
             let bytes = section.data().unwrap();
             for (offset, relocation) in section.relocations() {
-                let RelocationTarget::Symbol(symbol) = relocation.target() else { continue };
-                let symbol = object.symbol_by_index(symbol).unwrap();
+                let RelocationTarget::Symbol(index_of_symbol) = relocation.target() else { continue };
+                let symbol = object.symbol_by_index(index_of_symbol).unwrap();
                 let name = symbol.name().unwrap_or_default();
                 let RelocationFlags::Elf { r_type: kind } = relocation.flags() else { continue };
                 let local = own(index, &symbol).filter(|_| !symbol.is_global());
@@ -208,9 +242,13 @@ fn sites(objects: &[object::File<'_>]) -> Vec<Site> {
                 let (place, addend) = ((index, section.index()), relocation.addend());
                 let length = if architecture == Architecture::X86_64 { 2 } else { 4 };
                 let after = bytes.iter().skip(offset as usize).take(length).copied().collect();
-                sites.push(Site { place, offset, kind, addend, target, before, after, what });
+                let (symbol, partner) = (index_of_symbol, None);
+                sites.push(Site { place, offset, kind, addend, target, before, after, symbol, partner, what });
             }
         }
+    }
+    if objects.iter().any(|object| object.architecture() == Architecture::Aarch64) {
+        aarch64::pair(&mut sites);
     }
     sites
 }

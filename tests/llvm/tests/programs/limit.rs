@@ -22,8 +22,12 @@ pub(crate) fn end_after(seconds: u32) {
 /// What `timeout`, which may run the process for us, makes of the alarm.
 const TIMED_OUT: i32 = 124;
 
+/// Whether a process has taken longer than it may.
+pub(crate) fn is_over(status: ExitStatus) -> bool {
+    status.signal() == Some(libc::SIGALRM) || status.code() == Some(TIMED_OUT)
+}
+
 /// How a process has ended.
 pub(crate) fn told(status: ExitStatus) -> String {
-    let is_over = status.signal() == Some(libc::SIGALRM) || status.code() == Some(TIMED_OUT);
-    if is_over { "it takes too long".to_owned() } else { status.to_string() }
+    if is_over(status) { "it takes too long".to_owned() } else { status.to_string() }
 }

@@ -92,7 +92,8 @@ pub(crate) const DIFFERENCES: [Difference; 6] = [
     Difference {
         name: "a removal takes its own",
         row: Some("GAP-1"),
-        reason: "removing the tracker of a weak definition that a strong one has replaced, LLVM removes the strong one",
+        reason: "removing the tracker of a definition that another one has replaced (a weak one, or one that was removed by its \
+                 name), LLVM removes the other",
         history: || {
             vec![
                 Step::Dylib,
@@ -166,8 +167,12 @@ pub(crate) fn of(ours: &Answer, llvm: &str, past: Past<'_>) -> Option<&'static s
         // What a unit needs was hidden from it: LLVM has lost what it found for it beside.
         "waits" | "busy" if past.reaches(&ours.lost) => Some("failed lookups leave no trace"),
         _ if llvm.starts_with("missing") && is_outlived(ours, llvm) => Some("a removal takes its own"),
+        // The name is weakly referenced, or another dylib of the search has it as well.
+        _ if llvm.starts_with("found") && is_found_elsewhere(ours, llvm) => Some("a removal takes its own"),
+        // What LLVM does not have does not fail.
+        _ if is_found && past.reaches(&ours.outlived) => Some("a removal takes its own"),
         // What needs a name of which that is so fails.
-        "failed" if ours.text.starts_with("found") && past.reaches(&ours.outlives) => Some("a removal takes its own"),
+        "failed" if ours.text.starts_with("found") && past.reaches(&ours.outlived) => Some("a removal takes its own"),
         // And the name can be defined anew.
         "ok" if ours.text == "duplicate" && past.is_about(&ours.outlives) => Some("a removal takes its own"),
         // They may differ from here on.
@@ -179,19 +184,39 @@ pub(crate) fn of(ours: &Answer, llvm: &str, past: Past<'_>) -> Option<&'static s
         "ok" if ours.text == "duplicate" && past.is_needed_by_re_export_beside_failure() => {
             Some("what was asked for is made")
         }
+        // And what was asked for beside what we have made for it, and has failed, LLVM only has made.
+        "duplicate" | "failed" if past.was_beside_what_a_re_export_has_made() => Some("what was asked for is made"),
+        // With us, a lookup of what is poisoned has made nothing else.
+        "duplicate" if ours.text == "ok" && past.was_beside_a_removed_need() => Some("removal poisons"),
         _ if is_found && ours.because_of_removal && past.has_removed_a_need() => Some("removal poisons"),
         _ => None,
     }
 }
 
-/// Whether LLVM misses, beside what we miss, nothing but names whose weak definition was removed after another had taken
-/// its place.
+/// Whether LLVM misses, beside what we miss, nothing but names whose first definition's tracker was removed after another
+/// had taken its place.
 fn is_outlived(ours: &Answer, llvm: &str) -> bool {
     let (own, theirs) = (missing(&ours.text), missing(llvm));
     let mut more = theirs.iter().filter(|name| !own.contains(name)).peekable();
     own.iter().all(|name| theirs.contains(name))
         && more.peek().is_some()
         && more.all(|name| ours.outlives.contains(name))
+}
+
+/// Whether both find the same, but for names whose first definition's tracker was removed after another had taken its place:
+/// LLVM finds none there.
+fn is_found_elsewhere(ours: &Answer, llvm: &str) -> bool {
+    let (own, theirs) = (found(&ours.text), found(llvm));
+    let mut more = own.iter().filter(|symbol| !theirs.contains(symbol)).peekable();
+    theirs.iter().all(|(name, _)| own.iter().any(|(other, _)| other == name))
+        && more.peek().is_some()
+        && more.all(|(name, _)| ours.outlives.iter().any(|other| other == name))
+}
+
+/// Names with addresses.
+fn found(text: &str) -> Vec<(&str, &str)> {
+    let symbols = text.strip_prefix("found").unwrap_or_default();
+    symbols.split_whitespace().filter_map(|symbol| symbol.split_once('=')).collect()
 }
 
 /// Whether both miss the same, but for names of ours that a dylib hides: LLVM does not tell all.

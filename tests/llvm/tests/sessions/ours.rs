@@ -8,7 +8,7 @@ use orcane::linker::memory::PageManager;
 use orcane::{
     Alias, Cause, DylibLookup, Error, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib, LookupError, LookupSet,
     MaterializationResponsibility, MaterializationUnit, ResourceTracker, SearchOrder, SymbolDeclaration, SymbolDef,
-    SymbolFlags, SymbolLookup, SymbolName, SymbolState, UnitDefinition,
+    SymbolFailure, SymbolFlags, SymbolLookup, SymbolName, SymbolState, UnitDefinition,
 };
 
 use crate::history::Step;
@@ -20,7 +20,7 @@ pub(crate) struct Player {
     units: u64,
     /// What is known of each tracker.
     past: Vec<Past>,
-    /// Names in dylibs whose weak definition was removed while another was there.
+    /// Names in dylibs of which a tracker had a definition, which another has replaced before the tracker was removed.
     outlived: Vec<(usize, String)>,
     /// Whether something was defined through a tracker that had been removed.
     reuses: bool,
@@ -43,8 +43,8 @@ struct Unfound {
 #[derive(Default)]
 struct Past {
     dylib: usize,
-    /// The names that it has had weak definitions of.
-    weak: Vec<String>,
+    /// The names that it has had definitions of.
+    had: Vec<String>,
     was_removed: bool,
 }
 
@@ -56,15 +56,18 @@ pub(crate) struct Answer {
     pub(crate) detail: String,
     /// Whether a symbol failed, be others missing or not.
     pub(crate) has_failed: bool,
-    /// The names in searched dylibs whose weak definition was removed after another had taken its place.
+    /// The names in searched dylibs whose first definition's tracker was removed after another had taken its place.
     pub(crate) outlives: Vec<String>,
+    /// The same in any dylib, where what is searched may lead.
+    pub(crate) outlived: Vec<String>,
     /// Whether something was defined through a tracker that had been removed.
     pub(crate) reuses: bool,
     /// Whether something was removed that a symbol needed.
     pub(crate) because_of_removal: bool,
     /// Whether a re-export has failed because nothing had the name it is for.
     pub(crate) dangles: bool,
-    /// The names that are missing because a dylib hides them, if others were asked for with them.
+    /// The names that are missing because a dylib hides them, or have failed where the search went on to, if others were
+    /// asked for with them.
     pub(crate) hides: Vec<String>,
     /// What units have asked for, until now, together with what was hidden from them.
     pub(crate) lost: Vec<String>,
@@ -107,7 +110,8 @@ impl Player {
     pub(crate) fn play(&mut self, step: &Step) -> Answer {
         let answer = self.answer(step);
         self.note_lost();
-        Answer { reuses: self.reuses, lost: self.lost.iter().cloned().collect(), ..answer }
+        let outlived = self.outlived.iter().map(|(_, name)| name.clone()).collect();
+        Answer { reuses: self.reuses, lost: self.lost.iter().cloned().collect(), outlived, ..answer }
     }
 
     /// Notes what was asked for together with what a dylib hides.
@@ -125,12 +129,12 @@ impl Player {
         self.session.symbol_state(&self.dylibs[dylib], name).is_some()
     }
 
-    /// Notes that a tracker was given a definition.
-    fn note(&mut self, tracker: Option<usize>, name: &str, flags: &str) {
+    /// Notes that a tracker was given definitions, which it has if that was well.
+    fn note<'a>(&mut self, tracker: Option<usize>, names: impl Iterator<Item = &'a String>, given: &Answer) {
         let Some(past) = tracker.map(|tracker| &mut self.past[tracker]) else { return };
         self.reuses |= past.was_removed;
-        if flags.contains(['w', 'c']) {
-            past.weak.push(name.to_owned());
+        if given.text == "ok" {
+            past.had.extend(names.cloned());
         }
     }
 
@@ -138,7 +142,7 @@ impl Player {
         match step {
             Step::Dylib => {
                 self.links.push(vec![self.dylibs.len()]);
-                self.dylibs.push(self.session.create_dylib(&format!("d{}", self.dylibs.len())).unwrap());
+                self.dylibs.push(self.session.create_dylib(&name_of(self.dylibs.len())).unwrap());
                 "ok".into()
             }
             Step::Link { dylib, other, all } => {
@@ -154,9 +158,9 @@ impl Player {
                 let result = self.trackers[*tracker].remove();
                 let past = &mut self.past[*tracker];
                 past.was_removed = true;
-                let (dylib, weak) = (past.dylib, std::mem::take(&mut past.weak));
+                let (dylib, had) = (past.dylib, std::mem::take(&mut past.had));
                 let is_there = |name: &String| self.has(dylib, &self.session.intern(name));
-                let outlived: Vec<_> = weak.into_iter().filter(is_there).map(|name| (dylib, name)).collect();
+                let outlived: Vec<_> = had.into_iter().filter(is_there).map(|name| (dylib, name)).collect();
                 self.outlived.extend(outlived);
                 answer(result)
             }
@@ -165,14 +169,15 @@ impl Player {
                 answer(self.dylibs[*dylib].clear())
             }
             Step::Erase { dylib, name } => {
+                let outlives = self.outlives(&[(*dylib, true)]);
                 let (dylib, name) = (&self.dylibs[*dylib], self.session.intern(name));
                 let was_failed = self.session.symbol_state(dylib, &name).is_some_and(|(_, cause)| cause.is_some());
-                Answer { was_failed, ..answer(dylib.remove_symbols(&[name])) }
+                Answer { was_failed, outlives, ..answer(dylib.remove_symbols(&[name])) }
             }
             Step::Define { dylib, tracker, mode, symbols, needs } => {
                 self.units += 1;
-                symbols.iter().for_each(|(name, flags)| self.note(*tracker, name, flags));
                 let addresses = 256 * self.units..;
+                let names = symbols.iter().map(|(name, _)| name);
                 let symbols: Vec<_> = symbols
                     .iter()
                     .zip(addresses)
@@ -195,15 +200,18 @@ impl Player {
                     }),
                     name: "unit".into(),
                 };
-                let defined = self.tracker(*dylib, *tracker).define(vec![definition]);
-                Answer { outlives: self.outlives(&[(*dylib, true)]), ..answer(defined) }
+                let defined = answer(self.tracker(*dylib, *tracker).define(vec![definition]));
+                self.note(*tracker, names, &defined);
+                Answer { outlives: self.outlives(&[(*dylib, true)]), ..defined }
             }
             Step::Alias { dylib, tracker, name, flags: of, source, aliasee, all } => {
-                self.note(*tracker, name, of);
+                let own = name;
                 let [name, aliasee] = [name, aliasee].map(|name| self.session.intern(name));
                 let order = SearchOrder::new().then(&self.dylibs[*source], visibility(*all));
                 let alias = Alias { name, aliasee, flags: flags(of) };
-                answer(self.tracker(*dylib, *tracker).define_aliases(&order, vec![alias]))
+                let defined = answer(self.tracker(*dylib, *tracker).define_aliases(&order, vec![alias]));
+                self.note(*tracker, std::iter::once(own), &defined);
+                Answer { outlives: self.outlives(&[(*dylib, true)]), ..defined }
             }
             Step::Lookup { order: dylibs, names } => {
                 let order = dylibs
@@ -233,17 +241,25 @@ impl Player {
         }
     }
 
-    /// The names whose weak definition was removed, in the dylibs that are searched.
+    /// The names that were replaced before their first definition's tracker was removed, in the dylibs that are searched.
     fn outlives(&self, order: &[(usize, bool)]) -> Vec<String> {
         let searched = |dylib: usize| order.iter().any(|(other, _)| *other == dylib);
         self.outlived.iter().filter(|(dylib, _)| searched(*dylib)).map(|(_, name)| name.clone()).collect()
     }
 
-    /// The missing names that a searched dylib has.
+    /// The names that a searched dylib has and hides, of those that are missing, or have failed in a later one.
     fn hides(&self, order: &[(usize, bool)], error: &LookupError) -> Vec<String> {
-        let hidden = not_found(error).filter(|name| order.iter().any(|(dylib, _)| self.has(*dylib, name)));
-        hidden.map(|name| name.as_str().to_owned()).collect()
+        let is_hidden = |failure: &&SymbolFailure| {
+            let is_missing = matches!(*failure.cause, Cause::NotFound);
+            let mut hiding = order.iter().take_while(|(dylib, _)| is_missing || name_of(*dylib) != failure.dylib);
+            hiding.any(|(dylib, _)| self.has(*dylib, &failure.name))
+        };
+        error.failures.iter().filter(is_hidden).map(|failure| failure.name.as_str().to_owned()).collect()
     }
+}
+
+fn name_of(dylib: usize) -> String {
+    format!("d{dylib}")
 }
 
 fn not_found(error: &LookupError) -> impl Iterator<Item = &SymbolName> {
@@ -283,6 +299,8 @@ fn removed(cause: &Cause) -> bool {
     match cause {
         Cause::Removed => true,
         Cause::Dependency { cause, .. } => removed(cause),
+        // What a unit has looked up.
+        Cause::Session(Error::Lookup(error)) => error.failures.iter().any(|failure| removed(&failure.cause)),
         _ => false,
     }
 }

@@ -49,7 +49,11 @@ impl<'a> Past<'a> {
 
     /// Whether a definition was removed of something that the last step's names need.
     pub(crate) fn has_removed_a_need(&self) -> bool {
-        let needed = self.needed(self.own());
+        self.has_removed_a_need_of(self.own())
+    }
+
+    fn has_removed_a_need_of(&self, names: Vec<&'a str>) -> bool {
+        let needed = self.needed(names);
         let removed = |step: usize| match &self.steps[step] {
             Step::Erase { name, .. } => needed.contains(&**name),
             Step::Clear { dylib } => self.defines(step, &needed, |of, _| of == *dylib),
@@ -74,11 +78,15 @@ impl<'a> Past<'a> {
     fn re_exports_beside_failures(&self) -> Vec<&'a str> {
         let is_re_export =
             |of: &str| self.steps.iter().any(|step| matches!(step, Step::Alias { name, .. } if name == of));
-        let lookups = self.steps.iter().zip(self.answers).filter_map(|(step, answer)| match step {
+        self.failed_lookups().flatten().map(|(name, _)| &**name).filter(|name| is_re_export(name)).collect()
+    }
+
+    /// The lookups of several names that have failed.
+    fn failed_lookups(&self) -> impl Iterator<Item = &'a Vec<(String, bool)>> {
+        self.steps.iter().zip(self.answers).filter_map(|(step, answer)| match step {
             Step::Lookup { names, .. } if names.len() > 1 && answer == "failed" => Some(names),
             _ => None,
-        });
-        lookups.flatten().map(|(name, _)| &**name).filter(|name| is_re_export(name)).collect()
+        })
     }
 
     /// Whether what the last step looks up is, or needs, such a re-export.
@@ -91,5 +99,38 @@ impl<'a> Past<'a> {
     pub(crate) fn is_needed_by_re_export_beside_failure(&self) -> bool {
         let needed = self.needed(self.re_exports_beside_failures());
         self.own().iter().any(|name| needed.contains(name))
+    }
+
+    /// Whether the last step is about what was asked for, by a lookup that has failed, together with something that was made
+    /// for such a re-export.
+    pub(crate) fn was_beside_what_a_re_export_has_made(&self) -> bool {
+        let mut made = self.needed(self.re_exports_beside_failures());
+        made.extend(self.unit_mates(&made));
+        let (own, needed) = (self.own(), self.needed(self.own()));
+        let is_own = |name: &str| own.contains(&name) || needed.contains(name);
+        self.failed_lookups().any(|names| {
+            let asks = |is_it: &dyn Fn(&str) -> bool| names.iter().any(|(name, _)| is_it(name));
+            asks(&|name| is_own(name) && asks(&|other| other != name && made.contains(other)))
+        })
+    }
+
+    /// Whether the last step is about what was asked for, by a lookup that has failed, together with something a definition
+    /// of whose needs was removed.
+    pub(crate) fn was_beside_a_removed_need(&self) -> bool {
+        let own = self.own();
+        self.failed_lookups().any(|names| {
+            let (asked, beside): (Vec<_>, Vec<_>) =
+                names.iter().map(|(name, _)| &**name).partition(|name| own.contains(name));
+            !asked.is_empty() && beside.into_iter().any(|name| self.has_removed_a_need_of(vec![name]))
+        })
+    }
+
+    /// What some unit defines together with one of these names.
+    fn unit_mates(&self, names: &BTreeSet<&str>) -> Vec<&'a str> {
+        let units = self.steps.iter().filter_map(|step| match step {
+            Step::Define { symbols, .. } if symbols.iter().any(|(name, _)| names.contains(&**name)) => Some(symbols),
+            _ => None,
+        });
+        units.flatten().map(|(name, _)| &**name).collect()
     }
 }
