@@ -597,10 +597,12 @@ impl<'a> Batch<'a> {
         if externals.is_empty() {
             return linking.finish(allocated, &[], None);
         }
-        let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
+        let mut responsibilities = linking.own.iter().filter_map(|own| own.responsibility.as_ref());
+        let Some(first) = responsibilities.next() else { return };
+        let others = responsibilities.map(MaterializationResponsibility::unit).collect();
         let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
         let (session, order, owner) = (linking.session.clone(), first.link_order(), first.owner());
-        session.lookup_owned(&order, names.into(), Some(owner), move |answers| {
+        session.lookup_owned_by_all(&order, names.into(), Some(owner), others, move |answers| {
             linking.externals_known(allocated, externals, answers);
         });
     }

@@ -175,8 +175,8 @@ impl Linking {
             return go_on(self, allocated);
         }
         let names: Vec<_> = externals.iter().map(|(_, name)| name.clone()).collect();
-        let session = self.session.clone();
-        session.lookup_resolved(&order, names, move |answers| {
+        let (session, owner) = (self.session.clone(), self.responsibility.owner());
+        session.lookup_owned(&order, names.into(), Some(owner), move |answers| {
             if let Some((this, allocated)) = self.externals_known(allocated, &externals, answers) {
                 go_on(this, allocated);
             }

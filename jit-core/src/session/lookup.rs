@@ -13,7 +13,7 @@ use super::dispatch::{self, Priority};
 use super::published::{Cell, Published};
 use super::query::{Completion, Control, FoundSymbol, Owner, Query, Request};
 use super::search::{self, Search};
-use super::state::{Dylib, Effects};
+use super::state::{Dylib, Effects, Unit};
 use super::symbol::{Condition, SymbolFlags, SymbolState};
 use super::{ExecutionSession, JitDylib, unit};
 use crate::error::{Cause, LookupError, SymbolFailure};
@@ -311,6 +311,7 @@ impl ExecutionSession {
             kind: LookupKind::Static,
             priority: dispatch::current_priority(),
             owner: None,
+            others: Vec::new(),
         };
         let control = self.start(order, request, Completion::All(Box::new(complete)));
         LookupHandle { session: self.clone(), control }
@@ -394,24 +395,25 @@ impl ExecutionSession {
         })
     }
 
-    /// Looks names up for a linker: `complete` is called once each has an address or has failed,
-    /// in their order.
-    #[cfg(any(target_os = "linux", feature = "cranelift"))]
-    pub(crate) fn lookup_resolved(
-        &self,
-        order: &SearchOrder,
-        names: impl Into<LookupSet>,
-        complete: impl FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send + 'static,
-    ) {
-        self.lookup_owned(order, names.into(), None, complete);
-    }
-
-    /// As [`lookup_resolved`](Self::lookup_resolved), for somebody who cannot go on before.
+    /// Looks names up for somebody who cannot go on before: `complete` is called once each has an address or has failed, in
+    /// their order.
     pub(crate) fn lookup_owned(
         &self,
         order: &SearchOrder,
         names: LookupSet,
         owner: Option<Owner>,
+        complete: impl FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send + 'static,
+    ) {
+        self.lookup_owned_by_all(order, names, owner, Vec::new(), complete);
+    }
+
+    /// As [`lookup_owned`](Self::lookup_owned), for several units that go on together.
+    pub(crate) fn lookup_owned_by_all(
+        &self,
+        order: &SearchOrder,
+        names: LookupSet,
+        owner: Option<Owner>,
+        others: Vec<Id<Unit>>,
         complete: impl FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send + 'static,
     ) {
         let request = Request {
@@ -420,13 +422,30 @@ impl ExecutionSession {
             kind: LookupKind::Static,
             priority: dispatch::current_priority(),
             owner,
+            others,
         };
         self.start(order, request, Completion::Each(Box::new(complete)));
     }
 
+    /// As [`lookup_async`](Self::lookup_async), for a unit whose responsibility `complete` has.
+    pub(super) fn lookup_holding(
+        &self,
+        order: &SearchOrder,
+        names: LookupSet,
+        required: SymbolState,
+        unit: Id<Unit>,
+        complete: impl FnOnce(Result<Vec<FoundSymbol>, LookupError>) + Send + 'static,
+    ) -> LookupHandle {
+        let (kind, priority) = (LookupKind::Static, dispatch::current_priority());
+        let owner = Some(Owner::Holder(unit));
+        let request = Request { names, required, kind, priority, owner, others: Vec::new() };
+        let control = self.start(order, request, Completion::All(Box::new(complete)));
+        LookupHandle { session: self.clone(), control }
+    }
+
     fn start(&self, order: &SearchOrder, request: Request, completion: Completion) -> Arc<Control> {
         let _span = tracing::debug_span!("lookup", names = ?request.names).entered();
-        let control = Control::new(request, completion, dispatch::current_unit(self));
+        let control = Control::new(self, request, completion);
         Search::new(self.clone(), order.clone(), Arc::clone(&control)).go_on();
         control
     }
@@ -447,7 +466,7 @@ impl ExecutionSession {
             unit::fail_abandoned(None);
         }
         let owner = dispatch::current_unit(self).map(Owner::Thread);
-        let request = Request { names, required, kind, priority, owner };
+        let request = Request { names, required, kind, priority, owner, others: Vec::new() };
         let answer = Arc::new(Mutex::new(None));
         let (to, session) = (Arc::clone(&answer), self.clone());
         let complete = move |result| {

@@ -276,7 +276,7 @@ impl ExecutionSession {
                 .into_iter()
                 .map(|(id, priority)| TaskKind::Materialize(self.clone(), id).with_priority(priority));
             let answers = answers.into_iter().map(|query| {
-                let priority = query.control.request.priority;
+                let priority = query.priority;
                 TaskKind::Answer(query).with_priority(priority)
             });
             self.shared.dispatcher.dispatch(units.chain(answers).collect());

@@ -11,6 +11,7 @@
 
 use smallvec::SmallVec;
 
+use super::dispatch::Priority;
 use super::edges;
 use super::state::{Effects, State};
 use super::symbol::{SymbolId, SymbolState};
@@ -70,9 +71,12 @@ impl State {
             if from == to {
                 continue;
             }
-            if let Err((unsatisfied, cause)) = self.add_dependence(from, to) {
-                error.get_or_insert(unsatisfied);
-                failed.push((from, cause));
+            match self.add_dependence(from, to) {
+                Ok(()) => self.demand_need(from, to, effects),
+                Err((unsatisfied, cause)) => {
+                    error.get_or_insert(unsatisfied);
+                    failed.push((from, cause));
+                }
             }
         }
         for (symbol, cause) in failed {
@@ -92,6 +96,7 @@ impl State {
         for index in waiting {
             self.advance(index, effects);
         }
+        self.break_cycles(symbols, effects);
         error.map_or(Ok(()), Err)
     }
 
@@ -150,6 +155,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Sees to it that what an emitted symbol needs is made, and soon if somebody waits for the symbol.
+    fn demand_need(&mut self, symbol: SymbolId, needed: SymbolId, effects: &mut Effects) {
+        if self.symbols.get(needed).is_none_or(|needed| needed.state() == SymbolState::Ready) {
+            return;
+        }
+        let unit = self.symbols.get(symbol).and_then(|symbol| self.units.get(symbol.unit));
+        let awaited = unit.is_some_and(|unit| unit.awaited);
+        self.demand(needed, if awaited { Priority::Awaited } else { Priority::Ahead }, effects);
     }
 
     fn ring(&mut self, symbol: u32) -> Option<&mut Ring> {

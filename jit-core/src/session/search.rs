@@ -11,11 +11,11 @@ use jit_linker::SymbolName;
 use rustc_hash::FxHashSet;
 
 use super::arena::Id;
-use super::dispatch::TaskKind;
+use super::dispatch::{Priority, TaskKind};
 use super::generator::{DefinitionGenerator, GeneratorError};
 use super::lookup::{DylibLookup, LookupKind, SearchOrder};
 use super::query::{Control, Query};
-use super::state::{Dylib, Effects};
+use super::state::{Dylib, Effects, Unit};
 use super::unit::panic_message;
 use super::{ExecutionSession, JitDylib};
 use crate::error::{Cause, Error};
@@ -144,6 +144,11 @@ pub(super) fn set_inside(generators: Vec<usize>) -> Vec<usize> {
 impl Search {
     pub(crate) fn new(session: ExecutionSession, order: SearchOrder, control: Arc<Control>) -> Self {
         Self { session, order, control, dylib: 0, done: Vec::new(), out_of_turn: Vec::new() }
+    }
+
+    /// As [`Control::home`].
+    pub(crate) fn home(&self) -> Option<(usize, Id<Unit>)> {
+        self.control.home()
     }
 
     /// Goes on until it is suspended, parked, or becomes a query.
@@ -311,7 +316,10 @@ impl Search {
 /// Takes a search up again, as a task.
 pub(crate) fn resume(search: Search) {
     let session = search.session.clone();
-    let priority = search.control.request.priority;
+    let priority = match search.control.request.priority {
+        Priority::Awaited => Priority::Awaited,
+        Priority::Ahead => session.state().priority_of(&search.control),
+    };
     session.shared.dispatcher.dispatch(vec![TaskKind::Search(Box::new(search)).with_priority(priority)]);
 }
 

@@ -16,3 +16,4 @@ mod removal;
 mod responsibility;
 mod stage;
 mod trackers;
+mod waits;
