@@ -9,6 +9,7 @@
 //! Blockers lead from ring to ring until one that has none: a symbol that is not emitted yet.
 //! If they lead back to where they started, the rings on the way are one.
 
+use jit_linker::SymbolName;
 use smallvec::SmallVec;
 
 use super::dispatch::Priority;
@@ -37,6 +38,9 @@ pub(crate) struct Ring {
     shortcut: Option<u32>,
 }
 
+/// What symbols were found as: one that was removed has no name any more.
+pub(crate) type NamesOf<'a> = &'a dyn Fn(SymbolId) -> Option<SymbolName>;
+
 impl State {
     /// Marks `symbols` emitted, with their dependences. Those whose dependences have failed
     /// fail; the error names the first of them.
@@ -44,6 +48,7 @@ impl State {
         &mut self,
         symbols: &[SymbolId],
         dependences: &[(SymbolId, SymbolId)],
+        names: NamesOf<'_>,
         effects: &mut Effects,
     ) -> Result<(), Error> {
         let mut failed: Vec<(SymbolId, Arc<Cause>)> = Vec::new();
@@ -71,7 +76,7 @@ impl State {
             if from == to {
                 continue;
             }
-            match self.add_dependence(from, to) {
+            match self.add_dependence(from, to, names) {
                 Ok(()) => self.demand_need(from, to, effects),
                 Err((unsatisfied, cause)) => {
                     error.get_or_insert(unsatisfied);
@@ -133,15 +138,15 @@ impl State {
         }
     }
 
-    fn add_dependence(&mut self, from: SymbolId, to: SymbolId) -> Result<(), (Error, Arc<Cause>)> {
+    fn add_dependence(&mut self, from: SymbolId, to: SymbolId, names: NamesOf<'_>) -> Result<(), (Error, Arc<Cause>)> {
         let Some(dependant) = self.symbols.get(from) else { return Ok(()) };
         let (name, needs) = (dependant.name(), dependant.needs);
         let Some(dependency) = self.symbols.get(to) else {
             let cause = Arc::new(Cause::Removed);
-            return Err((
-                Error::UnsatisfiedDependency { symbol: name.clone(), dependency: name, cause: Arc::clone(&cause) },
-                cause,
-            ));
+            let Some(removed) = names(to) else { return Err((Error::DefunctTracker, cause)) };
+            let error =
+                Error::UnsatisfiedDependency { symbol: name, dependency: removed.clone(), cause: Arc::clone(&cause) };
+            return Err((error, Arc::new(Cause::Dependency { name: removed, dylib: String::new(), cause })));
         };
         if let Some(cause) = dependency.failure() {
             let error =

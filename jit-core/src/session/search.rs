@@ -187,7 +187,7 @@ impl Search {
         let step = {
             let state = self.session.state();
             loop {
-                let Some(&(dylib, visibility)) = self.order.0.get(self.dylib) else { break Ok(None) };
+                let Some(&(dylib, visibility)) = self.order.dylibs.get(self.dylib) else { break Ok(None) };
                 let Some(entry) = state.dylibs.get(dylib) else {
                     if state.ended {
                         break Err(Cause::SessionEnded);
@@ -204,7 +204,7 @@ impl Search {
                     .cloned()
                     .collect();
                 if !waiting.is_empty() && !self.control.is_over() {
-                    let searched = &self.order.0[..=self.dylib];
+                    let searched = &self.order.dylibs[..=self.dylib];
                     // What the dylib has and hides is not for its generators to define.
                     let missing = |name: &&SymbolName| {
                         state.symbols.find(dylib, name).is_none() && state.find(searched, name).is_none()
@@ -286,7 +286,7 @@ impl Search {
     pub(crate) fn abandon(self) {
         let (ended, slots) = {
             let state = self.session.state();
-            let dylib = self.order.0.get(self.dylib).and_then(|(dylib, _)| state.dylibs.get(*dylib));
+            let dylib = self.order.dylibs.get(self.dylib).and_then(|(dylib, _)| state.dylibs.get(*dylib));
             (state.ended, dylib.map(|dylib| dylib.generators.clone()).unwrap_or_default())
         };
         // A turn that was kept for it.
@@ -308,7 +308,7 @@ impl Search {
             return;
         }
         let mut effects = Effects::default();
-        self.session.state().start_query(&self.order.0, &self.control, failure, &mut effects);
+        self.session.state().start_query(&self.order.dylibs, &self.control, failure, &mut effects);
         self.session.perform(effects);
     }
 }

@@ -184,12 +184,14 @@ pub(crate) struct State {
     pub(crate) watches: FxHashMap<SymbolId, Watches>,
     pub(crate) managed: bool,
     pub(crate) notifications: Vec<Notification>,
+    /// No dylib is created any more.
+    pub(crate) ending: bool,
     pub(crate) ended: bool,
 }
 
 impl State {
     pub(crate) fn create_dylib(&mut self, name: &str) -> Result<Id<Dylib>, Error> {
-        if self.ended {
+        if self.ending {
             return Err(Error::SessionEnded);
         }
         if self.dylib_names.contains_key(name) {

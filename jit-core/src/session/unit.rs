@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::arena::Id;
 use super::lookup::{LookupHandle, LookupSet};
 use super::query::Owner;
+use super::readiness::NamesOf;
 use super::state::{Effects, Unit, UnitDefinition};
 use super::symbol::{SymbolDeclaration, SymbolDef, SymbolId, SymbolState};
 use super::{ExecutionSession, FoundSymbol, JitDylib, SearchOrder};
@@ -343,15 +344,20 @@ impl MaterializationResponsibility {
     ///
     /// # Errors
     ///
-    /// When a symbol has no address, or one that it needs has failed: it has failed with it then.
+    /// When a symbol has no address, or one that it needs has failed, was removed, or is another session's: it has failed
+    /// with it then.
     pub fn emit(self, dependences: &[(SymbolName, FoundSymbol)]) -> Result<(), Error> {
+        if !dependences.is_empty() && self.session.is_foreign(dependences.iter().map(|(_, needed)| needed)) {
+            self.fail(Error::ForeignDylib.into());
+            return Err(Error::ForeignDylib);
+        }
         let own = self.symbols();
-        let dependences: Vec<_> = dependences
+        let pairs: Vec<_> = dependences
             .iter()
             .filter_map(|(name, needed)| Some((own.iter().find(|symbol| symbol.name == *name)?.id, needed.id)))
             .collect();
         let session = self.session.clone();
-        session.emit(vec![self], None, &dependences)
+        session.emit(vec![self], None, &pairs, &|id| name_of(dependences.iter().map(|(_, needed)| needed), id))
     }
 
     /// As [`emit`](Self::emit), with what is needed said of several symbols at once. Symbols in no
@@ -523,13 +529,25 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }
 
+/// What a symbol was found as.
+pub(crate) fn name_of<'a>(mut found: impl Iterator<Item = &'a FoundSymbol>, id: SymbolId) -> Option<SymbolName> {
+    Some(found.find(|found| found.id == id)?.name.clone())
+}
+
 impl ExecutionSession {
+    /// Whether a symbol was found by another session. Names are one's own.
+    fn is_foreign<'a>(&self, mut found: impl Iterator<Item = &'a FoundSymbol>) -> bool {
+        let state = self.state();
+        found.any(|found| state.symbols.get(found.id).is_some_and(|symbol| symbol.name() != found.name))
+    }
+
     /// Emits the symbols of several responsibilities at once. Their code is `code`, shared.
     pub(crate) fn emit(
         &self,
         responsibilities: Vec<MaterializationResponsibility>,
         code: Option<&Arc<FinalizedAllocation>>,
         dependences: &[(SymbolId, SymbolId)],
+        names: NamesOf<'_>,
     ) -> Result<(), Error> {
         let units: Vec<_> = responsibilities.into_iter().map(MaterializationResponsibility::settle).collect();
         let mut effects = Effects::default();
@@ -546,7 +564,7 @@ impl ExecutionSession {
                     None => gone = Err(Error::DefunctTracker),
                 }
             }
-            state.emit(&symbols, dependences, &mut effects).and(gone)
+            state.emit(&symbols, dependences, names, &mut effects).and(gone)
         };
         self.perform(effects);
         result

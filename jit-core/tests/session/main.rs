@@ -7,6 +7,7 @@ mod dispatch;
 mod dot;
 mod dumps;
 mod failures;
+mod foreign;
 mod generators;
 mod hostile;
 mod link_orders;
