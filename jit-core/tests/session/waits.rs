@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use jit_core::{
-    Alias, Cause, MaterializationResponsibility, Priority, SymbolDef, SymbolFlags, SymbolState, Task, TaskDispatcher,
-    ThreadPoolDispatcher, UnitDefinition,
+    Alias, Cause, FoundSymbol, LookupError, MaterializationResponsibility, Priority, SymbolDef, SymbolFlags,
+    SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
 };
 
 use crate::stage::{Custom, Log, Stage, answered, declare, failed, logged, ok};
@@ -330,4 +330,161 @@ fn what_an_emitted_symbol_needs_and_nobody_asked_for_is_made() {
     assert_eq!(answered(&answer), None);
     stage.finish("needed");
     assert_eq!(answered(&answer), ok(&["user"]));
+}
+
+/// What a unit of a random program does with what it refers to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// Has its address when they are ready, and needs them no more.
+    Computed,
+    /// The same, on a thread that waits.
+    Blocking,
+    /// Has its address when they have theirs, and needs them.
+    Derived,
+    /// Has its address at once, and needs them.
+    Linked,
+    /// Has its address at once, and is emitted when they are ready.
+    Initialized,
+    /// Another name of the first.
+    Alias,
+}
+
+impl Way {
+    const ALL: [Self; 6] =
+        [Self::Computed, Self::Blocking, Self::Derived, Self::Linked, Self::Initialized, Self::Alias];
+
+    fn required(self) -> SymbolState {
+        match self {
+            Self::Computed | Self::Blocking | Self::Initialized => SymbolState::Ready,
+            Self::Derived | Self::Linked | Self::Alias => SymbolState::Resolved,
+        }
+    }
+
+    fn is_resolved_first(self) -> bool {
+        matches!(self, Self::Linked | Self::Initialized)
+    }
+}
+
+type Program = Vec<(Way, Vec<usize>)>;
+
+fn random_program(seed: u64) -> Program {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % below
+    };
+    let count = 2 + next(7);
+    (0..count)
+        .map(|_| {
+            let way = Way::ALL[next(Way::ALL.len())];
+            let needs = if way == Way::Alias { 1 } else { next(3) };
+            (way, (0..needs).map(|_| next(count)).collect())
+        })
+        .collect()
+}
+
+/// Which symbols become ready if everybody does what can be done.
+fn ready_in_the_end(program: &Program) -> Vec<bool> {
+    let mut states = vec![SymbolState::Materializing; program.len()];
+    loop {
+        let before = states.clone();
+        for (unit, (way, needs)) in program.iter().enumerate() {
+            let may_go_on = needs.iter().all(|need| states[*need] >= way.required());
+            if (way.is_resolved_first() || may_go_on) && states[unit] < SymbolState::Resolved {
+                states[unit] = SymbolState::Resolved;
+            }
+            if may_go_on && states[unit] < SymbolState::Emitted {
+                states[unit] = SymbolState::Emitted;
+            }
+        }
+        // Emitted symbols are ready but for those that need one that is not emitted.
+        let mut ready: Vec<_> = states.iter().map(|state| *state >= SymbolState::Emitted).collect();
+        loop {
+            let needs_of = |unit: usize| match program[unit].0.required() {
+                SymbolState::Resolved => program[unit].1.as_slice(),
+                _ => &[],
+            };
+            let lost: Vec<_> = (0..program.len())
+                .filter(|unit| ready[*unit] && needs_of(*unit).iter().any(|need| !ready[*need]))
+                .collect();
+            if lost.is_empty() {
+                break;
+            }
+            lost.into_iter().for_each(|unit| ready[unit] = false);
+        }
+        for (unit, ready) in ready.iter().enumerate() {
+            if *ready {
+                states[unit] = SymbolState::Ready;
+            }
+        }
+        if states == before {
+            return ready;
+        }
+    }
+}
+
+fn run(way: Way, needs: Vec<String>, responsibility: MaterializationResponsibility) {
+    let session = responsibility.session().clone();
+    let order = responsibility.link_order();
+    let names: Vec<_> = needs.iter().map(|name| session.intern(name)).collect();
+    let own = responsibility.symbols()[0].name.clone();
+    let definition = [(own.clone(), SymbolDef::at(0x1000))];
+    let finish = move |responsibility: MaterializationResponsibility, found: Result<Vec<FoundSymbol>, LookupError>| {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return responsibility.fail(Cause::Other(error.into())),
+        };
+        if !way.is_resolved_first() {
+            responsibility.resolve(&[(own.clone(), SymbolDef::at(0x1000))]).unwrap();
+        }
+        let needs = if way.required() == SymbolState::Resolved { found } else { Vec::new() };
+        // An error means that something it needs has failed meanwhile.
+        _ = responsibility.emit(&needs.into_iter().map(|found| (own.clone(), found)).collect::<Vec<_>>());
+    };
+    if way.is_resolved_first() {
+        responsibility.resolve(&definition).unwrap();
+    }
+    if way == Way::Blocking {
+        let found = session.lookup(&order, names);
+        return finish(responsibility, found);
+    }
+    responsibility.lookup_then(&order, names, way.required(), finish);
+}
+
+#[test]
+fn random_programs_of_units_that_wait_for_each_other_end_as_they_must() {
+    const PROGRAMS: u64 = if cfg!(target_arch = "x86_64") { 400 } else { 40 };
+    for seed in 0..PROGRAMS {
+        let program = random_program(seed);
+        let expected = ready_in_the_end(&program);
+        for stage in stages() {
+            let name = |unit: usize| format!("s{unit}");
+            for (unit, (way, needs)) in program.iter().enumerate() {
+                let needs: Vec<_> = needs.iter().map(|need| name(*need)).collect();
+                if *way == Way::Alias {
+                    let alias = Alias { name: stage.name(&name(unit)), aliasee: stage.name(&needs[0]), flags: STRONG };
+                    stage.dylib.define_aliases(vec![alias]).unwrap();
+                } else {
+                    let way = *way;
+                    define(&stage, &name(unit), move |responsibility| run(way, needs, responsibility));
+                }
+            }
+            let (send, receive) = mpsc::channel();
+            for unit in 0..program.len() {
+                let send = send.clone();
+                let names = stage.names(&[&name(unit)]);
+                stage.session.lookup_async(&stage.order(), names, SymbolState::Ready, move |found| {
+                    send.send((unit, found.map(|_| ()).map_err(|error| error.to_string()))).unwrap();
+                });
+            }
+            for _ in 0..program.len() {
+                let told = receive.recv_timeout(PATIENCE);
+                let (unit, found) = told.unwrap_or_else(|_| panic!("program {seed} does not end: {program:?}"));
+                assert_eq!(found.is_ok(), expected[unit], "s{unit} of program {seed}, {program:?}: {found:?}");
+            }
+            assert_eq!(stage.session.statistics().lookups, 0, "program {seed}");
+        }
+    }
 }
