@@ -84,6 +84,7 @@ impl SearchOrder {
     }
 
     /// An order of dylibs of the session that it is used with.
+    #[cfg(feature = "cranelift")]
     pub(super) fn of_any(dylibs: Vec<(Id<Dylib>, DylibLookup)>) -> Self {
         Self { dylibs, session: None }
     }

@@ -263,14 +263,15 @@ fn gap_7_a_responsibility_is_a_failure_wherever_and_however_far_it_is_lost() {
 
 #[test]
 fn gap_7_a_lookup_that_a_generator_loses_is_a_failure_and_the_next_goes_on() {
+    type Lose = fn(LookupState);
     /// Leaves a lookup to what the test says.
-    struct Loses(fn(LookupState));
+    struct Loses(Lose);
     impl DefinitionGenerator for Loses {
         fn try_to_generate(&self, lookup: LookupState) {
             (self.0)(lookup);
         }
     }
-    let ways: [(&str, fn(LookupState)); 4] = [
+    let ways: [(&str, Lose); 4] = [
         ("it dropped the lookup", drop),
         ("it dropped the lookup", |lookup| std::thread::spawn(move || drop(lookup)).join().unwrap()),
         ("in a generator", |lookup| {
