@@ -165,8 +165,12 @@ impl Search {
                 self.done.push(slot);
                 continue;
             }
+            // Nobody can come to wait for another one.
+            let may_be_awaited = self.control.unit().is_some() || !self.control.inside.is_empty();
+            let session = self.session.clone();
             let search = match slot.enter(self) {
                 Entry::Granted(search) => search,
+                Entry::Parked if may_be_awaited => return session.resume_kept_up(),
                 Entry::Parked => return,
                 Entry::Removed(mut search) => {
                     search.done.push(slot);
@@ -310,6 +314,9 @@ impl Search {
         let mut effects = Effects::default();
         self.session.state().start_query(&self.order.dylibs, &self.control, failure, &mut effects);
         self.session.perform(effects);
+        if !self.control.inside.is_empty() {
+            self.session.resume_kept_up();
+        }
     }
 }
 
@@ -459,6 +466,17 @@ impl JitDylib {
 }
 
 impl ExecutionSession {
+    /// Has searches go on that wait for the turn of one which waits for them.
+    fn resume_kept_up(&self) {
+        loop {
+            let kept_up = self.state().search_kept_up();
+            match kept_up.and_then(|(slot, search)| slot.unpark(&search)) {
+                Some(search) => resume(search),
+                None => return,
+            }
+        }
+    }
+
     pub(crate) fn close_generator(&self, slot: &GeneratorSlot, cause: impl Fn() -> Cause) {
         let (current, parked) = slot.close();
         if let Some(control) = current {

@@ -181,6 +181,8 @@ pub(crate) struct State {
     pub(crate) blocked: usize,
     /// Those of them that no thread waits for, for what is to be ready.
     pub(crate) held: usize,
+    /// Queries that generators wait for.
+    pub(crate) inside: usize,
     pub(crate) watches: FxHashMap<SymbolId, Watches>,
     pub(crate) managed: bool,
     pub(crate) notifications: Vec<Notification>,

@@ -59,6 +59,7 @@ impl State {
         }
         self.blocked += usize::from(control.request.owner.is_some_and(Owner::is_stopped));
         self.held += usize::from(is_held(control));
+        self.inside += usize::from(!control.inside.is_empty());
     }
 
     pub(crate) fn leave_wait(&mut self, control: &Control, query: Id<Query>) {
@@ -71,6 +72,7 @@ impl State {
         }
         self.blocked -= usize::from(control.request.owner.is_some_and(Owner::is_stopped));
         self.held -= usize::from(is_held(control));
+        self.inside -= usize::from(!control.inside.is_empty());
     }
 
     /// The queries before whose answer a unit has something that it does not do.
@@ -86,6 +88,14 @@ impl State {
     pub(crate) fn closed_cycle(&self, control: &Control) -> Option<Cause> {
         let Some(Owner::Thread(_)) = control.request.owner else { return None };
         self.wait_cycle(self.queries.get(control.query()?)?)
+    }
+
+    /// A search that waits for its turn with a generator which waits for what that search is for.
+    pub(crate) fn search_kept_up(&self) -> Option<(Arc<GeneratorSlot>, Arc<Control>)> {
+        if self.inside == 0 {
+            return None;
+        }
+        self.queries.iter().find_map(|(_, query)| self.search_kept_up_by(&query.control))
     }
 
     /// A search that waits for its turn with a generator which a lookup was started inside of, if the lookup waits for what

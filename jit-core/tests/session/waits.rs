@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use jit_core::{
-    Alias, Cause, FoundSymbol, LookupError, MaterializationResponsibility, Priority, SymbolDef, SymbolFlags,
-    SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher, UnitDefinition,
+    AbsoluteSymbol, Alias, Cause, DefinitionGenerator, FoundSymbol, LookupError, LookupState,
+    MaterializationResponsibility, Priority, SymbolDef, SymbolFlags, SymbolName, SymbolState, Task, TaskDispatcher,
+    ThreadPoolDispatcher, UnitDefinition,
 };
 
 use crate::stage::{Custom, Log, Stage, answered, declare, failed, logged, ok};
@@ -330,6 +331,40 @@ fn what_an_emitted_symbol_needs_and_nobody_asked_for_is_made() {
     assert_eq!(answered(&answer), None);
     stage.finish("needed");
     assert_eq!(answered(&answer), ok(&["user"]));
+}
+
+#[test]
+fn a_generator_that_waits_without_a_thread_is_asked_for_what_it_waits_for() {
+    /// Makes names from `helper`, and `made` from nothing.
+    struct Makes;
+    impl DefinitionGenerator for Makes {
+        fn try_to_generate(&self, lookup: LookupState) {
+            let dylib = lookup.dylib().clone();
+            let session = dylib.session().clone();
+            let absolute = |name: &SymbolName| AbsoluteSymbol {
+                name: name.clone(),
+                definition: SymbolDef::at(7),
+                flags: STRONG,
+                signature: None,
+            };
+            let names: Vec<_> = lookup.names().to_vec();
+            if names.iter().any(|name| &**name == "made") {
+                dylib.define_absolute(names.iter().map(absolute).collect()).unwrap();
+                return lookup.continue_lookup(Ok(()));
+            }
+            let order = dylib.link_order();
+            let helper = vec![session.intern("helper")];
+            session.lookup_async(&order, helper, SymbolState::Ready, move |_| {
+                dylib.define_absolute(names.iter().map(absolute).collect()).unwrap();
+                lookup.continue_lookup(Ok(()));
+            });
+        }
+    }
+    for stage in stages() {
+        stage.dylib.add_generator(Arc::new(Makes)).unwrap();
+        define(&stage, "helper", after(vec!["made".to_owned()], SymbolState::Ready));
+        assert_eq!(end_of(&stage, "foo"), Ok(()));
+    }
 }
 
 /// What a unit of a random program does with what it refers to.
