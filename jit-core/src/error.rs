@@ -138,6 +138,10 @@ impl From<MemoryError> for Error {
     }
 }
 
+fn place(dylib: &str) -> String {
+    if dylib.is_empty() { String::new() } else { format!(" in dylib '{dylib}'") }
+}
+
 fn list<T: fmt::Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -269,7 +273,7 @@ pub enum Cause {
         message: String,
     },
     /// Something it depends on failed.
-    #[error("depends on '{name}' in dylib '{dylib}': {cause}")]
+    #[error("depends on '{name}'{}: {cause}", place(.dylib))]
     Dependency {
         /// What it depends on.
         name: SymbolName,

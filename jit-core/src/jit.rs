@@ -486,14 +486,16 @@ impl Jit {
     ///
     /// # Errors
     ///
-    /// When a function meets another definition, or the dylib was removed. A function of the dylib that was
-    /// redirectable stands for another from now on.
+    /// When a function meets another definition, or a dylib was removed or is another session's. A function of the dylib
+    /// that was redirectable stands for another from now on.
     pub fn lazy_re_exports(
         &self,
         dylib: &JitDylib,
         order: &SearchOrder,
         aliases: Vec<Alias>,
     ) -> Result<ResourceTracker, Error> {
+        self.session.check_own(dylib)?;
+        order.check(&self.session)?;
         self.redirections.re_export(dylib, order, aliases)
     }
 
@@ -513,8 +515,9 @@ impl Jit {
     ///
     /// # Errors
     ///
-    /// As [`add_object`](Self::add_object).
+    /// As [`add_object`](Self::add_object), and when the dylib was removed or is another session's.
     pub fn add_object_to(&self, dylib: &JitDylib, name: &str, object: ObjectBytes) -> Result<ResourceTracker, Error> {
+        self.session.check_own(dylib)?;
         let mut graph = self.objects.read(&self.session, name, object)?;
         let mut units = match self.lazy_objects() {
             Some(objects) => objects.divide(dylib, &mut graph)?,
@@ -550,9 +553,7 @@ impl Jit {
     ///
     /// As [`lookup`](Self::lookup), and when the dylib was removed or is another session's.
     pub fn lookup_in<F: FnPointer>(&self, dylib: &JitDylib, name: &str) -> Result<JitFn<F>, Error> {
-        if dylib.session() != &self.session {
-            return Err(Error::ForeignDylib);
-        }
+        self.session.check_own(dylib)?;
         let mut order = dylib.link_order();
         let wanted = describe(&F::signature(self.convention()));
         let mut symbol = self.session.intern(name);

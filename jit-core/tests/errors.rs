@@ -3,6 +3,7 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::{add, define, jit};
 use cranelift_codegen::Context;
@@ -11,7 +12,8 @@ use cranelift_codegen::ir::{self, AbiParam, InstBuilder, types};
 use cranelift_module::{DataDescription, FuncId, Linkage, Module, ModuleError};
 use jit_core::{
     AbsoluteSymbol, Cause, ClifModule, CompileAt, Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility,
-    MaterializationUnit, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, UnitDefinition,
+    MaterializationUnit, RedirectableFunction, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, SymbolState,
+    UnitDefinition,
 };
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
@@ -62,6 +64,70 @@ fn a_panic_in_a_materializer_fails_its_symbols_with_what_it_said() {
     }
 }
 
+/// What a lookup says, which has to end.
+fn error_in_time(jit: &Jit, name: &str) -> String {
+    let end = Instant::now() + Duration::from_secs(20);
+    let names = vec![jit.session().intern(name)];
+    jit.session().lookup_until(&jit.search_order(), names, end).unwrap_err().to_string()
+}
+
+#[test]
+fn a_unit_that_waits_for_a_function_that_is_linked_with_one_that_needs_it_is_an_error() {
+    for waited in ["second", "third"] {
+        let jit = Jit::builder().compile_threads(1).build().unwrap();
+        let function = |name: &str, callee: &str| {
+            format!(
+                "function %{name}(i64) -> i64 system_v {{
+                fn0 = %{callee}(i64) -> i64 system_v
+            block0(v0: i64):
+                v1 = call fn0(v0)
+                return v1
+            }}"
+            )
+        };
+        add_custom(&jit, "other", |responsibility| {
+            let own = responsibility.symbols()[0].name.clone();
+            responsibility.resolve(&[(own, SymbolDef::at(0x1000))]).unwrap();
+            responsibility.emit(&[]).unwrap();
+        });
+        add(&jit, &(function("first", "outside") + &function("second", "other") + &function("third", "other")));
+        add_custom(&jit, "outside", move |responsibility| {
+            let session = responsibility.session().clone();
+            let order = responsibility.link_order();
+            let names = |names: &[&str]| names.iter().map(|name| session.intern(name)).collect::<Vec<_>>();
+            // They are linked together, and wait for `outside` together.
+            session.lookup_async(&order, names(&["third", "first", "second"]), SymbolState::Ready, drop);
+            match session.lookup(&order, names(&[waited])) {
+                Ok(_) => responsibility.fail(Cause::Other("it has not waited".into())),
+                Err(error) => responsibility.fail(Cause::Other(error.into())),
+            }
+        });
+        let error = error_in_time(&jit, "outside");
+        assert!(error.contains("a cycle of waits: "), "{error}");
+        assert_works(&jit);
+    }
+}
+
+#[test]
+fn a_body_that_waits_for_its_own_function_is_an_error() {
+    for threads in [1, 2] {
+        let jit = Jit::builder().compile_threads(threads).build().unwrap();
+        let body = |_: &SymbolName| -> Box<dyn MaterializationUnit> {
+            Box::new(Custom(|responsibility: MaterializationResponsibility| {
+                let session = responsibility.session().clone();
+                let main = session.dylib("main").unwrap();
+                let error = session.lookup(&main.link_order(), vec![session.intern("f")]).unwrap_err();
+                responsibility.fail(Cause::Other(error.into()));
+            }))
+        };
+        let name = jit.session().intern("f");
+        jit.redefine_with(vec![RedirectableFunction { name, signature: None, body: Box::new(body) }]).unwrap();
+        let error = error_in_time(&jit, "f");
+        assert!(error.contains("a cycle of waits: "), "{error}");
+        assert_works(&jit);
+    }
+}
+
 #[test]
 fn a_forgotten_responsibility_fails_its_symbols() {
     let jit = jit();
@@ -86,6 +152,11 @@ fn a_dylib_that_is_gone_or_foreign_is_an_error() {
     }
     jits[0].lookup_in::<Unary>(&own, "there").unwrap();
     assert!(matches!(jits[0].lookup_in::<Unary>(&foreign, "there"), Err(Error::ForeignDylib)));
+    for (dylib, order) in [(&foreign, own.link_order()), (&own, foreign.link_order())] {
+        assert!(matches!(jits[0].lazy_re_exports(dylib, &order, Vec::new()), Err(Error::ForeignDylib)));
+    }
+    let object = jit_linker::graph::ObjectBytes::from(Vec::new());
+    assert!(matches!(jits[0].add_object_to(&foreign, "object", object), Err(Error::ForeignDylib)));
     own.remove().unwrap();
     assert!(matches!(jits[0].lookup_in::<Unary>(&own, "there"), Err(Error::DylibGone)));
     assert_works(&jits[0]);

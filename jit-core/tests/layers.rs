@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use graphs::{Made, call, session};
 use jit_core::{
-    Cause, Link, LinkPlugin, ObjectLayer, ObjectLinkingLayer, ObjectOptions, ObjectTransformLayer, SymbolDeclaration,
-    SymbolFlags,
+    Cause, DefinitionGenerator, Link, LinkPlugin, LookupState, ObjectLayer, ObjectLinkingLayer, ObjectOptions,
+    ObjectTransformLayer, ResourceTracker, SymbolDeclaration, SymbolFlags, SymbolState,
 };
 use jit_linker::LinkGraph;
 use jit_linker::arch::Architecture;
@@ -74,6 +74,63 @@ fn graphs_refer_to_each_other_and_to_what_is_not_there() {
     layer.add_graph(&tracker, broken.graph).unwrap();
     let error = session.lookup(&main.link_order(), vec![session.intern("broken")]).unwrap_err();
     assert!(error.to_string().contains("depends on 'nobody'"), "{error}");
+}
+
+/// Keeps the lookups it is asked for.
+#[derive(Clone, Default)]
+struct Keeps(Arc<Mutex<Vec<LookupState>>>);
+
+impl DefinitionGenerator for Keeps {
+    fn try_to_generate(&self, lookup: LookupState) {
+        self.0.lock().unwrap().push(lookup);
+    }
+}
+
+/// How a link ends that has its memory and waits for a symbol.
+type Loses = fn(&ResourceTracker, &Arc<dyn DefinitionGenerator>, Keeps);
+
+#[test]
+fn gap_7_an_allocation_that_is_lost_is_a_failure_and_gives_its_memory_back() {
+    let ways: [(&str, Loses); 5] = [
+        ("generator failed: it dropped the lookup", |_, _, kept| kept.0.lock().unwrap().clear()),
+        ("its generator was removed", |tracker, generator, _| {
+            tracker.dylib().unwrap().remove_generator(generator).unwrap();
+        }),
+        ("removed", |tracker, _, kept| {
+            tracker.remove().unwrap();
+            let lookup = kept.0.lock().unwrap().pop().unwrap();
+            lookup.continue_lookup(Ok(()));
+        }),
+        ("the session has ended", |tracker, _, kept| {
+            tracker.session().end();
+            kept.0.lock().unwrap().clear();
+        }),
+        ("not found", |_, _, kept| {
+            let lookup = kept.0.lock().unwrap().pop().unwrap();
+            lookup.continue_lookup(Ok(()));
+        }),
+    ];
+    for (expected, lose) in ways {
+        let (session, main) = session();
+        let kept = Keeps::default();
+        let generator: Arc<dyn DefinitionGenerator> = Arc::new(kept.clone());
+        main.add_generator(Arc::clone(&generator)).unwrap();
+        let tracker = main.create_tracker().unwrap();
+        let mut user = Made::new(&session, "user");
+        user.pointer("user", "missing", Linkage::Strong);
+        ObjectLinkingLayer::new().add_graph(&tracker, user.graph).unwrap();
+        let (send, receive) = std::sync::mpsc::channel();
+        let names = vec![session.intern("user")];
+        session.lookup_async(&main.link_order(), names, SymbolState::Ready, move |found| {
+            send.send(found.map(|_| ()).map_err(|error| error.to_string())).unwrap();
+        });
+        let allocations = || session.executor().memory().statistics().allocations;
+        assert_eq!((allocations(), kept.0.lock().unwrap().len()), (1, 1));
+        lose(&tracker, &generator, kept);
+        let error = receive.try_recv().unwrap().unwrap_err();
+        assert!(error.ends_with(expected), "{error}");
+        assert_eq!(allocations(), 0, "{expected}");
+    }
 }
 
 /// Adds a weak function to every graph.

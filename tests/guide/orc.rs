@@ -39,7 +39,7 @@ fn session() {
     is_send::<ClifModule>();
 }
 
-fn lookups(session: &ExecutionSession, unit: &MaterializationResponsibility, order: &SearchOrder, set: &LookupSet) {
+fn lookups(session: &ExecutionSession, unit: MaterializationResponsibility, order: &SearchOrder, set: &LookupSet) {
     _ = session.lookup(order, set.clone());
     _ = session.lookup_until(order, set.clone(), std::time::Instant::now());
     _ = session.lookup_async(order, set.clone(), orcane::SymbolState::Ready, |_| {});
@@ -47,6 +47,7 @@ fn lookups(session: &ExecutionSession, unit: &MaterializationResponsibility, ord
     _ = session.lookup_flags(LookupKind::Static, order, set.clone());
     _ = session.lookup_in_state(order, set.clone(), orcane::SymbolState::Resolved);
     _ = unit.with_resource_key(drop);
+    _ = unit.lookup_then(order, set.clone(), orcane::SymbolState::Ready, |_, _| {});
 }
 
 fn layers(builder: JitBuilder, lazy: LazyJitBuilder) {

@@ -33,7 +33,9 @@ use crate::platform::code::{Details, LinkedCode, LinkedFunction};
 use crate::platform::tls;
 use crate::platform::unwind::{self, Frames, Handler};
 use crate::redirect::{FirstTier, FirstTierBody};
-use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SearchOrder, SymbolDef, SymbolId};
+use crate::session::{
+    ExecutionSession, FoundSymbol, MaterializationResponsibility, SearchOrder, SymbolDef, SymbolId, name_of,
+};
 use crate::sync::{Arc, lock, thread};
 
 /// Takes the next items of a module and links them.
@@ -597,10 +599,12 @@ impl<'a> Batch<'a> {
         if externals.is_empty() {
             return linking.finish(allocated, &[], None);
         }
-        let Some(first) = linking.own.iter().find_map(|own| own.responsibility.as_ref()) else { return };
+        let mut responsibilities = linking.own.iter().filter_map(|own| own.responsibility.as_ref());
+        let Some(first) = responsibilities.next() else { return };
+        let others = responsibilities.map(MaterializationResponsibility::unit).collect();
         let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
         let (session, order, owner) = (linking.session.clone(), first.link_order(), first.owner());
-        session.lookup_owned(&order, names.into(), Some(owner), move |answers| {
+        session.lookup_owned_by_all(&order, names.into(), Some(owner), others, move |answers| {
             linking.externals_known(allocated, externals, answers);
         });
     }
@@ -672,7 +676,7 @@ impl Linking {
                     let slot = symbol.definition.slot.filter(|_| external.namespace == FUNCTION);
                     allocated.resolve(external.symbol, symbol.definition.address, slot);
                     slots.extend(symbol.definition.slot);
-                    found.push((external.symbol, symbol.id));
+                    found.push((external.symbol, symbol));
                 }
                 Err(cause) => self.exclude(&mut allocated, external.symbol, &cause),
             }
@@ -762,7 +766,12 @@ impl Linking {
     }
 
     /// `slots` keeps those of what was found.
-    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Option<Box<dyn Send + Sync>>) {
+    fn finish(
+        mut self,
+        allocated: Allocated,
+        found: &[(GraphSymbol, FoundSymbol)],
+        slots: Option<Box<dyn Send + Sync>>,
+    ) {
         let module = Arc::clone(&self.module);
         let _span = tracing::debug_span!("finalize", module = &*module.name).entered();
         if self.own.iter().all(|own| own.responsibility.is_none()) {
@@ -771,8 +780,9 @@ impl Linking {
             }
             return;
         }
+        let needed = found.iter().map(|(symbol, found)| (*symbol, found.id));
         let ids: FxHashMap<GraphSymbol, SymbolId> =
-            found.iter().copied().chain(self.own.iter().map(|own| (own.graph_symbol, own.symbol))).collect();
+            needed.chain(self.own.iter().map(|own| (own.graph_symbol, own.symbol))).collect();
         let dependences: Vec<_> = allocated
             .dependences(|symbol| ids.contains_key(&symbol))
             .into_iter()
@@ -809,6 +819,7 @@ impl Linking {
         let code = Arc::new(code);
         let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();
         // What failed with a dependence has told whoever waited for it.
-        _ = self.session.emit(responsibilities, Some(&code), &dependences);
+        let names = |id| name_of(found.iter().map(|(_, found)| found), id);
+        _ = self.session.emit(responsibilities, Some(&code), &dependences, &names);
     }
 }

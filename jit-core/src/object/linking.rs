@@ -10,7 +10,9 @@ use super::layer::{ObjectOptions, check_architecture, definitions};
 use super::plugin::{Hooks, Watched};
 use crate::error::{Cause, SymbolFailure};
 use crate::platform::{ObjectCode, Services};
-use crate::session::{FoundSymbol, MaterializationResponsibility, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId};
+use crate::session::{
+    FoundSymbol, MaterializationResponsibility, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, name_of,
+};
 use crate::sync::Arc;
 
 /// Links a graph. Goes on when the addresses of the external symbols are known.
@@ -164,8 +166,8 @@ impl Linking {
                 Ok(symbol) => {
                     // Code that was compiled elsewhere may do anything with an address: no slot stands for it.
                     allocated.resolve(external, symbol.definition.address, None);
-                    found.push((external, symbol.id));
                     slots.extend(symbol.definition.slot);
+                    found.push((external, symbol));
                 }
                 Err(failure) if failure.is_missing() && is_optional(&allocated, external) => {
                     allocated.resolve(external, 0, None);
@@ -177,9 +179,15 @@ impl Linking {
         self.finish(allocated, &found, slots);
     }
 
-    fn finish(mut self, allocated: Allocated, found: &[(GraphSymbol, SymbolId)], slots: Option<Box<dyn Send + Sync>>) {
+    fn finish(
+        mut self,
+        allocated: Allocated,
+        found: &[(GraphSymbol, FoundSymbol)],
+        slots: Option<Box<dyn Send + Sync>>,
+    ) {
         let _span = tracing::debug_span!("finalize", graph = allocated.graph().name()).entered();
-        let ids: FxHashMap<GraphSymbol, SymbolId> = found.iter().chain(&self.own).copied().collect();
+        let needed = found.iter().map(|(symbol, found)| (*symbol, found.id));
+        let ids: FxHashMap<GraphSymbol, SymbolId> = needed.chain(self.own.iter().copied()).collect();
         let dependences: Vec<_> = allocated
             .dependences(|symbol| ids.contains_key(&symbol))
             .into_iter()
@@ -210,7 +218,8 @@ impl Linking {
         }
         let session = self.responsibility.session().clone();
         // What failed with a dependence has told whoever waited for it.
-        _ = session.emit(vec![self.responsibility], Some(&Arc::new(code)), &dependences);
+        let names = |id| name_of(found.iter().map(|(_, found)| found), id);
+        _ = session.emit(vec![self.responsibility], Some(&Arc::new(code)), &dependences, &names);
     }
 }
 

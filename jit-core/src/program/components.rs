@@ -234,8 +234,9 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// When it can't be read, is for another architecture, or defines a symbol again.
+    /// When it can't be read, is for another architecture, or defines a symbol again; when the dylib is another session's.
     pub fn add_object(&self, dylib: &JitDylib, name: &str, object: ObjectBytes) -> Result<ResourceTracker, Error> {
+        self.session.check_own(dylib)?;
         self.shared.add_object(dylib, name, object, ArchiveScope::AsDefined)
     }
 
@@ -243,8 +244,9 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// When it can't be read.
+    /// When it can't be read; when the dylib was removed or is another session's.
     pub fn add_archive(&self, dylib: &JitDylib, path: &Path, scope: ArchiveScope) -> Result<(), Error> {
+        self.session.check_own(dylib)?;
         let architecture = self.session.executor().architecture();
         let members = Arc::new(ArchiveMembers::open(path, scope, Arc::clone(&self.shared), architecture)?);
         lock(&self.shared.archives).push((dylib.name()?, Arc::downgrade(&members)));
@@ -256,8 +258,9 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// When an object can't be linked: nothing has run then that depends on it.
+    /// When an object can't be linked: nothing has run then that depends on it. When the dylib is another session's.
     pub fn initialize(&self, dylib: &JitDylib) -> Result<(), Error> {
+        self.session.check_own(dylib)?;
         self.link_initializers(dylib)?;
         self.searched_first(dylib).iter().try_for_each(|dylib| self.initialize_alone(dylib))
     }
@@ -269,7 +272,7 @@ impl Program {
                 return;
             }
             visited.push(dylib.clone());
-            for (id, _) in dylib.link_order().0 {
+            for (id, _) in dylib.link_order().dylibs {
                 visit(&JitDylib { session: dylib.session().clone(), id }, visited, order);
             }
             order.push(dylib.clone());
@@ -321,8 +324,9 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// When it, or an object with initializers, can't be had.
+    /// When it, or an object with initializers, can't be had; when the dylib is another session's.
     pub fn lookup(&self, dylib: &JitDylib, name: &str) -> Result<u64, Error> {
+        self.session.check_own(dylib)?;
         let name = self.session.intern(name);
         self.shared.add_member_with(dylib, &name)?;
         self.link_initializers(dylib)?;
@@ -335,8 +339,9 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// When the dylib was removed.
+    /// When the dylib was removed or is another session's.
     pub fn finalize(&self, dylib: &JitDylib) -> Result<(), Error> {
+        self.session.check_own(dylib)?;
         self.shared.initializers.finalize(Some(&dylib.name()?));
         Ok(())
     }

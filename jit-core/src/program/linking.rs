@@ -15,7 +15,7 @@ use crate::error::{Cause, SymbolFailure};
 use crate::platform::ObjectCode;
 use crate::platform::initializers::Functions;
 use crate::platform::thread_local::{self, ThreadLocalError, ThreadLocalStorage};
-use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId};
+use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId, name_of};
 use crate::sync::{Arc, lock};
 
 /// The name by which the code of a component knows it (Itanium C++ ABI, "DSO object destruction
@@ -33,7 +33,7 @@ pub(super) struct Linking {
     /// The thread-local variables that it defines.
     thread_locals: Vec<(SymbolId, GraphSymbol)>,
     /// What it needs, as far as that was found, and what keeps the slots of it and the descriptors made for it.
-    found: Vec<(GraphSymbol, SymbolId)>,
+    found: Vec<(GraphSymbol, FoundSymbol)>,
     kept: Vec<Box<dyn Send + Sync>>,
 }
 
@@ -208,8 +208,8 @@ impl Linking {
             return go_on(self, allocated);
         }
         let names: Vec<_> = externals.iter().map(|(_, name)| name.clone()).collect();
-        let session = self.session.clone();
-        session.lookup_resolved(&order, names, move |answers| {
+        let (session, owner) = (self.session.clone(), self.responsibility.owner());
+        session.lookup_owned(&order, names.into(), Some(owner), move |answers| {
             if let Some((this, allocated)) = self.externals_known(allocated, &externals, answers) {
                 go_on(this, allocated);
             }
@@ -232,8 +232,8 @@ impl Linking {
                         self.responsibility.fail(cause);
                         return None;
                     }
-                    self.found.push((*symbol, answer.id));
                     slots.extend(answer.definition.slot);
+                    self.found.push((*symbol, answer));
                 }
                 // What need not be there is at address 0.
                 Err(failure) if linkage == Linkage::Weak && matches!(*failure.cause, Cause::NotFound) => {
@@ -324,7 +324,8 @@ impl Linking {
             return self.responsibility.fail(error.into());
         }
         // What failed with a dependence has told whoever waited for it.
-        _ = self.session.emit(vec![self.responsibility], Some(&code), &dependences);
+        let names = |id| name_of(self.found.iter().map(|(_, found)| found), id);
+        _ = self.session.emit(vec![self.responsibility], Some(&code), &dependences, &names);
     }
 
     /// Who needs whom. An object is linked as a whole, so each of its symbols needs the one that stands
@@ -333,7 +334,7 @@ impl Linking {
         let own = self.responsibility.symbols();
         let Some(whole) = own.iter().find(|own| own.name == self.whole).map(|own| own.id) else { return Vec::new() };
         let parts = own.iter().map(|own| own.id).filter(|id| *id != whole).map(|part| (part, whole));
-        parts.chain(self.found.iter().map(|(_, needed)| (whole, *needed))).collect()
+        parts.chain(self.found.iter().map(|(_, needed)| (whole, needed.id))).collect()
     }
 
     /// Makes the object's memory final, and tells the process what is in it.

@@ -58,8 +58,8 @@ impl FirstUse {
             Ok(name) => name,
             Err(error) => return self.fail(&body, &Arc::new(error.into()), responsibility),
         };
-        let of = session.clone();
-        session.lookup_resolved(order, vec![name], move |mut answers| match answers.pop() {
+        let (of, owner) = (session.clone(), responsibility.owner());
+        session.lookup_owned(order, vec![name].into(), Some(owner), move |mut answers| match answers.pop() {
             Some(Ok(found)) if self.table.publish(&of, self.id, &body, &found) => {
                 _ = responsibility.emit(&[(self.function, found)]);
             }

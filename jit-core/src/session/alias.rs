@@ -32,8 +32,10 @@ impl ResourceTracker {
     ///
     /// # Errors
     ///
-    /// When a strong alias meets another definition, or the tracker is defunct: none is defined.
+    /// When a strong alias meets another definition, a dylib of `order` is another session's, or the tracker is defunct: none
+    /// is defined.
     pub fn define_aliases(&self, order: &SearchOrder, aliases: Vec<Alias>) -> Result<(), Error> {
+        order.check(self.session())?;
         let unit_name: Arc<str> = Arc::from("aliases");
         let units = aliases
             .into_iter()
@@ -173,6 +175,9 @@ impl ReExports {
     }
 
     fn define(&self, lookup: &LookupState) -> Result<(), GeneratorError> {
+        if self.source.session() != lookup.dylib().session() {
+            return Err(Error::ForeignDylib.into());
+        }
         let wanted = lookup.names().iter().filter(|name| self.filter.as_ref().is_none_or(|filter| filter(name)));
         let set: LookupSet = wanted.map(|name| (name.clone(), SymbolLookup::WeaklyReferenced)).collect();
         if set.is_empty() {

@@ -110,6 +110,7 @@ impl State {
             tracker,
             position,
             stage,
+            awaited: false,
             content: Content::Nothing,
             symbols: SmallVec::new(),
             memory_used: 0,
@@ -419,8 +420,10 @@ impl State {
             self.initializers.remove(&from);
             self.initializers.insert(id, initializer);
         }
+        let awaited = self.units.get(from).is_some_and(|unit| unit.awaited);
         if let Some(unit) = self.units.get_mut(id) {
             unit.symbols = moved;
+            unit.awaited = awaited;
         }
         Ok(id)
     }
@@ -449,6 +452,7 @@ impl State {
         if let Some(unit) = self.units.get_mut(id) {
             unit.content = Content::Materializer(definition.unit);
             unit.stage = if wanted { Stage::Awaited } else { Stage::Waiting };
+            unit.awaited = wanted;
         }
         if wanted {
             effects.dispatch.push((id, Priority::Awaited));

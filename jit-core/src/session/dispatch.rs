@@ -44,6 +44,17 @@ impl TaskKind {
     pub(crate) fn with_priority(self, priority: Priority) -> Task {
         Task { kind: Some(self), priority }
     }
+
+    /// The unit whose code it runs, and its session, by address: of a lookup, what is done with the answer is that of the
+    /// unit that has asked.
+    fn unit(&self) -> Option<(usize, Id<Unit>)> {
+        match self {
+            Self::Materialize(session, unit) => Some((session.address(), *unit)),
+            Self::Answer(query) => query.control.home(),
+            Self::Search(search) => search.home(),
+            Self::Run(_) => None,
+        }
+    }
 }
 
 sync::thread_local! {
@@ -61,11 +72,13 @@ pub(crate) fn current_priority() -> Priority {
 /// The unit that this thread runs for `session`.
 pub(crate) fn current_unit(session: &ExecutionSession) -> Option<Id<Unit>> {
     let (address, unit) = CURRENT.with(Cell::get)?;
-    (address == address_of(session)).then_some(unit)
+    (address == session.address()).then_some(unit)
 }
 
-fn address_of(session: &ExecutionSession) -> usize {
-    Arc::as_ptr(&session.shared) as usize
+impl ExecutionSession {
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.shared) as usize
+    }
 }
 
 /// What a thread runs.
@@ -100,7 +113,7 @@ pub(crate) fn as_unit(session: &ExecutionSession, unit: Id<Unit>, work: impl FnO
             CURRENT.with(|current| current.set(self.0));
         }
     }
-    let _restore = Restore(CURRENT.with(|current| current.replace(Some((address_of(session), unit)))));
+    let _restore = Restore(CURRENT.with(|current| current.replace(Some((session.address(), unit)))));
     work();
 }
 
@@ -127,19 +140,20 @@ impl Task {
             _ => Vec::new(),
         };
         let outer_inside = search::set_inside(inside);
+        let outer_unit = CURRENT.with(|current| current.replace(kind.unit()));
         catching_panics(|| match kind {
             TaskKind::Materialize(session, id) => {
                 let begun = session.state().begin(id, priority);
                 if let Some((name, unit)) = begun {
                     let _span = tracing::debug_span!("materialize", unit = &*name).entered();
-                    let responsibility = MaterializationResponsibility::new(session.clone(), id, name);
-                    as_unit(&session, id, || unit.materialize(responsibility));
+                    unit.materialize(MaterializationResponsibility::new(session, id, name));
                 }
             }
             TaskKind::Answer(query) => query.answer(),
             TaskKind::Search(search) => search.go_on(),
             TaskKind::Run(work) => work(),
         });
+        CURRENT.with(|current| current.set(outer_unit));
         search::set_inside(outer_inside);
         PRIORITY.with(|current| current.set(outer));
     }

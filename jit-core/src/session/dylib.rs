@@ -69,7 +69,9 @@ impl JitDylib {
     /// The order in which it looks for what its units need: itself first, unless that was changed.
     #[must_use]
     pub fn link_order(&self) -> SearchOrder {
-        SearchOrder(self.session.state().dylibs.get(self.id).map(|dylib| dylib.link_order.clone()).unwrap_or_default())
+        let state = self.session.state();
+        let dylibs = state.dylibs.get(self.id).map(|dylib| dylib.link_order.clone());
+        SearchOrder::of(&self.session, dylibs.unwrap_or_default())
     }
 
     /// Changes the link order. Lookups that have begun keep the one they began with.
@@ -82,12 +84,13 @@ impl JitDylib {
     ///
     /// # Errors
     ///
-    /// When the dylib was removed.
+    /// When the dylib was removed, or one is another session's.
     pub fn set_link_order(&self, order: &SearchOrder) -> Result<(), Error> {
+        order.check(&self.session)?;
         self.change_link_order(|own| {
             own.clear();
             own.push((self.id, DylibLookup::All));
-            own.extend(order.0.iter().filter(|(dylib, _)| *dylib != self.id));
+            own.extend(order.dylibs.iter().filter(|(dylib, _)| *dylib != self.id));
         })
     }
 
@@ -95,28 +98,30 @@ impl JitDylib {
     ///
     /// # Errors
     ///
-    /// When the dylib was removed.
+    /// When the dylib was removed, or one is another session's.
     pub fn set_exact_link_order(&self, order: &SearchOrder) -> Result<(), Error> {
-        self.change_link_order(|own| own.clone_from(&order.0))
+        order.check(&self.session)?;
+        self.change_link_order(|own| own.clone_from(&order.dylibs))
     }
 
     /// Appends a dylib to the link order, if it is not there already.
     ///
     /// # Errors
     ///
-    /// When the dylib was removed.
+    /// When the dylib was removed, or one is another session's.
     pub fn add_to_link_order(&self, other: &Self, visibility: DylibLookup) -> Result<(), Error> {
-        self.extend_link_order(&SearchOrder(vec![(other.id, visibility)]))
+        self.extend_link_order(&SearchOrder::new().then(other, visibility))
     }
 
     /// Appends dylibs to the link order, in their order, those left out that are there already.
     ///
     /// # Errors
     ///
-    /// When the dylib was removed.
+    /// When the dylib was removed, or one is another session's.
     pub fn extend_link_order(&self, order: &SearchOrder) -> Result<(), Error> {
+        order.check(&self.session)?;
         self.change_link_order(|own| {
-            for entry in &order.0 {
+            for entry in &order.dylibs {
                 if !own.contains(entry) {
                     own.push(*entry);
                 }
@@ -128,8 +133,10 @@ impl JitDylib {
     ///
     /// # Errors
     ///
-    /// When the dylib was removed.
+    /// When the dylib was removed, or one is another session's.
     pub fn replace_in_link_order(&self, old: &Self, new: &Self, visibility: DylibLookup) -> Result<(), Error> {
+        self.session.check_own(old)?;
+        self.session.check_own(new)?;
         self.change_link_order(|own| {
             own.iter_mut().filter(|(dylib, _)| *dylib == old.id).for_each(|entry| *entry = (new.id, visibility));
         })
@@ -139,8 +146,9 @@ impl JitDylib {
     ///
     /// # Errors
     ///
-    /// When the dylib was removed.
+    /// When the dylib was removed, or one is another session's.
     pub fn remove_from_link_order(&self, other: &Self) -> Result<(), Error> {
+        self.session.check_own(other)?;
         self.change_link_order(|own| own.retain(|(dylib, _)| *dylib != other.id))
     }
 
@@ -264,8 +272,9 @@ impl ExecutionSession {
     ///
     /// # Errors
     ///
-    /// When one of them was removed.
+    /// When one of them was removed, or is another session's.
     pub fn dfs_link_order(&self, roots: &[JitDylib]) -> Result<Vec<JitDylib>, Error> {
+        roots.iter().try_for_each(|root| self.check_own(root))?;
         let state = self.state();
         let mut seen = FxHashSet::default();
         let mut order = Vec::new();

@@ -13,10 +13,10 @@ use super::dispatch::{self, Priority};
 use super::published::{Cell, Published};
 use super::query::{Completion, Control, FoundSymbol, Owner, Query, Request};
 use super::search::{self, Search};
-use super::state::{Dylib, Effects};
+use super::state::{Dylib, Effects, Unit};
 use super::symbol::{Condition, SymbolFlags, SymbolState};
 use super::{ExecutionSession, JitDylib, unit};
-use crate::error::{Cause, LookupError, SymbolFailure};
+use crate::error::{Cause, Error, LookupError, SymbolFailure};
 use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
 
 /// Which of a dylib's symbols a search sees.
@@ -68,19 +68,48 @@ pub enum SymbolLookup {
 /// # Ok::<(), jit_core::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct SearchOrder(pub(crate) Vec<(Id<Dylib>, DylibLookup)>);
+pub struct SearchOrder {
+    pub(crate) dylibs: Vec<(Id<Dylib>, DylibLookup)>,
+    /// The number of the session that they are of, if there are any.
+    session: Option<u64>,
+}
+
+/// What stands for dylibs of several sessions.
+const SEVERAL: u64 = 0;
 
 impl SearchOrder {
+    /// An order of dylibs of one session.
+    pub(super) fn of(session: &ExecutionSession, dylibs: Vec<(Id<Dylib>, DylibLookup)>) -> Self {
+        Self { dylibs, session: Some(session.shared.number) }
+    }
+
+    /// An order of dylibs of the session that it is used with.
+    #[cfg(feature = "cranelift")]
+    pub(super) fn of_any(dylibs: Vec<(Id<Dylib>, DylibLookup)>) -> Self {
+        Self { dylibs, session: None }
+    }
+
+    fn is_foreign(&self, session: &ExecutionSession) -> bool {
+        self.session.is_some_and(|number| number != session.shared.number)
+    }
+
+    /// Fails if a dylib belongs to another session.
+    pub(crate) fn check(&self, session: &ExecutionSession) -> Result<(), Error> {
+        if self.is_foreign(session) { Err(Error::ForeignDylib) } else { Ok(()) }
+    }
+
     /// An order that finds nothing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Appends a dylib.
+    /// Appends a dylib. All have to be of one session: what uses an order with another one's says so.
     #[must_use]
     pub fn then(mut self, dylib: &JitDylib, visibility: DylibLookup) -> Self {
-        self.0.push((dylib.id, visibility));
+        let number = dylib.session.shared.number;
+        self.session = Some(if self.session.is_none_or(|other| other == number) { number } else { SEVERAL });
+        self.dylibs.push((dylib.id, visibility));
         self
     }
 }
@@ -311,6 +340,7 @@ impl ExecutionSession {
             kind: LookupKind::Static,
             priority: dispatch::current_priority(),
             owner: None,
+            others: Vec::new(),
         };
         let control = self.start(order, request, Completion::All(Box::new(complete)));
         LookupHandle { session: self.clone(), control }
@@ -394,24 +424,25 @@ impl ExecutionSession {
         })
     }
 
-    /// Looks names up for a linker: `complete` is called once each has an address or has failed,
-    /// in their order.
-    #[cfg(any(target_os = "linux", feature = "cranelift"))]
-    pub(crate) fn lookup_resolved(
-        &self,
-        order: &SearchOrder,
-        names: impl Into<LookupSet>,
-        complete: impl FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send + 'static,
-    ) {
-        self.lookup_owned(order, names.into(), None, complete);
-    }
-
-    /// As [`lookup_resolved`](Self::lookup_resolved), for somebody who cannot go on before.
+    /// Looks names up for somebody who cannot go on before: `complete` is called once each has an address or has failed, in
+    /// their order.
     pub(crate) fn lookup_owned(
         &self,
         order: &SearchOrder,
         names: LookupSet,
         owner: Option<Owner>,
+        complete: impl FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send + 'static,
+    ) {
+        self.lookup_owned_by_all(order, names, owner, Vec::new(), complete);
+    }
+
+    /// As [`lookup_owned`](Self::lookup_owned), for several units that go on together.
+    pub(crate) fn lookup_owned_by_all(
+        &self,
+        order: &SearchOrder,
+        names: LookupSet,
+        owner: Option<Owner>,
+        others: Vec<Id<Unit>>,
         complete: impl FnOnce(Vec<Result<FoundSymbol, SymbolFailure>>) + Send + 'static,
     ) {
         let request = Request {
@@ -420,13 +451,34 @@ impl ExecutionSession {
             kind: LookupKind::Static,
             priority: dispatch::current_priority(),
             owner,
+            others,
         };
         self.start(order, request, Completion::Each(Box::new(complete)));
     }
 
+    /// As [`lookup_async`](Self::lookup_async), for a unit whose responsibility `complete` has.
+    pub(super) fn lookup_holding(
+        &self,
+        order: &SearchOrder,
+        names: LookupSet,
+        required: SymbolState,
+        unit: Id<Unit>,
+        complete: impl FnOnce(Result<Vec<FoundSymbol>, LookupError>) + Send + 'static,
+    ) -> LookupHandle {
+        let (kind, priority) = (LookupKind::Static, dispatch::current_priority());
+        let owner = Some(Owner::Holder(unit));
+        let request = Request { names, required, kind, priority, owner, others: Vec::new() };
+        let control = self.start(order, request, Completion::All(Box::new(complete)));
+        LookupHandle { session: self.clone(), control }
+    }
+
     fn start(&self, order: &SearchOrder, request: Request, completion: Completion) -> Arc<Control> {
         let _span = tracing::debug_span!("lookup", names = ?request.names).entered();
-        let control = Control::new(request, completion, dispatch::current_unit(self));
+        let control = Control::new(self, request, completion);
+        if let Err(foreign) = order.check(self) {
+            self.cancel(&control, Cause::Session(foreign));
+            return control;
+        }
         Search::new(self.clone(), order.clone(), Arc::clone(&control)).go_on();
         control
     }
@@ -447,7 +499,7 @@ impl ExecutionSession {
             unit::fail_abandoned(None);
         }
         let owner = dispatch::current_unit(self).map(Owner::Thread);
-        let request = Request { names, required, kind, priority, owner };
+        let request = Request { names, required, kind, priority, owner, others: Vec::new() };
         let answer = Arc::new(Mutex::new(None));
         let (to, session) = (Arc::clone(&answer), self.clone());
         let complete = move |result| {
@@ -497,10 +549,13 @@ impl ExecutionSession {
 
     /// What a lookup gives that has nothing to wait for and no generator to ask.
     fn find_at_once(&self, order: &SearchOrder, names: &LookupSet, required: SymbolState) -> Option<Vec<FoundSymbol>> {
+        if order.is_foreign(self) {
+            return None;
+        }
         self.read(|published| {
             let mut all = Vec::with_capacity(names.len());
             for names in names.names.chunks(FETCHED) {
-                if let (Some((dylib, _)), 2..) = (order.0.first(), names.len()) {
+                if let (Some((dylib, _)), 2..) = (order.dylibs.first(), names.len()) {
                     published.fetch(*dylib, names);
                 }
                 for name in names {
@@ -516,6 +571,9 @@ impl ExecutionSession {
     /// [lookup](Self::lookup) would ask a generator for it first.
     #[must_use]
     pub fn ready_address(&self, order: &SearchOrder, name: &SymbolName) -> Option<u64> {
+        if order.is_foreign(self) {
+            return None;
+        }
         self.read(|published| {
             let (_, cell) = find(published, order, name)?;
             Condition::of(cell).is_there(SymbolState::Ready).then(|| cell.address.load(Ordering::Relaxed))
@@ -525,6 +583,9 @@ impl ExecutionSession {
     /// A symbol, if it is ready now: as [`ready_address`](Self::ready_address).
     #[cfg(feature = "cranelift")]
     pub(crate) fn find_ready(&self, order: &SearchOrder, name: &SymbolName) -> Option<FoundSymbol> {
+        if order.is_foreign(self) {
+            return None;
+        }
         self.read(|published| find_there(published, order, name, SymbolState::Ready))
     }
 
@@ -583,7 +644,7 @@ fn find_there(
 /// be asked before.
 #[inline]
 fn find<'a>(published: &'a Published, order: &SearchOrder, name: &SymbolName) -> Option<(u32, &'a Cell)> {
-    for (dylib, visibility) in &order.0 {
+    for (dylib, visibility) in &order.dylibs {
         match published.find_cell(*dylib, name) {
             Some((place, cell)) if *visibility == DylibLookup::All || Condition::of(cell).flags().exported => {
                 return Some((place, cell));

@@ -53,6 +53,7 @@ use scope::ExecutionScopes;
 use slots::KeepSlots;
 use state::{Discard, Effects, State};
 pub(crate) use symbol::SymbolId;
+pub(crate) use unit::name_of;
 #[cfg(feature = "cranelift")]
 pub(crate) use watch::Watch;
 
@@ -120,6 +121,8 @@ pub struct ExecutionSession {
 }
 
 struct Shared {
+    /// No other session of the process has or had it.
+    number: u64,
     names: SymbolStringPool,
     /// Nothing of the user's is called while it is held.
     state: Mutex<State>,
@@ -134,6 +137,9 @@ struct Shared {
     slots: Mutex<Option<KeepSlots>>,
 }
 
+/// The next session's number.
+static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
 impl ExecutionSession {
     /// A session without dylibs.
     #[must_use]
@@ -145,6 +151,7 @@ impl ExecutionSession {
         let state = State::default();
         let published = Arc::clone(state.symbols.published());
         let shared = Shared {
+            number: NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             names: SymbolStringPool::new(),
             state: Mutex::new(state),
             published,
@@ -209,7 +216,18 @@ impl ExecutionSession {
     /// Ends the session: removes all dylibs, the newest first, and tells everybody who waits for
     /// something that [it has ended](Cause::SessionEnded). Code that threads are inside of stays
     /// in memory until they have left. Nothing can be created afterwards.
+    ///
+    /// The platform is told of each dylib before the first is removed. It hears nothing of a session that only goes with its
+    /// last handle: there is none left to show it the dylibs by.
     pub fn end(&self) {
+        let dylibs = self.state().begin_end();
+        if let Some(platform) = self.platform() {
+            let dylibs = dylibs.into_iter().map(|id| JitDylib { session: self.clone(), id });
+            for dylib in dylibs.filter(|dylib| dylib.name().is_ok()) {
+                // Whoever waits is told all the same.
+                unit::contain(|| platform.teardown_dylib(&dylib));
+            }
+        }
         let mut effects = Effects::default();
         self.state().end(&mut effects);
         self.perform(effects);
@@ -239,9 +257,17 @@ impl ExecutionSession {
     /// How far a symbol of a dylib has come, and why it failed if it did. Nothing is materialized.
     #[must_use]
     pub fn symbol_state(&self, dylib: &JitDylib, name: &SymbolName) -> Option<(SymbolState, Option<Arc<Cause>>)> {
+        if dylib.session != *self {
+            return None;
+        }
         let state = self.state();
         let symbol = state.symbols.get(state.symbols.find(dylib.id, name)?)?;
         Some((symbol.state(), symbol.failure().cloned()))
+    }
+
+    /// Fails if a dylib belongs to another session.
+    pub(crate) fn check_own(&self, dylib: &JitDylib) -> Result<(), Error> {
+        if dylib.session == *self { Ok(()) } else { Err(Error::ForeignDylib) }
     }
 
     fn report(&self, symbol: &SymbolName, cause: &Cause) {
@@ -276,7 +302,7 @@ impl ExecutionSession {
                 .into_iter()
                 .map(|(id, priority)| TaskKind::Materialize(self.clone(), id).with_priority(priority));
             let answers = answers.into_iter().map(|query| {
-                let priority = query.control.request.priority;
+                let priority = query.priority;
                 TaskKind::Answer(query).with_priority(priority)
             });
             self.shared.dispatcher.dispatch(units.chain(answers).collect());

@@ -46,7 +46,7 @@ pub trait Platform: Send + Sync {
         Ok(())
     }
 
-    /// A dylib is about to be removed.
+    /// A dylib is about to be removed, by itself or because the session [ends](ExecutionSession::end).
     fn teardown_dylib(&self, dylib: &JitDylib) {
         _ = dylib;
     }

@@ -2,8 +2,9 @@
 
 use jit_linker::SymbolName;
 
+use super::ExecutionSession;
 use super::arena::Id;
-use super::dispatch::Priority;
+use super::dispatch::{self, Priority};
 use super::lookup::{LookupKind, LookupSet};
 use super::search;
 use super::state::{Dylib, Unit};
@@ -61,6 +62,8 @@ pub(crate) struct Request {
     pub(crate) priority: Priority,
     /// The unit that cannot go on before the answer.
     pub(crate) owner: Option<Owner>,
+    /// Others that go on with it.
+    pub(crate) others: Vec<Id<Unit>>,
 }
 
 /// Who waits for an answer.
@@ -70,6 +73,8 @@ pub(crate) enum Owner {
     Thread(Id<Unit>),
     /// A continuation of the unit's.
     Continuation(Id<Unit>),
+    /// A continuation that has the unit's responsibility.
+    Holder(Id<Unit>),
     /// An alias that is this unit.
     Alias(SymbolId, Id<Unit>),
 }
@@ -79,6 +84,8 @@ pub(crate) struct Control {
     pub(crate) request: Request,
     /// The generators that it was started inside of, by address.
     pub(crate) inside: Vec<usize>,
+    /// Its session, by address.
+    session: usize,
     /// The unit whose code started it.
     pub(crate) started_by: Option<Id<Unit>>,
     all: bool,
@@ -91,10 +98,26 @@ struct Progress {
 }
 
 impl Control {
-    pub(crate) fn new(request: Request, completion: Completion, started_by: Option<Id<Unit>>) -> Arc<Self> {
+    pub(crate) fn new(session: &ExecutionSession, request: Request, completion: Completion) -> Arc<Self> {
+        let (session, started_by) = (session.address(), dispatch::current_unit(session));
         let all = matches!(completion, Completion::All(_));
         let progress = Mutex::new(Progress { completion: Some(completion), query: None });
-        Arc::new(Self { request, inside: search::inside(), started_by, all, progress })
+        Arc::new(Self { request, inside: search::inside(), session, started_by, all, progress })
+    }
+
+    /// The unit that it is for.
+    pub(crate) fn unit(&self) -> Option<Id<Unit>> {
+        self.request.owner.map(Owner::unit).or(self.started_by)
+    }
+
+    /// The units that it is for.
+    pub(crate) fn units(&self) -> impl Iterator<Item = Id<Unit>> {
+        self.unit().into_iter().chain(self.request.others.iter().copied())
+    }
+
+    /// The unit that it is for, and the session, by address.
+    pub(crate) fn home(&self) -> Option<(usize, Id<Unit>)> {
+        Some((self.session, self.unit()?))
     }
 
     /// Whether it has been answered, or is being.
@@ -145,6 +168,8 @@ pub(crate) fn all_or_nothing(outcomes: Vec<Outcome>) -> Result<Vec<FoundSymbol>,
 /// A lookup that has found its symbols and waits for them.
 pub(crate) struct Query {
     pub(crate) control: Arc<Control>,
+    /// At least what was asked for: somebody may have come to wait for its unit.
+    pub(crate) priority: Priority,
     outstanding: usize,
     failed: bool,
     pub(crate) outcomes: Vec<Outcome>,
@@ -153,7 +178,8 @@ pub(crate) struct Query {
 impl Query {
     pub(crate) fn new(control: Arc<Control>) -> Self {
         let outcomes = Vec::with_capacity(control.request.names.len());
-        Self { control, outstanding: 0, failed: false, outcomes }
+        let priority = control.request.priority;
+        Self { control, priority, outstanding: 0, failed: false, outcomes }
     }
 
     /// A lookup whose names have all failed alike.

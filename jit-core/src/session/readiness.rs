@@ -9,8 +9,10 @@
 //! Blockers lead from ring to ring until one that has none: a symbol that is not emitted yet.
 //! If they lead back to where they started, the rings on the way are one.
 
+use jit_linker::SymbolName;
 use smallvec::SmallVec;
 
+use super::dispatch::Priority;
 use super::edges;
 use super::state::{Effects, State};
 use super::symbol::{SymbolId, SymbolState};
@@ -36,6 +38,9 @@ pub(crate) struct Ring {
     shortcut: Option<u32>,
 }
 
+/// What symbols were found as: one that was removed has no name any more.
+pub(crate) type NamesOf<'a> = &'a dyn Fn(SymbolId) -> Option<SymbolName>;
+
 impl State {
     /// Marks `symbols` emitted, with their dependences. Those whose dependences have failed
     /// fail; the error names the first of them.
@@ -43,6 +48,7 @@ impl State {
         &mut self,
         symbols: &[SymbolId],
         dependences: &[(SymbolId, SymbolId)],
+        names: NamesOf<'_>,
         effects: &mut Effects,
     ) -> Result<(), Error> {
         let mut failed: Vec<(SymbolId, Arc<Cause>)> = Vec::new();
@@ -70,9 +76,12 @@ impl State {
             if from == to {
                 continue;
             }
-            if let Err((unsatisfied, cause)) = self.add_dependence(from, to) {
-                error.get_or_insert(unsatisfied);
-                failed.push((from, cause));
+            match self.add_dependence(from, to, names) {
+                Ok(()) => self.demand_need(from, to, effects),
+                Err((unsatisfied, cause)) => {
+                    error.get_or_insert(unsatisfied);
+                    failed.push((from, cause));
+                }
             }
         }
         for (symbol, cause) in failed {
@@ -92,6 +101,7 @@ impl State {
         for index in waiting {
             self.advance(index, effects);
         }
+        self.break_cycles(symbols, effects);
         error.map_or(Ok(()), Err)
     }
 
@@ -128,15 +138,15 @@ impl State {
         }
     }
 
-    fn add_dependence(&mut self, from: SymbolId, to: SymbolId) -> Result<(), (Error, Arc<Cause>)> {
+    fn add_dependence(&mut self, from: SymbolId, to: SymbolId, names: NamesOf<'_>) -> Result<(), (Error, Arc<Cause>)> {
         let Some(dependant) = self.symbols.get(from) else { return Ok(()) };
         let (name, needs) = (dependant.name(), dependant.needs);
         let Some(dependency) = self.symbols.get(to) else {
             let cause = Arc::new(Cause::Removed);
-            return Err((
-                Error::UnsatisfiedDependency { symbol: name.clone(), dependency: name, cause: Arc::clone(&cause) },
-                cause,
-            ));
+            let Some(removed) = names(to) else { return Err((Error::DefunctTracker, cause)) };
+            let error =
+                Error::UnsatisfiedDependency { symbol: name, dependency: removed.clone(), cause: Arc::clone(&cause) };
+            return Err((error, Arc::new(Cause::Dependency { name: removed, dylib: String::new(), cause })));
         };
         if let Some(cause) = dependency.failure() {
             let error =
@@ -150,6 +160,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Sees to it that what an emitted symbol needs is made, and soon if somebody waits for the symbol.
+    fn demand_need(&mut self, symbol: SymbolId, needed: SymbolId, effects: &mut Effects) {
+        if self.symbols.get(needed).is_none_or(|needed| needed.state() == SymbolState::Ready) {
+            return;
+        }
+        let unit = self.symbols.get(symbol).and_then(|symbol| self.units.get(symbol.unit));
+        let awaited = unit.is_some_and(|unit| unit.awaited);
+        self.demand(needed, if awaited { Priority::Awaited } else { Priority::Ahead }, effects);
     }
 
     fn ring(&mut self, symbol: u32) -> Option<&mut Ring> {

@@ -279,6 +279,16 @@ impl State {
         Ok(())
     }
 
+    /// Lets nobody create a dylib any more. Gives those that there are, the newest first; none to who comes second.
+    pub(crate) fn begin_end(&mut self) -> Vec<Id<Dylib>> {
+        if std::mem::replace(&mut self.ending, true) {
+            return Vec::new();
+        }
+        let mut dylibs: Vec<_> = self.dylibs.iter().map(|(id, _)| id).collect();
+        dylibs.reverse();
+        dylibs
+    }
+
     /// Ends the session: everything goes, newest dylib first, and whoever waits is told.
     pub(crate) fn end(&mut self, effects: &mut Effects) {
         self.ended = true;

@@ -11,11 +11,11 @@ use jit_linker::SymbolName;
 use rustc_hash::FxHashSet;
 
 use super::arena::Id;
-use super::dispatch::TaskKind;
+use super::dispatch::{Priority, TaskKind};
 use super::generator::{DefinitionGenerator, GeneratorError};
 use super::lookup::{DylibLookup, LookupKind, SearchOrder};
 use super::query::{Control, Query};
-use super::state::{Dylib, Effects};
+use super::state::{Dylib, Effects, Unit};
 use super::unit::panic_message;
 use super::{ExecutionSession, JitDylib};
 use crate::error::{Cause, Error};
@@ -146,6 +146,11 @@ impl Search {
         Self { session, order, control, dylib: 0, done: Vec::new(), out_of_turn: Vec::new() }
     }
 
+    /// As [`Control::home`].
+    pub(crate) fn home(&self) -> Option<(usize, Id<Unit>)> {
+        self.control.home()
+    }
+
     /// Goes on until it is suspended, parked, or becomes a query.
     pub(crate) fn go_on(mut self) {
         loop {
@@ -160,8 +165,12 @@ impl Search {
                 self.done.push(slot);
                 continue;
             }
+            // Nobody can come to wait for another one.
+            let may_be_awaited = self.control.unit().is_some() || !self.control.inside.is_empty();
+            let session = self.session.clone();
             let search = match slot.enter(self) {
                 Entry::Granted(search) => search,
+                Entry::Parked if may_be_awaited => return session.resume_kept_up(),
                 Entry::Parked => return,
                 Entry::Removed(mut search) => {
                     search.done.push(slot);
@@ -182,7 +191,7 @@ impl Search {
         let step = {
             let state = self.session.state();
             loop {
-                let Some(&(dylib, visibility)) = self.order.0.get(self.dylib) else { break Ok(None) };
+                let Some(&(dylib, visibility)) = self.order.dylibs.get(self.dylib) else { break Ok(None) };
                 let Some(entry) = state.dylibs.get(dylib) else {
                     if state.ended {
                         break Err(Cause::SessionEnded);
@@ -199,7 +208,7 @@ impl Search {
                     .cloned()
                     .collect();
                 if !waiting.is_empty() && !self.control.is_over() {
-                    let searched = &self.order.0[..=self.dylib];
+                    let searched = &self.order.dylibs[..=self.dylib];
                     // What the dylib has and hides is not for its generators to define.
                     let missing = |name: &&SymbolName| {
                         state.symbols.find(dylib, name).is_none() && state.find(searched, name).is_none()
@@ -281,7 +290,7 @@ impl Search {
     pub(crate) fn abandon(self) {
         let (ended, slots) = {
             let state = self.session.state();
-            let dylib = self.order.0.get(self.dylib).and_then(|(dylib, _)| state.dylibs.get(*dylib));
+            let dylib = self.order.dylibs.get(self.dylib).and_then(|(dylib, _)| state.dylibs.get(*dylib));
             (state.ended, dylib.map(|dylib| dylib.generators.clone()).unwrap_or_default())
         };
         // A turn that was kept for it.
@@ -303,15 +312,21 @@ impl Search {
             return;
         }
         let mut effects = Effects::default();
-        self.session.state().start_query(&self.order.0, &self.control, failure, &mut effects);
+        self.session.state().start_query(&self.order.dylibs, &self.control, failure, &mut effects);
         self.session.perform(effects);
+        if !self.control.inside.is_empty() {
+            self.session.resume_kept_up();
+        }
     }
 }
 
 /// Takes a search up again, as a task.
 pub(crate) fn resume(search: Search) {
     let session = search.session.clone();
-    let priority = search.control.request.priority;
+    let priority = match search.control.request.priority {
+        Priority::Awaited => Priority::Awaited,
+        Priority::Ahead => session.state().priority_of(&search.control),
+    };
     session.shared.dispatcher.dispatch(vec![TaskKind::Search(Box::new(search)).with_priority(priority)]);
 }
 
@@ -451,6 +466,17 @@ impl JitDylib {
 }
 
 impl ExecutionSession {
+    /// Has searches go on that wait for the turn of one which waits for them.
+    fn resume_kept_up(&self) {
+        loop {
+            let kept_up = self.state().search_kept_up();
+            match kept_up.and_then(|(slot, search)| slot.unpark(&search)) {
+                Some(search) => resume(search),
+                None => return,
+            }
+        }
+    }
+
     pub(crate) fn close_generator(&self, slot: &GeneratorSlot, cause: impl Fn() -> Cause) {
         let (current, parked) = slot.close();
         if let Some(control) = current {

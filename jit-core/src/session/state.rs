@@ -50,6 +50,8 @@ pub(crate) struct Unit {
     /// Its place in the tracker's list.
     pub(crate) position: u32,
     pub(crate) stage: Stage,
+    /// Somebody waits for it, or for what waits for it.
+    pub(crate) awaited: bool,
     pub(crate) content: Content,
     pub(crate) symbols: SmallVec<[SymbolId; 1]>,
     pub(crate) memory_used: u64,
@@ -173,19 +175,25 @@ pub(crate) struct State {
     pub(crate) initializers: FxHashMap<Id<Unit>, SymbolId>,
     /// What each alias that is not resolved waits for, and one further along that way.
     pub(crate) aliases: FxHashMap<SymbolId, (SymbolId, SymbolId)>,
-    /// The queries that a unit waits for.
+    /// The queries that a unit waits for, and others that its code has started.
     pub(crate) waits: FxHashMap<Id<Unit>, SmallVec<[Id<Query>; 1]>>,
-    /// Units of `waits` that hold a thread.
+    /// Queries before whose answer a unit does nothing.
     pub(crate) blocked: usize,
+    /// Those of them that no thread waits for, for what is to be ready.
+    pub(crate) held: usize,
+    /// Queries that generators wait for.
+    pub(crate) inside: usize,
     pub(crate) watches: FxHashMap<SymbolId, Watches>,
     pub(crate) managed: bool,
     pub(crate) notifications: Vec<Notification>,
+    /// No dylib is created any more.
+    pub(crate) ending: bool,
     pub(crate) ended: bool,
 }
 
 impl State {
     pub(crate) fn create_dylib(&mut self, name: &str) -> Result<Id<Dylib>, Error> {
-        if self.ended {
+        if self.ending {
             return Err(Error::SessionEnded);
         }
         if self.dylib_names.contains_key(name) {
@@ -244,6 +252,8 @@ impl State {
     ) {
         let id = self.queries.next_id();
         let mut query = Query::new(Arc::clone(control));
+        let priority = query.priority.max(self.priority_of(control));
+        query.priority = priority;
         let required = control.request.required;
         for (name, lookup) in control.request.names.iter() {
             let outcome = match self.find(order, name) {
@@ -279,7 +289,7 @@ impl State {
         }
         control.entered(id);
         let waiting: SmallVec<[(u32, SymbolId); 8]> = query.outstanding().collect();
-        self.enter_wait(control.request.owner, id);
+        self.enter_wait(control, id);
         self.queries.insert(query);
         for &(position, symbol) in &waiting {
             if let Some(mut symbol) = self.symbols.get_mut(symbol) {
@@ -293,7 +303,7 @@ impl State {
         }
         // Now that all wait: absolute symbols are settled on the spot, with all of their unit.
         for (_, symbol) in waiting {
-            self.demand(symbol, control.request.priority, effects);
+            self.demand(symbol, priority, effects);
         }
         if self.queries.get(id).is_some_and(Query::is_settled) {
             effects.answers.extend(self.take_query(id));
@@ -309,7 +319,7 @@ impl State {
     /// Removes a query that is over.
     pub(crate) fn take_query(&mut self, id: Id<Query>) -> Option<Query> {
         let query = self.queries.remove(id)?;
-        self.leave_wait(query.control.request.owner, id);
+        self.leave_wait(&query.control, id);
         Some(query)
     }
 
@@ -331,27 +341,50 @@ impl State {
         }
     }
 
+    /// How soon what is looked up for a unit should be there, by who waits for the unit.
+    pub(crate) fn priority_of(&self, control: &Control) -> Priority {
+        let mut units = control.units().filter_map(|unit| self.units.get(unit));
+        if units.any(|unit| unit.awaited) { Priority::Awaited } else { Priority::Ahead }
+    }
+
     /// Sees to it that the unit of a symbol runs, and soon if somebody waits for it.
     pub(crate) fn demand(&mut self, id: SymbolId, priority: Priority, effects: &mut Effects) {
-        let Some(symbol) = self.symbols.get(id) else { return };
-        if symbol.state() > SymbolState::Materializing {
-            return;
+        let mut hurried: SmallVec<[Id<Unit>; 4]> = self.demand_alone(id, priority, effects).into_iter().collect();
+        // What a unit that has begun waits for is waited for as well. Each is here once.
+        while let Some(unit) = hurried.pop() {
+            for needed in self.awaits(unit) {
+                hurried.extend(self.demand_alone(needed, priority, effects));
+            }
+        }
+    }
+
+    /// As [`demand`](Self::demand), of nothing else. Gives the unit if it has begun, and nobody has waited for it before.
+    fn demand_alone(&mut self, id: SymbolId, priority: Priority, effects: &mut Effects) -> Option<Id<Unit>> {
+        let symbol = self.symbols.get(id)?;
+        if symbol.state() == SymbolState::Ready {
+            return None;
         }
         let unit_id = symbol.unit;
-        let Some(unit) = self.units.get_mut(unit_id) else { return };
+        let unit = self.units.get_mut(unit_id)?;
         let stage = match (unit.stage, priority) {
             (Stage::Waiting, Priority::Ahead) => Stage::Queued,
             (Stage::Waiting | Stage::Queued, Priority::Awaited) => Stage::Awaited,
-            _ => return,
+            (Stage::Running, Priority::Awaited) if !unit.awaited => {
+                unit.awaited = true;
+                return Some(unit_id);
+            }
+            _ => return None,
         };
         let first = unit.stage == Stage::Waiting;
         unit.stage = stage;
+        unit.awaited = priority == Priority::Awaited;
         if !first {
             effects.dispatch.push((unit_id, priority));
-            return;
+            return None;
         }
         if symbol.flags().absolute && matches!(unit.content, Content::Nothing) && !self.telling.contains_key(&unit_id) {
-            return self.settle_absolute(unit_id, effects);
+            self.settle_absolute(unit_id, effects);
+            return None;
         }
         for symbol in &unit.symbols {
             if let Some(mut symbol) = self.symbols.get_mut(*symbol) {
@@ -359,6 +392,39 @@ impl State {
             }
         }
         effects.dispatch.push((unit_id, priority));
+        None
+    }
+
+    /// What a unit that has begun waits for, and what its symbols need, if they are emitted. Its queries are somebody's
+    /// who waits from now on.
+    fn awaits(&mut self, unit: Id<Unit>) -> SmallVec<[SymbolId; 8]> {
+        let mut symbols = SmallVec::new();
+        for query in self.waits.get(&unit).into_iter().flatten() {
+            let Some(query) = self.queries.get_mut(*query) else { continue };
+            query.priority = Priority::Awaited;
+            symbols.extend(query.outstanding().map(|(_, symbol)| symbol));
+        }
+        let own = self.units.get(unit).map(|unit| unit.symbols.as_slice()).unwrap_or_default();
+        for own in own.iter().filter_map(|id| self.symbols.get(*id)) {
+            if own.state() == SymbolState::Emitted {
+                symbols.extend(self.needs(own.needs));
+            }
+        }
+        symbols
+    }
+
+    /// The symbols of a list of needs.
+    pub(crate) fn needs(&self, mut edge: u32) -> impl Iterator<Item = SymbolId> {
+        std::iter::from_fn(move || {
+            while edge != edges::NONE {
+                let needed;
+                (needed, edge) = self.edges.need(edge);
+                if let Some((id, _)) = self.symbols.at(needed) {
+                    return Some(id);
+                }
+            }
+            None
+        })
     }
 
     /// Makes absolute symbols, which have their addresses, ready.

@@ -8,12 +8,13 @@ use jit_linker::memory::FinalizedAllocation;
 use smallvec::SmallVec;
 
 use super::arena::Id;
-use super::lookup::LookupSet;
+use super::lookup::{LookupHandle, LookupSet};
 use super::query::Owner;
+use super::readiness::NamesOf;
 use super::state::{Effects, Unit, UnitDefinition};
-use super::symbol::{SymbolDeclaration, SymbolDef, SymbolId};
+use super::symbol::{SymbolDeclaration, SymbolDef, SymbolId, SymbolState};
 use super::{ExecutionSession, FoundSymbol, JitDylib, SearchOrder};
-use crate::error::{Cause, Error, SymbolFailure};
+use crate::error::{Cause, Error, LookupError, SymbolFailure};
 use crate::sync::{self, Arc};
 
 /// Makes the definitions of some symbols, once, when the first of them is looked up.
@@ -33,7 +34,7 @@ use crate::sync::{self, Arc};
 ///
 /// use jit_core::{
 ///     Cause, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib, MaterializationResponsibility,
-///     MaterializationUnit, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, UnitDefinition,
+///     MaterializationUnit, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, SymbolState, UnitDefinition,
 /// };
 ///
 /// enum Expr {
@@ -71,9 +72,10 @@ use crate::sync::{self, Arc};
 ///         let mut names = Vec::new();
 ///         self.expr.names(&mut names);
 ///         let wanted: Vec<_> = names.iter().map(|name| responsibility.session().intern(name)).collect();
-///         let session = responsibility.session().clone();
-///         // Nobody waits here: what is left to do runs when the others are known.
-///         session.lookup_async(&responsibility.link_order(), wanted, jit_core::SymbolState::Ready, move |found| {
+///         let order = responsibility.link_order();
+///         // Nobody waits here: what is left to do runs when the others are known. If one of them
+///         // is made of this one, that is an error, which names both.
+///         responsibility.lookup_then(&order, wanted, SymbolState::Ready, move |responsibility, found| {
 ///             let found = match found {
 ///                 Ok(found) => found,
 ///                 Err(error) => return responsibility.fail(Cause::Other(error.into())),
@@ -115,6 +117,11 @@ use crate::sync::{self, Arc};
 /// define(&main, "b", Expr::Number(41))?;
 /// let found = session.lookup(&main.link_order(), vec![session.intern("a")])?;
 /// assert_eq!(found[0].definition.address, 42);
+/// // Neither can be known before the other.
+/// define(&main, "c", Expr::Name("d"))?;
+/// define(&main, "d", Expr::Name("c"))?;
+/// let error = session.lookup(&main.link_order(), vec![session.intern("c")]).unwrap_err();
+/// assert!(error.to_string().contains("a cycle of waits: 'c' -> 'd' -> 'c'"), "{error}");
 /// # Ok(())
 /// # }
 /// ```
@@ -252,6 +259,49 @@ impl MaterializationResponsibility {
         self.session.lookup_owned(&self.link_order(), names.into(), Some(self.owner()), complete);
     }
 
+    /// Looks names up for the unit, which can't go on before they have come to a state: the responsibility goes with the
+    /// lookup, and `complete` gets it back with the answer. Blocks nobody.
+    ///
+    /// As the session knows by it who waits for whom, a unit that would wait for itself is told so, with
+    /// [the units on the way](Cause::WaitCycle), where [`ExecutionSession::lookup_async`] would never be answered. As long as
+    /// it waits, what somebody waits for in it comes before what nobody does.
+    ///
+    /// ```
+    /// use jit_core::{Cause, MaterializationResponsibility, MaterializationUnit, SymbolDef, SymbolName, SymbolState};
+    ///
+    /// /// The symbol is 16 bytes after another one.
+    /// struct Behind(SymbolName);
+    ///
+    /// impl MaterializationUnit for Behind {
+    ///     fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
+    ///         let order = responsibility.link_order();
+    ///         responsibility.lookup_then(&order, vec![self.0], SymbolState::Resolved, |responsibility, found| {
+    ///             let found = match found {
+    ///                 Ok(found) => found,
+    ///                 Err(error) => return responsibility.fail(Cause::Other(error.into())),
+    ///             };
+    ///             let Some(own) = responsibility.symbols().pop() else { return };
+    ///             let definition = SymbolDef::at(found[0].definition.address + 16);
+    ///             if responsibility.resolve(&[(own.name.clone(), definition)]).is_ok() {
+    ///                 _ = responsibility.emit(&[(own.name, found[0].clone())]);
+    ///             }
+    ///         });
+    ///     }
+    ///
+    ///     fn discard(&mut self, _: &SymbolName) {}
+    /// }
+    /// ```
+    pub fn lookup_then(
+        self,
+        order: &SearchOrder,
+        names: impl Into<LookupSet>,
+        required: SymbolState,
+        complete: impl FnOnce(Self, Result<Vec<FoundSymbol>, LookupError>) + Send + 'static,
+    ) -> LookupHandle {
+        let (session, unit) = (self.session.clone(), self.unit);
+        session.lookup_holding(order, names.into(), required, unit, move |found| complete(self, found))
+    }
+
     /// Counts `bytes` against the memory limit of the tracker.
     ///
     /// # Errors
@@ -294,15 +344,20 @@ impl MaterializationResponsibility {
     ///
     /// # Errors
     ///
-    /// When a symbol has no address, or one that it needs has failed: it has failed with it then.
+    /// When a symbol has no address, or one that it needs has failed, was removed, or is another session's: it has failed
+    /// with it then.
     pub fn emit(self, dependences: &[(SymbolName, FoundSymbol)]) -> Result<(), Error> {
+        if !dependences.is_empty() && self.session.is_foreign(dependences.iter().map(|(_, needed)| needed)) {
+            self.fail(Error::ForeignDylib.into());
+            return Err(Error::ForeignDylib);
+        }
         let own = self.symbols();
-        let dependences: Vec<_> = dependences
+        let pairs: Vec<_> = dependences
             .iter()
             .filter_map(|(name, needed)| Some((own.iter().find(|symbol| symbol.name == *name)?.id, needed.id)))
             .collect();
         let session = self.session.clone();
-        session.emit(vec![self], None, &dependences)
+        session.emit(vec![self], None, &pairs, &|id| name_of(dependences.iter().map(|(_, needed)| needed), id))
     }
 
     /// As [`emit`](Self::emit), with what is needed said of several symbols at once. Symbols in no
@@ -474,13 +529,25 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }
 
+/// What a symbol was found as.
+pub(crate) fn name_of<'a>(mut found: impl Iterator<Item = &'a FoundSymbol>, id: SymbolId) -> Option<SymbolName> {
+    Some(found.find(|found| found.id == id)?.name.clone())
+}
+
 impl ExecutionSession {
+    /// Whether a symbol was found by another session. Names are one's own.
+    fn is_foreign<'a>(&self, mut found: impl Iterator<Item = &'a FoundSymbol>) -> bool {
+        let state = self.state();
+        found.any(|found| state.symbols.get(found.id).is_some_and(|symbol| symbol.name() != found.name))
+    }
+
     /// Emits the symbols of several responsibilities at once. Their code is `code`, shared.
     pub(crate) fn emit(
         &self,
         responsibilities: Vec<MaterializationResponsibility>,
         code: Option<&Arc<FinalizedAllocation>>,
         dependences: &[(SymbolId, SymbolId)],
+        names: NamesOf<'_>,
     ) -> Result<(), Error> {
         let units: Vec<_> = responsibilities.into_iter().map(MaterializationResponsibility::settle).collect();
         let mut effects = Effects::default();
@@ -497,7 +564,7 @@ impl ExecutionSession {
                     None => gone = Err(Error::DefunctTracker),
                 }
             }
-            state.emit(&symbols, dependences, &mut effects).and(gone)
+            state.emit(&symbols, dependences, names, &mut effects).and(gone)
         };
         self.perform(effects);
         result

@@ -1,9 +1,11 @@
 //! How failures reach those who wait, and nobody else.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use jit_core::{
-    Cause, ExecutionSession, InPlaceDispatcher, InProcess, LookupError, SymbolDef, SymbolFlags, SymbolState,
+    Cause, DefinitionGenerator, ExecutionSession, InPlaceDispatcher, InProcess, LookupError, LookupState,
+    MaterializationResponsibility, SymbolDef, SymbolFlags, SymbolState, ThreadPoolDispatcher,
 };
 
 use crate::stage::{Custom, SIDE_EFFECTS, Stage, answered, because, failed, ok};
@@ -158,6 +160,141 @@ fn gap_7_whatever_is_dropped_unfinished_is_a_failure_with_a_cause() {
     let cause = "unit of foo was dropped before it was materialized";
     assert_eq!(answered(&answers[0]), failed(&format!("symbol 'foo' in dylib 'main': {cause}")));
     assert_eq!(answered(&answers[1]), failed(&format!("symbol 'init' in dylib 'main': {cause}")));
+}
+
+/// What somebody may do with a responsibility who means to finish and does not.
+type Loses = fn(&Stage, MaterializationResponsibility);
+
+#[test]
+fn gap_7_a_responsibility_is_a_failure_wherever_and_however_far_it_is_lost() {
+    const DROPPED: &str = "was dropped before it was materialized";
+    let ways: [(&str, Loses); 11] = [
+        (DROPPED, |_, unit| drop(unit)),
+        (DROPPED, |stage, unit| {
+            stage.resolve(&unit);
+            drop(unit);
+        }),
+        (DROPPED, |stage, unit| {
+            let symbol = |name: &str| crate::stage::declare(&stage.session, name, STRONG);
+            assert_eq!(unit.define_materializing(vec![symbol("late")]).unwrap(), stage.names(&["late"]));
+            drop(unit);
+            let (_, cause) = stage.session.symbol_state(&stage.dylib, &stage.name("late")).unwrap();
+            assert!(cause.unwrap().to_string().ends_with(DROPPED));
+        }),
+        // A part of it alone, and then the rest.
+        (DROPPED, |stage, unit| {
+            drop(unit.delegate(&stage.names(&["foo"])).unwrap());
+            assert!(matches!(stage.session.symbol_state(&stage.dylib, &stage.name("bar")), Some((_, None))));
+            drop(unit);
+        }),
+        (DROPPED, |stage, unit| {
+            let order = stage.order();
+            stage
+                .session
+                .lookup_async(&order, stage.names(&["never"]), SymbolState::Ready, move |_| drop(unit))
+                .cancel();
+        }),
+        (DROPPED, |stage, unit| {
+            unit.lookup_then(&stage.order(), stage.names(&["never"]), SymbolState::Ready, |_, _| ()).cancel();
+        }),
+        ("panicked: in a continuation", |stage, unit| {
+            let complete = |unit, _: Result<_, _>| {
+                let _unit: MaterializationResponsibility = unit;
+                panic!("in a continuation");
+            };
+            unit.lookup_then(&stage.order(), stage.names(&["nobody"]), SymbolState::Ready, complete);
+        }),
+        ("panicked: in a task", |stage, unit| {
+            stage.session.run(Box::new(move || {
+                let _unit = unit;
+                panic!("in a task");
+            }));
+        }),
+        // A thread that the session knows nothing of.
+        (DROPPED, |_, unit| {
+            let lost = std::thread::spawn(move || {
+                let _unit = unit;
+                panic!("in a thread");
+            });
+            assert!(lost.join().is_err());
+        }),
+        (DROPPED, |_, unit| {
+            let (send, _) = std::sync::mpsc::channel();
+            assert!(send.send(unit).is_err());
+        }),
+        (DROPPED, |stage, unit| {
+            let tracker = stage.dylib.create_tracker().unwrap();
+            tracker.hold(Box::new(unit)).unwrap();
+            tracker.remove().unwrap();
+        }),
+    ];
+    for (place, (expected, lose)) in ways.into_iter().enumerate() {
+        for threads in [0, 1] {
+            let stage = match threads {
+                0 => Stage::new(),
+                count => Stage::with(Box::new(ThreadPoolDispatcher::new(count).unwrap())),
+            };
+            stage.define("never");
+            stage.define_unit(&[("foo", STRONG), ("bar", STRONG), ("init", SIDE_EFFECTS)]).unwrap();
+            let answers = [
+                stage.lookup(&["foo"], SymbolState::Ready),
+                stage.lookup(&["bar"], SymbolState::Ready),
+                stage.lookup_weakly(&["init"], SymbolState::Ready),
+            ];
+            while !stage.is_running("foo") {
+                std::thread::yield_now();
+            }
+            lose(&stage, stage.take("foo"));
+            let end = Instant::now() + Duration::from_secs(20);
+            for answer in answers {
+                while answered(&answer).is_none() {
+                    assert!(Instant::now() < end, "way {place} is never told");
+                    std::thread::yield_now();
+                }
+                let error = answered(&answer).unwrap().unwrap_err();
+                assert!(error.ends_with(&format!("unit of foo {expected}")), "way {place}: {error}");
+            }
+            // The session goes on.
+            stage.define_absolute("there", 1);
+            assert_eq!(stage.address("there"), Ok(1));
+        }
+    }
+}
+
+#[test]
+fn gap_7_a_lookup_that_a_generator_loses_is_a_failure_and_the_next_goes_on() {
+    type Lose = fn(LookupState);
+    /// Leaves a lookup to what the test says.
+    struct Loses(Lose);
+    impl DefinitionGenerator for Loses {
+        fn try_to_generate(&self, lookup: LookupState) {
+            (self.0)(lookup);
+        }
+    }
+    let ways: [(&str, Lose); 4] = [
+        ("it dropped the lookup", drop),
+        ("it dropped the lookup", |lookup| std::thread::spawn(move || drop(lookup)).join().unwrap()),
+        ("in a generator", |lookup| {
+            let _lookup = lookup;
+            panic!("in a generator");
+        }),
+        ("it dropped the lookup", |lookup| {
+            let lost = std::thread::spawn(move || {
+                let _lookup = lookup;
+                panic!("in a thread");
+            });
+            assert!(lost.join().is_err());
+        }),
+    ];
+    for (expected, lose) in ways {
+        let stage = Stage::new();
+        stage.dylib.add_generator(Arc::new(Loses(lose))).unwrap();
+        for name in ["one", "two"] {
+            let error = stage.address(name).unwrap_err();
+            assert_eq!(error, format!("symbol '{name}' in dylib 'main': generator failed: {expected}"));
+        }
+        assert_eq!(stage.session.statistics().lookups, 0);
+    }
 }
 
 #[test]

@@ -297,6 +297,53 @@ fn a_platform_is_told_of_no_removal_that_is_refused() {
 }
 
 #[test]
+fn a_platform_is_told_of_each_dylib_when_the_session_ends() {
+    struct Told(Arc<Mutex<Vec<String>>>);
+    impl Platform for Told {
+        fn teardown_dylib(&self, dylib: &JitDylib) {
+            let session = dylib.session();
+            // All that there is can be found yet, and nothing new comes.
+            let found = session.lookup(&dylib.link_order(), vec![session.intern("there")]).map(|found| found.len());
+            assert!(matches!(session.create_dylib("late"), Err(Error::SessionEnded)));
+            self.0.lock().unwrap().push(format!("{} {:?}", dylib.name().unwrap(), found.ok()));
+            if dylib.name().unwrap() == "second" {
+                // What it does itself, and what it does wrong.
+                session.dylib("gone").unwrap().remove().unwrap();
+                session.end();
+                panic!("the platform");
+            }
+        }
+    }
+    within_patience(|| {
+        let stage = Stage::new();
+        let told = Arc::default();
+        stage.session.set_platform(Some(Arc::new(Told(Arc::clone(&told)))));
+        stage.define_absolute("there", 1);
+        stage.define("never");
+        let answer = stage.lookup(&["never"], SymbolState::Ready);
+        stage.session.create_dylib("gone").unwrap();
+        stage.session.create_dylib("first").unwrap();
+        stage.session.end();
+        assert_eq!(*told.lock().unwrap(), ["first None", "gone None", "main Some(1)"]);
+        assert_eq!(answered(&answer), failed("symbol 'never' in dylib 'main': the session has ended"));
+        stage.session.end();
+        assert_eq!(told.lock().unwrap().len(), 3);
+
+        let stage = Stage::new();
+        let told = Arc::default();
+        stage.session.set_platform(Some(Arc::new(Told(Arc::clone(&told)))));
+        stage.session.create_dylib("gone").unwrap();
+        stage.session.create_dylib("second").unwrap();
+        let answer = stage.lookup(&["missing"], SymbolState::Ready);
+        assert!(answered(&answer).unwrap().is_err());
+        stage.session.end();
+        assert_eq!(*told.lock().unwrap(), ["second None", "gone None"]);
+        assert!(stage.dylib.name().is_err());
+        stage.running.lock().unwrap().clear();
+    });
+}
+
+#[test]
 fn a_cycle_that_closes_when_a_unit_is_emitted_is_an_error() {
     for threads in [0, 1, 2] {
         let error = within_patience(move || {

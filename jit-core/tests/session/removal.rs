@@ -96,7 +96,7 @@ fn a_unit_that_was_linked_with_removed_code_fails_when_it_is_emitted() {
     tracker.remove().unwrap();
     stage.resolve(&late);
     assert!(matches!(late.emit(&[(stage.name("late"), used)]), Err(Error::UnsatisfiedDependency { .. })));
-    assert_eq!(answered(&answer), failed("symbol 'late' in dylib 'main': removed"));
+    assert_eq!(answered(&answer), failed("symbol 'late' in dylib 'main': depends on 'used': removed"));
 }
 
 /// Counts its drops.
