@@ -6,7 +6,7 @@ use jit_linker::SymbolName;
 use jit_linker::memory::MemoryManager;
 
 use crate::error::{Cause, Error, LookupError, SymbolFailure};
-use crate::redirect::{BLOCK, Body, FunctionId, FunctionTable};
+use crate::redirect::{self, BLOCK, Body, FunctionId, FunctionTable};
 use crate::session::{ExecutionSession, JitDylib, Priority, SearchOrder, SymbolState, WeakDylib};
 use crate::sync::{Arc, Weak};
 
@@ -63,8 +63,8 @@ impl LazyFunctions {
     #[must_use]
     pub fn body(&self, index: u32) -> Option<LazyBody> {
         let (table, id) = (self.table.upgrade()?, self.first + index);
-        let function = table.body(id)?.function().clone();
-        Some(LazyBody { table, id, function })
+        let body = table.body(id)?;
+        Some(LazyBody::new(table, id, &body))
     }
 
     /// What is known of the function at `index`, without waiting for anybody: for signal handlers, which may have
@@ -97,9 +97,31 @@ pub struct LazyBody {
     table: Arc<FunctionTable>,
     id: FunctionId,
     function: SymbolName,
+    signature: Option<SymbolName>,
+    /// `None` if the function had been removed already.
+    dylib: Option<WeakDylib>,
 }
 
 impl LazyBody {
+    fn new(table: Arc<FunctionTable>, id: FunctionId, body: &Body) -> Self {
+        let (function, signature) = (body.function().clone(), body.source.signature(body.item).cloned());
+        Self { table, id, function, signature, dylib: body.source.dylib().cloned() }
+    }
+
+    /// The newest body. `None` if the function was removed and its place is another's.
+    fn newest(&self) -> Option<Body> {
+        self.table.body(self.id).filter(|body| self.is_of(body))
+    }
+
+    /// Whether a body, which is in the function's place, is the function's.
+    fn is_of(&self, body: &Body) -> bool {
+        let source = &body.source;
+        let signatures = source.signature(body.item).zip(self.signature.as_ref());
+        *body.function() == self.function
+            && (source.dylib() == self.dylib.as_ref() || source.dylib().is_none())
+            && signatures.is_none_or(|(one, other)| one == other)
+    }
+
     /// The function's name.
     #[must_use]
     pub fn function(&self) -> &SymbolName {
@@ -128,7 +150,7 @@ impl LazyBody {
 
     fn resolve_at(&self, priority: Priority) -> Result<u64, LookupError> {
         loop {
-            let Some(body) = self.table.body(self.id) else { return Err(self.failure(Cause::Removed)) };
+            let Some(body) = self.newest() else { return Err(self.failure(Cause::Removed)) };
             let Wanted { session, order, name } = self.define(&body)?;
             let found = match session.find_ready(order, &name) {
                 Some(found) => Ok(Some(found)),
@@ -138,7 +160,9 @@ impl LazyBody {
                 Ok(Some(found)) if self.table.publish(&session, self.id, &body, &found) => {
                     return Ok(found.definition.address);
                 }
-                Err(error) if self.table.body(self.id).is_none_or(|newest| newest.is_same(&body)) => return Err(error),
+                Err(error) if self.newest().is_none_or(|newest| newest.is_same(&body)) => {
+                    return Err(redirect::of_functions(&session, error));
+                }
                 // A newer body took its place meanwhile, or what was found was removed.
                 Ok(_) | Err(_) => {}
             }
@@ -148,7 +172,7 @@ impl LazyBody {
     /// Has the newest body compiled, and calls go to it then, and waits for nothing. Failures are
     /// for whoever calls it.
     pub fn prepare(&self) {
-        let Some(body) = self.table.body(self.id) else { return };
+        let Some(body) = self.newest() else { return };
         let Ok(Wanted { session, order, name }) = self.define(&body) else { return };
         let (table, id, body) = (Arc::downgrade(&self.table), self.id, body.clone());
         session.lookup_async(order, vec![name], SymbolState::Ready, move |found| {
@@ -164,7 +188,7 @@ impl LazyBody {
     /// compiled, or is not CLIF.
     #[must_use]
     pub fn callees(&self) -> Vec<Self> {
-        let Some(body) = self.table.body(self.id) else { return Vec::new() };
+        let Some(body) = self.newest() else { return Vec::new() };
         let names = body.source.callees(body.item);
         names.iter().filter_map(|name| self.named(name)).collect()
     }
@@ -172,7 +196,7 @@ impl LazyBody {
     /// The functions whose newest bodies were defined together with this one's, itself among them.
     #[must_use]
     pub fn module(&self) -> Vec<Self> {
-        let Some(body) = self.table.body(self.id) else { return Vec::new() };
+        let Some(body) = self.newest() else { return Vec::new() };
         let items = body.source.items();
         items.into_iter().filter_map(|item| self.named(body.source.function(item))).collect()
     }
@@ -180,15 +204,14 @@ impl LazyBody {
     /// Another redirectable function of the same dylib.
     #[must_use]
     pub fn named(&self, function: &SymbolName) -> Option<Self> {
-        let dylib = self.table.body(self.id)?.source.dylib()?.clone();
-        let (id, _) = self.table.find(function, &dylib)?;
-        Some(Self { table: Arc::clone(&self.table), id, function: function.clone() })
+        let (id, body) = self.table.find(function, self.newest()?.source.dylib()?)?;
+        Some(Self::new(Arc::clone(&self.table), id, &body))
     }
 
     /// Where calls go, if that is a body by now.
     #[must_use]
     pub fn ready(&self) -> Option<u64> {
-        self.table.ready(self.id)
+        self.table.ready(self.id, |body| self.is_of(body))
     }
 
     /// That the body can't be had because of `cause`.
@@ -205,7 +228,7 @@ impl LazyBody {
     }
 
     fn dylib(&self) -> Option<JitDylib> {
-        self.table.body(self.id)?.source.dylib()?.upgrade()
+        self.dylib.as_ref()?.upgrade()
     }
 
     /// What to look up to have a body.

@@ -454,7 +454,9 @@ impl Jit {
     /// its module knows.
     ///
     /// The tracker removes the functions that are defined for the first time: what still calls them
-    /// then ends up where calls of functions do that can't be compiled.
+    /// then ends up where calls of functions do that can't be compiled. It counts the memory of their bodies, and of all
+    /// else that the module defines. Where all functions were defined before, the tracker counts it that counts the
+    /// body which the first of them had: a limit that was set for functions holds for all of their bodies.
     ///
     /// # Errors
     ///

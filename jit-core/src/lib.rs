@@ -15,6 +15,7 @@
 //!   linked.
 
 mod error;
+mod fork;
 mod object;
 mod platform;
 #[cfg(target_os = "linux")]

@@ -3,6 +3,7 @@
 //!
 //! It is no part of `orcane`, and changes with `jit-lazy`. To have functions compiled at their first call, use that.
 
+pub use crate::fork::{Crew, Worker, register as register_crew};
 pub use crate::platform::unwind::{Frames, InUnwinder, Registration, register};
 pub use crate::session::ThreadContext;
 #[cfg(feature = "cranelift")]

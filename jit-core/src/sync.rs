@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+pub(crate) use crate::fork;
 pub(crate) use jit_linker::memory::forget_pages;
 pub(crate) use std::hint::spin_loop;
 #[cfg(feature = "cranelift")]
@@ -50,11 +51,6 @@ pub(crate) fn wait<'a, T>(
     }
     let (guard, _) = condition.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner);
     (guard, false)
-}
-
-/// Whether a thread has ended.
-pub(crate) fn is_finished<T>(thread: &thread::JoinHandle<T>) -> bool {
-    thread.is_finished()
 }
 
 /// The width of an index of a list that only grows.

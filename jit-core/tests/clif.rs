@@ -372,6 +372,42 @@ fn an_offset_into_a_function_is_from_the_function_that_is_named() {
 }
 
 #[test]
+fn a_relocation_beyond_its_block_fails_nothing_else() {
+    let jit = jit();
+    let beyond = |place, kind| ModuleReloc {
+        offset: place,
+        kind,
+        name: ModuleRelocTarget::FunctionOffset(FuncId::from_u32(0), 0),
+        addend: 0,
+    };
+    let wrong = [beyond(9, Reloc::Abs8), beyond(13, Reloc::Abs4), beyond(u32::MAX, Reloc::Abs8)];
+    let mut module = bytes(&jit, "right", &[0; 16], &[beyond(8, Reloc::Abs8)]);
+    for (number, reloc) in wrong.iter().enumerate() {
+        let id = module.declare_function(&format!("wrong{number}"), Linkage::Export, &module.make_signature()).unwrap();
+        module.define_function_bytes(id, 16, &[0; 16], std::slice::from_ref(reloc)).unwrap();
+    }
+    let id = module.declare_data("wrong3", Linkage::Export, false, false).unwrap();
+    let mut data = DataDescription::new();
+    data.define(Box::new([0; 7]));
+    let function = FuncId::from_u32(0);
+    let function = module.declare_func_in_data(function, &mut data);
+    data.write_function_addr(0, function);
+    module.define_data(id, &data).unwrap();
+    jit.add_module(module).unwrap();
+    // Together, as they would be linked.
+    let names: Vec<_> = ["right", "wrong0", "wrong1", "wrong2", "wrong3"].map(|name| jit.session().intern(name)).into();
+    jit.session().lookup(&jit.search_order(), names).unwrap_err();
+    for (number, what) in
+        ["at 9 reaches beyond its 16", "at 13 reaches", "at 4294967295", "at 0 reaches beyond its 7"].iter().enumerate()
+    {
+        let error = jit.lookup_address(&format!("wrong{number}")).unwrap_err().to_string();
+        let start = format!("symbol 'wrong{number}' in dylib 'main': compilation failed: the relocation {what}");
+        assert!(error.starts_with(&start), "{error}");
+    }
+    jit.lookup_address("right").unwrap();
+}
+
+#[test]
 fn a_module_can_be_compiled_while_it_is_defined() {
     let jit = jit();
     let mut module = jit_core::ClifModule::new("early", jit.isa().clone(), CompileAt::Definition);

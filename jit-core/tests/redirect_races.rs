@@ -3,6 +3,7 @@
 mod common;
 
 use std::cell::RefCell;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -261,4 +262,28 @@ fn a_function_that_is_removed_as_it_is_found_is_not_mistaken_for_the_next_in_its
     };
     let found = hold(|| jit.lookup::<unsafe extern "C" fn() -> i64>("f").map(drop), meanwhile);
     assert!(found.is_err());
+}
+
+#[test]
+fn of_two_threads_that_define_a_function_first_the_second_redefines_it() {
+    let jit = jit();
+    for round in 0..200 {
+        let (f, g) = (format!("f{round}"), format!("g{round}"));
+        let text = |value| format!("{}{}", constant(&f, value), constant(&g, value));
+        let start = Barrier::new(2);
+        let define = |value| {
+            start.wait();
+            redefine(&jit, &text(value))
+        };
+        thread::scope(|scope| {
+            let other = scope.spawn(|| define(1));
+            let trackers = [define(2), other.join().unwrap()].map(|defined| defined.unwrap());
+            let value = call(&jit, &f);
+            assert_eq!((call(&jit, &g), [1, 2].contains(&value)), (value, true));
+            // Calls go where later redefinitions say.
+            redefine(&jit, &text(3)).unwrap();
+            assert_eq!((call(&jit, &f), call(&jit, &g)), (3, 3));
+            drop(trackers);
+        });
+    }
 }

@@ -3,12 +3,12 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::{Nullary, answer, at, builder, call, caller, constant, ready, redefine, scaled};
-use jit_core::{Alias, BodyMaker, SymbolFlags};
-use jit_lazy::LazyJit;
+use jit_core::{Alias, BodyMaker, LookupError, SymbolFlags, SymbolName};
+use jit_lazy::{LazyJit, Tiering};
 
 /// Counts the bytes of the heap that are in use.
 struct Counting;
@@ -142,4 +142,53 @@ fn a_function_that_is_never_called_takes_200_bytes_at_most() {
     // SAFETY: the call ends up in `answer`.
     assert_eq!(unsafe { at(jit.lookup_address(last).unwrap())() }, 42);
     println!("{defined:.1} bytes a lazy function");
+}
+
+extern "C" fn refused() -> i64 {
+    -1
+}
+
+#[test]
+fn bodies_that_are_compiled_at_their_first_call_count_with_their_functions() {
+    let _turn = TURN.lock().unwrap();
+    let failures = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&failures);
+    let handler = move |_: &SymbolName, error: &LookupError| {
+        seen.lock().unwrap().push(error.to_string());
+        refused as *const () as u64
+    };
+    let jit = builder().failure_handler(handler).build().unwrap();
+    let tracker = redefine(&jit, &format!("{}{}", constant("f", 1), constant("g", 2))).unwrap();
+    assert_eq!(call(&jit, "f"), 1);
+    let one = tracker.memory_used().unwrap();
+    assert!(one > 0);
+    tracker.set_memory_limit(Some(one)).unwrap();
+    assert_eq!(call(&jit, "g"), -1);
+    let limit = format!("{one} more bytes would exceed the tracker's limit of {one} bytes");
+    assert_eq!(*failures.lock().unwrap(), [format!("symbol 'g' in dylib 'main': {limit}")]);
+    assert_eq!(tracker.memory_used().unwrap(), one);
+    // The old body makes room for the new one, which is compiled when it is called.
+    redefine(&jit, &constant("f", 3)).unwrap();
+    assert_eq!(tracker.memory_used().unwrap(), 0);
+    assert_eq!(call(&jit, "f"), 3);
+    assert_eq!(tracker.memory_used().unwrap(), one);
+    tracker.remove().unwrap();
+    assert_eq!(tracker.memory_used().unwrap(), 0);
+}
+
+#[test]
+fn bodies_of_both_tiers_count_with_their_functions() {
+    let _turn = TURN.lock().unwrap();
+    let jit = builder().tiers(Tiering::default().threshold(10)).build().unwrap();
+    let tracker = redefine(&jit, &constant("f", 1)).unwrap();
+    assert_eq!(call(&jit, "f"), 1);
+    let first = tracker.memory_used().unwrap();
+    assert!(first > 0);
+    (0..20).for_each(|_| assert_eq!(call(&jit, "f"), 1));
+    while jit.tier_statistics().promoted == 0 {
+        std::thread::yield_now();
+    }
+    assert!(tracker.memory_used().unwrap() > first);
+    tracker.remove().unwrap();
+    assert_eq!(tracker.memory_used().unwrap(), 0);
 }

@@ -2,12 +2,12 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::clif::redirected_in_use;
 use common::{Nullary, add, at, builder, call, caller, constant, jit, redefine};
-use jit_core::{Alias, DylibLookup, Error, ReExports, SymbolFlags, SymbolName};
+use jit_core::{Alias, DylibLookup, Error, LazyBody, ReExports, SymbolFlags, SymbolName};
 
 #[test]
 fn a_body_that_was_not_called_is_replaced_without_being_compiled() {
@@ -194,4 +194,55 @@ fn an_old_body_gives_its_memory_back_though_others_of_its_module_stay() {
     redefine(&jit, &constant("new", 3)).unwrap();
     assert_eq!(size(), before);
     assert_eq!((call(&jit, "new"), call(&jit, "newer")), (3, 2));
+}
+
+#[test]
+fn a_body_that_is_held_is_never_another_functions_in_the_same_place() {
+    let held = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&held);
+    let partition = move |body: &LazyBody| {
+        keep.lock().unwrap().get_or_insert_with(|| body.clone());
+        Vec::new()
+    };
+    let jit = builder().partition(partition).build().unwrap();
+    let address = |name: &str| jit.lookup_address(name).unwrap();
+    let f = redefine(&jit, &format!("{}{}", constant("f", 1), constant("g", 1))).unwrap();
+    let place = address("f");
+    call(&jit, "f");
+    let held = held.lock().unwrap().take().unwrap();
+    let ready = held.ready().unwrap();
+    assert_eq!(held.resolve().unwrap(), ready);
+    f.remove().unwrap();
+    let removed = |what: &str| {
+        let error = held.resolve().unwrap_err().to_string();
+        assert!(error.ends_with(": removed"), "{what}: {error}");
+        held.prepare();
+        assert_eq!((held.ready(), held.callees().len(), held.module().len()), (None, 0, 0), "{what}");
+        assert!(held.named(held.function()).is_none());
+    };
+    removed("nothing");
+    // Another name, another signature, another dylib.
+    let others = [
+        "function %h() -> i64 system_v { block0: v0 = iconst.i64 7 return v0 }",
+        "
+        function %f(f64) -> f64 system_v { block0(v0: f64): return v0 }",
+    ];
+    for other in others {
+        let name = if other.contains("%h") { "h" } else { "f" };
+        // `g` may get the place as well.
+        let taken = (0..2).map(|number| {
+            let filler = constant(&format!("filler{number}"), 0);
+            redefine(&jit, &if number == 0 { other.to_owned() } else { filler }).unwrap()
+        });
+        let taken: Vec<_> = taken.collect();
+        let there = [name, "filler1"].map(address);
+        assert!(there.contains(&place), "{there:x?}, not {place:#x}");
+        // Its first call takes it to a body.
+        there.map(common::at).into_iter().skip(usize::from(name == "f")).for_each(|function| {
+            // SAFETY: they only compute.
+            _ = unsafe { function() };
+        });
+        removed(other);
+        taken.iter().for_each(|taken| taken.remove().unwrap());
+    }
 }

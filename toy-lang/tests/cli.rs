@@ -7,6 +7,15 @@ use std::fs;
 use support::{doubles, kaleidoscope, value};
 
 #[test]
+fn a_program_that_forks_is_compiled_on_in_both_processes() {
+    for threads in ["0", "2"] {
+        let ran = kaleidoscope(&["--threads", threads, "-e", "extern fork(); fork(); def f(x) x+40; f(2)"], "");
+        let answers = ran.out.lines().filter(|line| *line == "42").count();
+        assert_eq!((answers, ran.err.as_str()), (2, ""), "{}", ran.out);
+    }
+}
+
+#[test]
 fn an_expression_is_evaluated() {
     assert_eq!(value("1+2"), "3");
     assert_eq!(value("def f(x) x * x; f(3); f(4)"), "9\n16");

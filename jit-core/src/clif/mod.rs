@@ -6,6 +6,7 @@ mod cfi;
 mod inline;
 mod layer;
 mod libcall;
+mod linking;
 mod machine_code;
 mod module;
 mod optimize;
@@ -16,6 +17,7 @@ mod reloc;
 mod rotate;
 mod signature;
 mod transform;
+mod units;
 
 /// Stands in the names that only the session knows, of bodies and of what is local to a module: reserved, so that they
 /// don't meet those of the user's symbols. What comes before it is the name as the user knows it.
@@ -25,8 +27,8 @@ pub use cache::{InMemoryCache, ObjectCache};
 pub use inline::InlineSmallFunctions;
 pub(crate) use layer::ClifOptions;
 pub use layer::{ClifLayer, CompileStatistics};
-pub(crate) use layer::{Item, ModuleUnits};
 pub use module::{ClifModule, CompileAt};
 pub use rotate::may_loop;
 pub(crate) use signature::describe;
 pub use transform::{ClifTransform, ClifTransformLayer, FunctionTransform, ModuleLayer, TransformError};
+pub(crate) use units::{Item, ModuleUnits};

@@ -40,6 +40,14 @@ pub(crate) fn edge_kind(architecture: Architecture, reloc: Reloc) -> Result<Opti
     Ok(Some(kind))
 }
 
+/// How many bytes an edge of one of these kinds changes.
+pub(crate) fn field_size(kind: EdgeKind) -> u64 {
+    match kind {
+        EdgeKind::X86_64(x86_64::EdgeKind::Pointer64) | EdgeKind::Aarch64(aarch64::EdgeKind::Pointer64) => 8,
+        EdgeKind::X86_64(_) | EdgeKind::Aarch64(_) => 4,
+    }
+}
+
 /// A relocation that the linker has no edge kind for.
 #[derive(Debug, thiserror::Error)]
 #[error("relocation {0:?} is not supported")]

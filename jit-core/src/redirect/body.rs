@@ -199,6 +199,15 @@ impl BodySource {
         }
     }
 
+    /// What its bodies are defined with, if they are nobody else's.
+    pub(crate) fn tracker(&self) -> Option<ResourceTracker> {
+        match self {
+            Self::Module { owner, .. } | Self::Custom { owner, .. } => owner.tracker.upgrade(),
+            Self::Promoted { from, .. } => from.tracker(),
+            Self::Object { .. } | Self::ReExports { .. } | Self::Removed(_) => None,
+        }
+    }
+
     /// The dylib that its bodies are in; that of the functions.
     pub(crate) fn dylib(&self) -> Option<&WeakDylib> {
         match self {

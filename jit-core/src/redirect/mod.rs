@@ -5,7 +5,9 @@
 //! slot. Its bodies are ordinary functions with names of their own, defined when they are needed.
 
 mod body;
+mod claim;
 mod object;
+mod places;
 mod table;
 mod tier;
 mod unit;
@@ -24,12 +26,14 @@ use crate::session::{
 use crate::sync::{Arc, Mutex, lock};
 pub(crate) use body::BodySource;
 use body::{Owner, Versions};
+use claim::Claims;
 use table::Replacement;
 use unit::{EagerUnit, LazyUnit};
 
 pub use body::{BodyMaker, RedirectableFunction};
 pub use object::LazyObjects;
-pub(crate) use table::{BLOCK, Body, FunctionId, FunctionTable};
+pub(crate) use places::{BLOCK, Body, FunctionId};
+pub(crate) use table::FunctionTable;
 pub use tier::{FirstTier, FirstTierBody, Promoter};
 
 /// The redirectable functions of a JIT.
@@ -39,7 +43,11 @@ pub(crate) struct Redirections {
     /// Removes a function whose definition has failed. Lazy ones' don't.
     trackers: Mutex<HashMap<SymbolName, ResourceTracker>>,
     versions: Arc<Mutex<Versions>>,
+    claims: Claims,
 }
+
+/// Items whose functions are new, and replacements, each with the body that its function has.
+type Divided = (Vec<u32>, Vec<(Replacement, Body)>);
 
 /// What units of redirectable functions are called.
 const UNIT: &str = "redirectable functions";
@@ -71,7 +79,7 @@ impl Redirections {
         if let Some(first_tier) = &first_tier {
             first_tier.start(Promoter { table: Arc::downgrade(&table) }, session.executor().memory())?;
         }
-        Ok(Self { table, first_tier, trackers: Mutex::default(), versions: Arc::default() })
+        Ok(Self { table, first_tier, trackers: Mutex::default(), versions: Arc::default(), claims: Claims::default() })
     }
 
     /// Makes functions of objects lazy, if functions are.
@@ -144,24 +152,47 @@ impl Redirections {
 
     fn install(&self, dylib: &JitDylib, source: Arc<BodySource>) -> Result<ResourceTracker, Error> {
         let items = source.items();
-        let mut new = Vec::with_capacity(items.len());
-        let mut known = Vec::new();
-        for (item, found) in items.iter().zip(self.table.find_all(&source, &items)) {
-            let body = Body { source: Arc::clone(&source), item: *item };
-            match found {
-                Some((id, old)) if self.is_defined(dylib, &old, &body)? => {
-                    known.push(Replacement { id, body, found: None })
-                }
-                _ => new.push(*item),
-            }
-        }
         let tracker = dylib.create_tracker()?;
-        if let Err(error) = self.enter(dylib, &tracker, &source, &new).and_then(|()| self.replace(dylib, &mut known)) {
+        let entered = {
+            // Nobody else defines one of them between the look and the definition.
+            let _claim = self.claims.claim(&source, &items);
+            self.divide(dylib, &source, &items).and_then(|(new, known)| {
+                self.count(&tracker, &source, &new, &known);
+                let known = known.into_iter().map(|(replacement, _)| replacement).collect();
+                self.enter(dylib, &tracker, &source, &new).map(|()| known)
+            })
+        };
+        if let Err(error) = entered.and_then(|mut known: Vec<_>| self.replace(dylib, &mut known)) {
             // An error means that the dylib is gone.
             _ = tracker.remove();
             return Err(error);
         }
         Ok(tracker)
+    }
+
+    /// Which of a source's functions are new, and those that are not, with the bodies that they have.
+    fn divide(&self, dylib: &JitDylib, source: &Arc<BodySource>, items: &[u32]) -> Result<Divided, Error> {
+        let (mut new, mut known) = (Vec::with_capacity(items.len()), Vec::new());
+        for (item, found) in items.iter().zip(self.table.find_all(source, items)) {
+            let body = Body { source: Arc::clone(source), item: *item };
+            match found {
+                Some((id, old)) if self.is_defined(dylib, &old, &body)? => {
+                    known.push((Replacement { id, body, found: None }, old))
+                }
+                _ => new.push(*item),
+            }
+        }
+        Ok((new, known))
+    }
+
+    /// Sees to it that a tracker counts what bodies hold: that of their functions.
+    fn count(&self, tracker: &ResourceTracker, source: &BodySource, new: &[u32], known: &[(Replacement, Body)]) {
+        let Some(bodies) = source.tracker() else { return };
+        let before = known.first().and_then(|(_, old)| old.source.tracker());
+        match before.filter(|_| new.is_empty()) {
+            Some(before) => bodies.count_as(&before),
+            None => bodies.count_against(tracker),
+        }
     }
 
     /// Whether the function that a body is for, which had another, is defined. One whose definition has failed is

@@ -3,32 +3,19 @@
 //! A program may have a million of them and call ten, so one that is not called costs a place in a
 //! block (slot, stub, sixteen bytes of [`Record`]) and four bytes in the index by name.
 
-use std::collections::BTreeMap;
-use std::hash::BuildHasher;
 use std::ops::Range;
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
 use jit_linker::memory::{MemoryManager, SlotBlock};
-use rustc_hash::FxBuildHasher;
 
 use super::body::BodySource;
+use super::places::{BLOCK, Block, Body, FunctionId, Record, Table, UNUSED, hash};
 use crate::error::Error;
-use crate::first_call::{CallThrough, FirstCall, LazyFunction, LazyFunctions};
+use crate::first_call::{FirstCall, LazyFunction, LazyFunctions};
 use crate::platform::unwind::{self, Frames};
 use crate::session::{ExecutionSession, FoundSymbol, SymbolDef, Watch, WeakDylib};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak, lock, try_lock};
-
-/// A redirectable function: its block, and its place there.
-pub(crate) type FunctionId = u32;
-
-/// Functions in a block.
-pub(crate) const BLOCK: u32 = SlotBlock::LEN as u32;
-
-/// What the slot of a function holds that is not lazy and that nobody has looked up: nobody can call it.
-const UNUSED: u64 = 0;
 
 pub(crate) struct FunctionTable {
     pub(crate) memory: Arc<dyn MemoryManager>,
@@ -39,65 +26,6 @@ pub(crate) struct FunctionTable {
     /// Where calls go whose function has no body that may be called, if they don't go through.
     failure: u64,
     table: Mutex<Table>,
-}
-
-#[derive(Default)]
-struct Table {
-    /// `None` where a block went back, or is being made.
-    blocks: Vec<Option<Box<Block>>>,
-    /// Blocks by where their slots begin.
-    places: BTreeMap<u64, u32>,
-    with_room: Vec<u32>,
-    vacant: Vec<u32>,
-    /// The newest function of each name in each dylib.
-    names: HashTable<FunctionId>,
-}
-
-struct Block {
-    slots: SlotBlock,
-    /// What slots hold before the first call.
-    call_through: Option<CallThrough>,
-    records: Vec<Record>,
-    /// Places that stand for nothing; the last is taken first.
-    free: Vec<u8>,
-}
-
-/// What calls of a function go to.
-#[derive(Default)]
-struct Record {
-    /// `None` if the place is free.
-    body: Option<Arc<BodySource>>,
-    /// Which of the source's bodies.
-    item: u32,
-    /// How much of what is linked refers to the slot or the stub.
-    links: u32,
-}
-
-/// A function's newest body.
-#[derive(Clone)]
-pub(crate) struct Body {
-    pub(crate) source: Arc<BodySource>,
-    pub(crate) item: u32,
-}
-
-impl Body {
-    fn is(&self, record: &Record) -> bool {
-        record.item == self.item && record.body.as_ref().is_some_and(|source| Arc::ptr_eq(source, &self.source))
-    }
-
-    /// Whether the two are one.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.item == other.item && Arc::ptr_eq(&self.source, &other.source)
-    }
-
-    pub(crate) fn function(&self) -> &SymbolName {
-        self.source.function(self.item)
-    }
-
-    /// Whether others of its source may be in use when it is not.
-    pub(crate) fn has_others(&self) -> bool {
-        matches!(*self.source, BodySource::Promoted { .. }) || Arc::strong_count(&self.source) > 1
-    }
 }
 
 /// A body that a function is to get.
@@ -145,10 +73,6 @@ pub(crate) struct SlotLinks {
 extern "C" fn called_unusable() -> ! {
     eprintln!("orcane: a function was called that was removed, or depends on something that was removed");
     std::process::abort()
-}
-
-fn hash(name: &SymbolName) -> u64 {
-    FxBuildHasher.hash_one(name)
 }
 
 impl FunctionTable {
@@ -299,12 +223,16 @@ impl FunctionTable {
         }
     }
 
-    /// Where calls go, if that is a body.
-    pub(crate) fn ready(&self, id: FunctionId) -> Option<u64> {
-        let table = lock(&self.table);
-        let (block, place) = table.place(id)?;
-        let target = block.slots.load(place);
-        (Some(target) != block.unresolved(place)).then_some(target)
+    /// Where calls go, if that is a body, and the one that is wanted.
+    pub(crate) fn ready(&self, id: FunctionId, is_wanted: impl FnOnce(&Body) -> bool) -> Option<u64> {
+        let (body, target) = {
+            let table = lock(&self.table);
+            let (block, place) = table.place(id)?;
+            let target = block.slots.load(place);
+            let body = block.records[place].body()?;
+            (Some(target) != block.unresolved(place)).then_some((body, target))?
+        };
+        is_wanted(&body).then_some(target)
     }
 
     /// As [`ready`](Self::ready), without waiting for whoever changes the table.
@@ -468,147 +396,6 @@ impl Watch for BodyWatch {
 
     fn is_needed(&self) -> bool {
         self.source.strong_count() > 0
-    }
-}
-
-impl Record {
-    /// Whether it is of the function that a body is for.
-    fn is_of(&self, body: &Body) -> bool {
-        self.body.as_ref().is_some_and(|source| {
-            let signatures = source.signature(self.item).zip(body.source.signature(body.item));
-            source.function(self.item) == body.function()
-                && source.dylib() == body.source.dylib()
-                && signatures.is_none_or(|(one, other)| one == other)
-        })
-    }
-
-    fn body(&self) -> Option<Body> {
-        Some(Body { source: Arc::clone(self.body.as_ref()?), item: self.item })
-    }
-}
-
-impl Block {
-    /// What the slot at `place` holds before the first call.
-    fn unresolved(&self, place: usize) -> Option<u64> {
-        self.call_through.as_ref().map(|call_through| call_through.address(place as u32))
-    }
-
-    /// Whether calls of the function at `place` may go to a body, and nothing compiles that on the way.
-    fn is_used(&self, place: usize) -> bool {
-        self.call_through.is_none() && self.slots.load(place) != UNUSED
-    }
-
-    /// Makes a body the newest of the function at `place`, and calls go to `target`, if that is given. Gives the old
-    /// body, if there is a function.
-    fn replace(&mut self, place: usize, new: &Body, target: Option<u64>) -> Option<Body> {
-        let record = &mut self.records[place];
-        let source = std::mem::replace(record.body.as_mut()?, Arc::clone(&new.source));
-        let old = Body { source, item: std::mem::replace(&mut record.item, new.item) };
-        if let Some(target) = target {
-            self.slots.store(place, target);
-        }
-        Some(old)
-    }
-}
-
-fn source_of(blocks: &[Option<Box<Block>>], id: FunctionId) -> Option<(&BodySource, u32)> {
-    let record = &blocks.get((id / BLOCK) as usize)?.as_ref()?.records[(id % BLOCK) as usize];
-    Some((record.body.as_ref()?, record.item))
-}
-
-impl Table {
-    fn place(&self, id: FunctionId) -> Option<(&Block, usize)> {
-        Some((self.blocks.get((id / BLOCK) as usize)?.as_deref()?, (id % BLOCK) as usize))
-    }
-
-    fn place_mut(&mut self, id: FunctionId) -> Option<(&mut Block, usize)> {
-        Some((self.blocks.get_mut((id / BLOCK) as usize)?.as_deref_mut()?, (id % BLOCK) as usize))
-    }
-
-    fn record(&self, id: FunctionId) -> Option<&Record> {
-        self.place(id).map(|(block, place)| &block.records[place])
-    }
-
-    /// The newest function of a name in a dylib.
-    fn find(&self, name: &SymbolName, dylib: Option<&WeakDylib>) -> Option<FunctionId> {
-        let is_it = |id: &FunctionId| {
-            self.source(*id).is_some_and(|(source, item)| source.function(item) == name && source.dylib() == dylib)
-        };
-        self.names.find(hash(name), is_it).copied()
-    }
-
-    fn definition(&self, id: FunctionId) -> Option<SymbolDef> {
-        let (block, place) = self.place(id)?;
-        Some(SymbolDef { address: block.slots.stub_address(place), slot: Some(block.slots.slot_address(place)) })
-    }
-
-    fn source(&self, id: FunctionId) -> Option<(&BodySource, u32)> {
-        source_of(&self.blocks, id)
-    }
-
-    /// The function whose slot is at an address.
-    fn at(&self, slot: u64) -> Option<FunctionId> {
-        let (start, number) = self.places.range(..=slot).next_back()?;
-        let place = (slot - start) / size_of::<u64>() as u64;
-        (place < u64::from(BLOCK)).then(|| number * BLOCK + place as u32)
-    }
-
-    /// Makes room in the index for so many more functions.
-    fn reserve(&mut self, additional: usize) {
-        let Self { names, blocks, .. } = self;
-        names.reserve(additional, |id| source_of(blocks, *id).map_or(0, |(source, item)| hash(source.function(item))));
-    }
-
-    /// A free place, for a function with this body. None if there is none.
-    fn take(&mut self, source: &Arc<BodySource>, item: u32) -> Option<FunctionId> {
-        let number = *self.with_room.last()?;
-        let block = self.blocks[number as usize].as_deref_mut()?;
-        let place = block.free.pop()?;
-        if block.free.is_empty() {
-            self.with_room.pop();
-        }
-        let index = usize::from(place);
-        block.records[index] = Record { body: Some(Arc::clone(source)), item, links: 0 };
-        block.slots.store(index, block.unresolved(index).unwrap_or(UNUSED));
-        let id = number * BLOCK + u32::from(place);
-        self.index(source, item, id);
-        Some(id)
-    }
-
-    /// Makes `id` the newest function of its name.
-    fn index(&mut self, source: &BodySource, item: u32, id: FunctionId) {
-        let Self { names, blocks, .. } = self;
-        let (name, dylib) = (source.function(item), source.dylib());
-        let hash_of = |id: &FunctionId| source_of(blocks, *id).map_or(0, |(source, item)| hash(source.function(item)));
-        let is_it = |other: &FunctionId| {
-            *other != id
-                && source_of(blocks, *other)
-                    .is_some_and(|(source, item)| source.function(item) == name && source.dylib() == dylib)
-        };
-        match names.entry(hash(name), is_it, hash_of) {
-            Entry::Occupied(mut older) => *older.get_mut() = id,
-            Entry::Vacant(place) => _ = place.insert(id),
-        }
-    }
-
-    /// Gives a place back. Gives the block out if it is empty and another has room.
-    fn give(&mut self, id: FunctionId) -> Option<Box<Block>> {
-        let number = id / BLOCK;
-        let (block, place) = self.place_mut(id)?;
-        block.records[place] = Record::default();
-        block.free.push(place as u8);
-        let free = block.free.len();
-        if free == 1 {
-            self.with_room.push(number);
-        }
-        if free < SlotBlock::LEN || self.with_room.len() < 2 {
-            return None;
-        }
-        self.with_room.retain(|other| *other != number);
-        self.vacant.push(number);
-        let block = self.blocks[number as usize].take()?;
-        self.places.remove(&block.slots.slots().start);
-        Some(block)
     }
 }
 

@@ -8,7 +8,8 @@ use jit_linker::SymbolName;
 use jit_linker::memory::MemoryManager;
 
 use super::body::BodySource;
-use super::table::{Body, FunctionTable};
+use super::places::Body;
+use super::table::FunctionTable;
 use crate::clif::ClifTransform;
 use crate::error::{Error, LookupError};
 use crate::session::Priority;

@@ -2,7 +2,8 @@
 
 use jit_linker::SymbolName;
 
-use super::table::{Body, FunctionId, FunctionIds, FunctionTable};
+use super::places::{Body, FunctionId};
+use super::table::{FunctionIds, FunctionTable};
 use crate::error::{Cause, Error};
 use crate::session::{MaterializationResponsibility, MaterializationUnit};
 use crate::sync::Arc;

@@ -340,8 +340,8 @@ impl State {
     pub(crate) fn take_unit(&mut self, id: Id<Unit>) -> Option<Unit> {
         let unit = self.units.remove(id)?;
         self.initializers.remove(&id);
+        self.give_back(unit.tracker, unit.memory_used);
         if let Some(tracker) = self.trackers.get_mut(unit.tracker) {
-            tracker.memory_used -= unit.memory_used;
             let position = unit.position as usize;
             if tracker.units.get(position) == Some(&id) {
                 tracker.units.swap_remove(position);

@@ -11,7 +11,8 @@ use super::search::{self, Search};
 use super::state::{Effects, Unit};
 use super::unit::{MaterializationResponsibility, catching_panics};
 use crate::error::{Cause, Error};
-use crate::sync::thread::{self, JoinHandle};
+use crate::sync::fork::{self, Crew, Worker};
+use crate::sync::thread;
 use crate::sync::{self, Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
 
 /// How soon a task should run.
@@ -251,8 +252,12 @@ struct Queue {
     idle: usize,
     /// Threads asleep until what they wait for is there.
     waiting: usize,
-    /// Threads that run tasks and look for more afterwards.
+    /// Tasks that run on threads which look for more afterwards.
     running: usize,
+    /// A thread is about to fork: only what is waited for is begun.
+    forking: bool,
+    /// This is a fork's child, and threads are to be started in place of its parent's.
+    forked: bool,
     stopping: bool,
 }
 
@@ -267,7 +272,9 @@ impl Queue {
     }
 
     fn pop(&mut self) -> Option<Task> {
-        self.awaited.pop_front().or_else(|| self.ahead.pop_front())
+        // A thread that is blocked may wait for any of them.
+        let only_awaited = self.forking && self.blocked == 0;
+        self.awaited.pop_front().or_else(|| if only_awaited { None } else { self.ahead.pop_front() })
     }
 }
 
@@ -292,7 +299,12 @@ impl Shared {
     }
 
     fn is_running_here(&self) -> bool {
-        RUNNING.with(|running| running.borrow().contains(&self.address()))
+        self.runs_here() > 0
+    }
+
+    /// How many of the tasks that run do so on this thread, one inside the other.
+    fn runs_here(&self) -> usize {
+        RUNNING.with(|running| running.borrow().iter().filter(|address| **address == self.address()).count())
     }
 
     /// Runs `work` as a thread that runs this dispatcher's tasks.
@@ -357,15 +369,17 @@ impl Shared {
         }
     }
 
-    fn push(&self, tasks: Vec<Task>) {
+    /// Whether threads are to be started for them, because this is a fork's child.
+    fn push(&self, tasks: Vec<Task>) -> bool {
         let count = tasks.len();
         let mut queue = lock(&self.queue);
         queue.push(tasks);
-        let idle = queue.idle;
+        let (idle, forked) = (queue.idle, queue.forked);
         drop(queue);
         for _ in 0..count.min(idle) {
             self.work.notify_one();
         }
+        forked
     }
 
     fn idle<'a>(&self, mut queue: MutexGuard<'a, Queue>, deadline: Option<Instant>) -> (MutexGuard<'a, Queue>, bool) {
@@ -387,6 +401,38 @@ impl Shared {
         if waiting > 0 {
             self.done.notify_all();
         }
+    }
+}
+
+impl Crew for Shared {
+    type State = Queue;
+
+    fn state(&self) -> &Mutex<Queue> {
+        &self.queue
+    }
+
+    fn is_quiet(&self, queue: &mut Queue) -> bool {
+        queue.forking = true;
+        queue.running <= self.runs_here()
+    }
+
+    fn in_parent(&self, queue: &mut Queue) {
+        queue.forking = false;
+        self.work.notify_all();
+    }
+
+    /// Whoever slept or ran a task did so in the parent.
+    fn in_child(&self, queue: &mut Queue) {
+        let running = self.runs_here();
+        *queue = Queue {
+            awaited: std::mem::take(&mut queue.awaited),
+            ahead: std::mem::take(&mut queue.ahead),
+            threads: running.min(queue.threads).min(1),
+            running,
+            forked: queue.threads > 0,
+            stopping: queue.stopping,
+            ..Queue::default()
+        };
     }
 }
 
@@ -444,6 +490,11 @@ impl TaskDispatcher for InPlaceDispatcher {
 /// Runs tasks on a number of threads. One that has to wait is replaced by a spare one meanwhile.
 /// What somebody waits for comes first.
 ///
+/// A process may fork. That waits until its threads have done what they are at, two seconds at most, because the child has
+/// none of them; it starts its own when it has a task for them. Tasks that nobody has begun are both processes'. What is
+/// being done after two seconds, or by other threads of the program, is never done in the child, and what such a thread has
+/// locked stays locked there.
+///
 /// ```
 /// use std::sync::mpsc::channel;
 ///
@@ -466,7 +517,7 @@ impl TaskDispatcher for InPlaceDispatcher {
 pub struct ThreadPoolDispatcher {
     shared: Arc<Shared>,
     size: usize,
-    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    threads: Arc<Mutex<Vec<Worker>>>,
 }
 
 impl ThreadPoolDispatcher {
@@ -478,6 +529,7 @@ impl ThreadPoolDispatcher {
     pub fn new(size: usize) -> Result<Self, Error> {
         let size = size.max(1);
         let pool = Self { shared: Arc::default(), size, threads: Arc::default() };
+        fork::register(&pool.shared);
         for _ in 0..size {
             lock(&pool.shared.queue).threads += 1;
             if let Err(error) = pool.spawn() {
@@ -495,9 +547,30 @@ impl ThreadPoolDispatcher {
         let handle = builder.spawn(move || shared.as_runner(|| run_worker(&shared, size)))?;
         let mut threads = lock(&self.threads);
         // Spares come and go.
-        threads.retain(|thread| !sync::is_finished(thread));
-        threads.push(handle);
+        threads.retain(|thread| !thread.is_over());
+        threads.push(Worker::new(handle));
         Ok(())
+    }
+
+    /// Starts threads in place of those that a fork's child does not have, if this is one.
+    fn replace_lost(&self) {
+        let missing = {
+            let mut queue = lock(&self.shared.queue);
+            if !std::mem::take(&mut queue.forked) {
+                return;
+            }
+            let missing = self.size.saturating_sub(queue.threads);
+            queue.threads += missing;
+            missing
+        };
+        for _ in 0..missing {
+            if self.spawn().is_err() {
+                let mut queue = lock(&self.shared.queue);
+                queue.threads -= 1;
+                // The next task may have more luck.
+                queue.forked = true;
+            }
+        }
     }
 }
 
@@ -511,9 +584,11 @@ fn run_worker(shared: &Shared, size: usize) {
         }
         match queue.pop() {
             Some(task) => {
+                queue.running += 1;
                 drop(queue);
                 task.run();
                 queue = lock(&shared.queue);
+                queue.running -= 1;
             }
             None => queue = shared.idle(queue, None).0,
         }
@@ -522,12 +597,20 @@ fn run_worker(shared: &Shared, size: usize) {
 
 impl TaskDispatcher for ThreadPoolDispatcher {
     fn dispatch(&self, tasks: Vec<Task>) {
-        self.shared.push(tasks);
+        if self.shared.push(tasks) {
+            self.replace_lost();
+        }
     }
 
     fn wait(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
+        self.replace_lost();
         if !self.shared.is_running_here() {
-            return self.shared.sleep(done, deadline);
+            let threads = lock(&self.shared.queue).threads;
+            return match threads {
+                // None to be had, after a fork.
+                0 => self.shared.help(done, deadline),
+                _ => self.shared.sleep(done, deadline),
+            };
         }
         if done() {
             return;
@@ -566,12 +649,8 @@ impl Drop for ThreadPoolDispatcher {
     fn drop(&mut self) {
         lock(&self.shared.queue).stopping = true;
         self.shared.work.notify_all();
-        let here = thread::current().id();
+        // The last task of all may be what drops the session: its thread does not wait for itself.
         let threads = std::mem::take(&mut *lock(&self.threads));
-        // The last task of all may be what drops the session: its thread can't wait for itself.
-        for thread in threads.into_iter().filter(|thread| thread.thread().id() != here) {
-            // A worker's panics end with their task.
-            _ = thread.join();
-        }
+        threads.into_iter().for_each(Worker::join);
     }
 }

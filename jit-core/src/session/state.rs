@@ -39,7 +39,12 @@ pub(crate) struct Tracker {
     pub(crate) dylib: Id<Dylib>,
     pub(crate) units: Vec<Id<Unit>>,
     pub(crate) memory_limit: Option<u64>,
+    /// What its units hold, and those trackers' that it counts.
     pub(crate) memory_used: u64,
+    /// The tracker whose limit is for what this one holds as well.
+    pub(crate) counted_by: Option<Id<Tracker>>,
+    /// The trackers that are counted by this one.
+    pub(crate) counted: FxHashSet<Id<Tracker>>,
     pub(crate) resources: Vec<Box<dyn Send>>,
 }
 
@@ -590,27 +595,61 @@ impl State {
         }
     }
 
-    /// Counts `bytes` against the limit of a unit's tracker.
+    /// Counts `bytes` against the limits of a unit's tracker and of the one that counts that.
     pub(crate) fn charge(&mut self, unit: Id<Unit>, bytes: u64) -> Result<(), Error> {
-        let unit = self.units.get_mut(unit).ok_or(Error::DefunctTracker)?;
-        let tracker = self.trackers.get_mut(unit.tracker).ok_or(Error::DefunctTracker)?;
-        let used = tracker.memory_used.saturating_add(bytes);
-        if let Some(limit) = tracker.memory_limit
-            && used > limit
-        {
-            return Err(Error::MemoryLimit { needed: bytes, limit });
+        let owner = self.units.get(unit).ok_or(Error::DefunctTracker)?.tracker;
+        self.trackers.get(owner).ok_or(Error::DefunctTracker)?;
+        for tracker in self.counting(owner).filter_map(|id| self.trackers.get(id)) {
+            let used = tracker.memory_used.saturating_add(bytes);
+            if let Some(limit) = tracker.memory_limit.filter(|limit| used > *limit) {
+                return Err(Error::MemoryLimit { needed: bytes, limit });
+            }
         }
-        tracker.memory_used = used;
-        unit.memory_used += bytes;
+        for id in self.counting(owner) {
+            if let Some(tracker) = self.trackers.get_mut(id) {
+                tracker.memory_used = tracker.memory_used.saturating_add(bytes);
+            }
+        }
+        if let Some(unit) = self.units.get_mut(unit) {
+            unit.memory_used += bytes;
+        }
         Ok(())
     }
 
     /// Gives back what was counted for a unit.
     pub(crate) fn uncharge(&mut self, unit: Id<Unit>) {
         let Some(unit) = self.units.get_mut(unit) else { return };
-        let bytes = std::mem::take(&mut unit.memory_used);
-        if let Some(tracker) = self.trackers.get_mut(unit.tracker) {
-            tracker.memory_used -= bytes;
+        let (bytes, owner) = (std::mem::take(&mut unit.memory_used), unit.tracker);
+        self.give_back(owner, bytes);
+    }
+
+    /// Counts so much less for what a tracker holds.
+    pub(crate) fn give_back(&mut self, tracker: Id<Tracker>, bytes: u64) {
+        for id in self.counting(tracker) {
+            if let Some(tracker) = self.trackers.get_mut(id) {
+                tracker.memory_used -= bytes;
+            }
+        }
+    }
+
+    /// A tracker, and the one that counts it.
+    pub(super) fn counting(&self, tracker: Id<Tracker>) -> impl Iterator<Item = Id<Tracker>> + use<> {
+        let counted_by = self.trackers.get(tracker).and_then(|tracker| tracker.counted_by);
+        std::iter::once(tracker).chain(counted_by)
+    }
+
+    /// Has `by`, if that is one, count what another tracker holds, and whoever did so no more. It may go over its limit.
+    pub(crate) fn count(&mut self, id: Id<Tracker>, by: Option<Id<Tracker>>) {
+        let by = by.filter(|by| *by != id && self.trackers.get(*by).is_some());
+        let Some(tracker) = self.trackers.get_mut(id) else { return };
+        let (bytes, before) = (tracker.memory_used, std::mem::replace(&mut tracker.counted_by, by));
+        if let Some(before) = before.and_then(|before| self.trackers.get_mut(before)) {
+            before.memory_used -= bytes;
+            before.counted.remove(&id);
+        }
+        if let Some(by) = by.and_then(|by| self.trackers.get_mut(by)) {
+            by.memory_used = by.memory_used.saturating_add(bytes);
+            by.counted.insert(id);
         }
     }
 
@@ -653,7 +692,15 @@ impl Unit {
 
 impl Tracker {
     pub(crate) fn new(dylib: Id<Dylib>) -> Self {
-        Self { dylib, units: Vec::new(), memory_limit: None, memory_used: 0, resources: Vec::new() }
+        Self {
+            dylib,
+            units: Vec::new(),
+            memory_limit: None,
+            memory_used: 0,
+            counted_by: None,
+            counted: FxHashSet::default(),
+            resources: Vec::new(),
+        }
     }
 }
 

@@ -159,8 +159,22 @@ impl ResourceTracker {
         Err(Error::DefunctTracker)
     }
 
+    /// Has another tracker of the dylib count what is held with this one, also against its limit.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn count_against(&self, other: &Self) {
+        self.session.state().count(self.id(), Some(other.id()));
+    }
+
+    /// Has the tracker that counts what is held with `other` count what is held with this one, if there is one.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn count_as(&self, other: &Self) {
+        let mut state = self.session.state();
+        let counted_by = state.trackers.get(other.id()).and_then(|other| other.counted_by);
+        state.count(self.id(), counted_by);
+    }
+
     /// Limits the bytes of code and data that may be held with this tracker. What is there
-    /// already stays.
+    /// already stays. Bodies of redirectable functions count as [`Jit::redefine`](crate::Jit::redefine) says.
     ///
     /// # Errors
     ///

@@ -27,10 +27,6 @@ pub(crate) fn wait<'a, T>(
     (condition.wait(guard).unwrap_or_else(PoisonError::into_inner), false)
 }
 
-pub(crate) fn is_finished<T>(_: &thread::JoinHandle<T>) -> bool {
-    false
-}
-
 pub(crate) const PLACE_BITS: u32 = 32;
 
 pub(crate) const SMALLEST_INDEX: usize = 64;
@@ -52,4 +48,37 @@ pub(crate) const fn is_unordered() -> bool {
 
 pub(crate) fn fence_after_update() {
     fence(Ordering::SeqCst);
+}
+
+/// Nobody forks here.
+pub(crate) mod fork {
+    use super::{Arc, Mutex, thread};
+
+    pub(crate) trait Crew: Send + Sync + 'static {
+        type State: Send;
+        fn state(&self) -> &Mutex<Self::State>;
+        fn is_quiet(&self, state: &mut Self::State) -> bool;
+        fn in_parent(&self, state: &mut Self::State);
+        fn in_child(&self, state: &mut Self::State);
+    }
+
+    pub(crate) fn register<C: Crew>(_: &Arc<C>) {}
+
+    pub(crate) struct Worker(thread::JoinHandle<()>);
+
+    impl Worker {
+        pub(crate) fn new(thread: thread::JoinHandle<()>) -> Self {
+            Self(thread)
+        }
+
+        pub(crate) fn is_over(&self) -> bool {
+            false
+        }
+
+        pub(crate) fn join(self) {
+            if self.0.thread().id() != thread::current().id() {
+                _ = self.0.join();
+            }
+        }
+    }
 }

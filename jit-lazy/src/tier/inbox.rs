@@ -4,8 +4,8 @@
 //! allocates nothing and is never refused. Counters are linked through a field of their own, the last one first.
 
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, fence};
 use std::thread::Thread;
 
 use jit_core::SymbolName;
@@ -105,8 +105,19 @@ pub(super) unsafe extern "C" fn report(counter: *const AtomicU32) {
 pub(super) struct Inbox {
     /// The last one that came, which owns a count of itself; null, or [`closed`].
     newest: AtomicPtr<Counter>,
-    /// Who takes them.
-    taker: OnceLock<Thread>,
+    /// Who takes them: null, or a box. One that another took the place of, in a fork's child, is left where it is: a
+    /// report may be looking at it.
+    taker: AtomicPtr<Thread>,
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        let taker = *self.taker.get_mut();
+        if !taker.is_null() {
+            // SAFETY: `taken_by` made it from a box, and nobody else has the inbox any more.
+            drop(unsafe { Box::from_raw(taker) });
+        }
+    }
 }
 
 /// What stands in place of the newest where none is taken any more.
@@ -117,7 +128,17 @@ fn closed() -> *mut Counter {
 impl Inbox {
     /// Says which thread sleeps until something comes.
     pub(super) fn taken_by(&self, thread: Thread) {
-        _ = self.taker.set(thread);
+        self.taker.store(Box::into_raw(Box::new(thread)), Ordering::Release);
+        // Whoever does not see it has put its counter in before this thread looks.
+        fence(Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // SAFETY: what stands there is null, or a box that is there as long as the inbox.
+        if let Some(thread) = unsafe { self.taker.load(Ordering::Acquire).as_ref() } {
+            thread.unpark();
+        }
     }
 
     fn put(&self, counter: Arc<Counter>, cause: PromotionCause) {
@@ -136,8 +157,9 @@ impl Inbox {
         if self.newest.fetch_update(Ordering::Release, Ordering::Relaxed, link).is_err() {
             // SAFETY: the count that was given to this call, and that no list has taken.
             drop(unsafe { Arc::from_raw(counter) });
-        } else if let Some(thread) = self.taker.get() {
-            thread.unpark();
+        } else {
+            fence(Ordering::SeqCst);
+            self.wake();
         }
     }
 
@@ -155,9 +177,7 @@ impl Inbox {
         if last != closed() {
             drop(unlink(last));
         }
-        if let Some(thread) = self.taker.get() {
-            thread.unpark();
-        }
+        self.wake();
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -12,13 +12,12 @@ mod inbox;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jit_core::cranelift::codegen::ir;
 use jit_core::cranelift::codegen::isa::{CallConv, OwnedTargetIsa};
-use jit_core::seam::{FirstTier, FirstTierBody, Promoter, may_loop};
+use jit_core::seam::{Crew, FirstTier, FirstTierBody, Promoter, Worker, may_loop, register_crew};
 use jit_core::{ClifTransform, Error, InlineSmallFunctions, SymbolName};
 use jit_linker::memory::MemoryManager;
 
@@ -132,7 +131,7 @@ pub(crate) struct Tiers {
     inbox: Arc<Inbox>,
     /// From the start on.
     entries: OnceLock<Arc<Entries>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<Worker>>,
 }
 
 #[derive(Default)]
@@ -140,10 +139,16 @@ struct Shared {
     promoter: OnceLock<Promoter>,
     first_tier: AtomicU64,
     done: Mutex<Done>,
+    /// Rung when a fork is over.
+    resumed: Condvar,
 }
 
 #[derive(Default)]
 struct Done {
+    /// A function is being promoted.
+    working: bool,
+    /// A thread is about to fork: nothing is begun.
+    forking: bool,
     promotions: Recent<Promotion>,
     refusals: Recent<(SymbolName, String)>,
 }
@@ -175,17 +180,38 @@ impl<T> Recent<T> {
 impl Tiers {
     pub(crate) fn new(isa: OwnedTargetIsa, tiering: Tiering) -> Result<Self, Error> {
         let (shared, inbox) = (Arc::new(Shared::default()), Arc::new(Inbox::default()));
+        register_crew(&shared);
+        let tiers = Self { isa, tiering, shared, inbox, entries: OnceLock::new(), thread: Mutex::default() };
+        let thread = tiers.start_thread().map_err(|error| Error::Thread(Arc::new(error)))?;
+        *tiers.thread() = Some(thread);
+        Ok(tiers)
+    }
+
+    fn start_thread(&self) -> std::io::Result<Worker> {
         let thread = std::thread::Builder::new().name("orcane-tier".to_owned());
-        let (own_shared, own_inbox) = (Arc::clone(&shared), Arc::clone(&inbox));
-        let thread =
-            thread.spawn(move || own_shared.run(&own_inbox)).map_err(|error| Error::Thread(Arc::new(error)))?;
-        inbox.taken_by(thread.thread().clone());
-        Ok(Self { isa, tiering, shared, inbox, entries: OnceLock::new(), thread: Some(thread) })
+        let (shared, inbox) = (Arc::clone(&self.shared), Arc::clone(&self.inbox));
+        let thread = thread.spawn(move || shared.run(&inbox))?;
+        self.inbox.taken_by(thread.thread().clone());
+        Ok(Worker::new(thread))
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<Worker>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the thread anew in a fork's child, which does not have it. If that is not to be had, functions stay at the
+    /// first tier.
+    fn replace_lost(&self) {
+        if let Some(thread) = self.thread().as_mut().filter(|thread| thread.is_lost())
+            && let Ok(own) = self.start_thread()
+        {
+            *thread = own;
+        }
     }
 
     pub(crate) fn statistics(&self) -> TierStatistics {
         let first_tier = self.shared.first_tier.load(Ordering::Relaxed);
-        let Done { promotions, refusals } = &*self.shared.lock();
+        let Done { promotions, refusals, .. } = &*self.shared.lock();
         TierStatistics {
             first_tier,
             promoted: promotions.total,
@@ -207,6 +233,7 @@ impl FirstTier for Tiers {
         body: &SymbolName,
         func: &mut Cow<'_, ir::Function>,
     ) -> Result<Box<dyn FirstTierBody>, String> {
+        self.replace_lost();
         let threshold = self.tiering.threshold;
         let entries = self.entries.get().ok_or("the first tier was not started")?;
         let entry = entries.take(threshold).map_err(|error| error.to_string())?;
@@ -240,11 +267,36 @@ impl FirstTier for Tiers {
 impl Drop for Tiers {
     fn drop(&mut self) {
         self.inbox.close();
-        let here = std::thread::current().id();
-        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != here) {
-            // Its panics end with the function that they were for.
-            _ = thread.join();
+        let thread = self.thread().take();
+        if let Some(thread) = thread {
+            thread.join();
         }
+    }
+}
+
+impl Crew for Shared {
+    type State = Done;
+
+    fn state(&self) -> &Mutex<Done> {
+        &self.done
+    }
+
+    fn is_quiet(&self, done: &mut Done) -> bool {
+        done.forking = true;
+        !done.working
+    }
+
+    fn waits_for_others(&self) -> bool {
+        true
+    }
+
+    fn in_parent(&self, done: &mut Done) {
+        done.forking = false;
+        self.resumed.notify_all();
+    }
+
+    fn in_child(&self, done: &mut Done) {
+        (done.forking, done.working) = (false, false);
     }
 }
 
@@ -259,10 +311,22 @@ impl Shared {
                 if inbox.is_closed() {
                     return;
                 }
+                self.begin();
                 self.promote(&counter, cause);
+                drop(counter);
+                self.lock().working = false;
             }
             std::thread::park();
         }
+    }
+
+    /// Waits until nobody is about to fork.
+    fn begin(&self) {
+        let mut done = self.lock();
+        while done.forking {
+            done = self.resumed.wait(done).unwrap_or_else(PoisonError::into_inner);
+        }
+        done.working = true;
     }
 
     fn promote(&self, Counter { function, body, threshold, .. }: &Counter, cause: PromotionCause) {

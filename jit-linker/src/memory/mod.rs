@@ -32,7 +32,7 @@ pub use apple::AppleMemory;
 pub use detached::DetachedMemory;
 pub use page::PageManager;
 #[cfg(target_os = "linux")]
-pub use slab::SlabManager;
+pub use slab::{SlabManager, take_care_of_forks};
 pub use slot::SlotBlock;
 
 /// What a segment's bytes may be used for once the allocation is final.

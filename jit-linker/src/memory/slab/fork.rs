@@ -63,6 +63,19 @@ pub(super) fn generation() -> u64 {
 /// Includes a manager in what forks take care of.
 pub(super) fn register(state: &Arc<Mutex<State>>) -> Result<(), MemoryError> {
     let mut registry = lock(&REGISTRY);
+    install_handlers(&mut registry)?;
+    registry.managers.insert(key(state), Arc::downgrade(state));
+    Ok(())
+}
+
+/// Has forks taken care of from now on, although there is no manager yet: a handler that is registered after this comes
+/// before ours at a fork, and may wait for who uses memory.
+pub fn take_care_of_forks() {
+    // The first manager says what is wrong.
+    _ = install_handlers(&mut lock(&REGISTRY));
+}
+
+fn install_handlers(registry: &mut Registry) -> Result<(), MemoryError> {
     if !registry.handlers_installed {
         // SAFETY: the handlers are functions that live as long as this library is loaded.
         let error = unsafe { libc::pthread_atfork(Some(before), Some(after_in_parent), Some(after_in_child)) };
@@ -71,7 +84,6 @@ pub(super) fn register(state: &Arc<Mutex<State>>) -> Result<(), MemoryError> {
         }
         registry.handlers_installed = true;
     }
-    registry.managers.insert(key(state), Arc::downgrade(state));
     Ok(())
 }
 

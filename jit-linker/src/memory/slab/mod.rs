@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::fork::lock;
+pub use self::fork::take_care_of_forks;
 use self::reservation::Region;
 use self::state::State;
 use super::advice::find_pages;

@@ -1,0 +1,336 @@
+//! Links what was compiled together: addresses, externals, fixups, and what the process is told.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use jit_linker::graph::{LinkGraph, Linkage, SymbolId as GraphSymbol};
+use jit_linker::link::{Allocated, Loaded, Prepared};
+use jit_linker::memory::{FinalizedAllocation, SegmentKind};
+use jit_linker::{LinkError, SymbolName, link};
+use rustc_hash::FxHashMap;
+
+use super::module::{DATA, FUNCTION};
+use super::units::ModuleUnits;
+use crate::error::{Cause, SymbolFailure};
+use crate::object::{Watched, dependency};
+use crate::platform::code::{Details, LinkedCode, LinkedFunction};
+use crate::platform::tls;
+use crate::platform::unwind::{self, Frames};
+use crate::redirect::FirstTierBody;
+use crate::session::{ExecutionSession, FoundSymbol, MaterializationResponsibility, SymbolDef, SymbolId, name_of};
+use crate::sync::Arc;
+
+/// Items of a module that were compiled, in one graph.
+pub(super) struct Compiled {
+    pub(super) session: ExecutionSession,
+    pub(super) module: Arc<ModuleUnits>,
+    pub(super) graph: LinkGraph,
+    /// What each external refers to, in the order of their tags.
+    pub(super) externals: Vec<External>,
+    pub(super) own: Vec<Own>,
+    /// Of functions, if there is to be any.
+    pub(super) frames: Option<Frames>,
+}
+
+/// A symbol the batch defines, and who has to answer for it.
+pub(super) struct Own {
+    /// `None` once it has failed.
+    pub(super) responsibility: Option<MaterializationResponsibility>,
+    pub(super) symbol: SymbolId,
+    pub(super) graph_symbol: GraphSymbol,
+    pub(super) told: Told,
+    pub(super) extra: Extra,
+}
+
+/// What an item is beside a function or a data object.
+pub(super) enum Extra {
+    None,
+    /// A thread-local variable whose descriptor the symbol is, and its initial value.
+    Variable(Box<tls::Variable>, GraphSymbol),
+    /// A function of the first tier.
+    FirstTier(Box<dyn FirstTierBody>),
+}
+
+/// What is told of a function.
+#[derive(Default)]
+pub(super) struct Told {
+    /// Its index in the unwind information.
+    pub(super) frame: Option<usize>,
+    /// If anyone wants to know more.
+    pub(super) code: Option<Box<(u32, Details)>>,
+}
+
+/// What an external symbol of the graph refers to.
+pub(super) struct External {
+    pub(super) symbol: GraphSymbol,
+    pub(super) name: SymbolName,
+    pub(super) namespace: u32,
+    pub(super) index: u32,
+}
+
+impl Compiled {
+    /// Links it, as soon as what it refers to has its addresses.
+    pub(super) fn link(self) {
+        let Self { session, module, graph, externals, own, frames } = self;
+        if own.is_empty() {
+            return;
+        }
+        let dylib = || own.iter().find_map(|own| own.responsibility.as_ref()?.dylib().ok());
+        let mut watched = module.layer.hooks.begin(dylib, &graph);
+        let passes = watched.as_mut().map(Watched::take_passes);
+        let mut linking = Linking { session, module, own, frames, watched };
+        let module = Arc::clone(&linking.module);
+        let _span = tracing::debug_span!("link", module = &*module.name, symbols = linking.own.len()).entered();
+        let prepared = match passes {
+            None => link::prepare(graph),
+            Some(passes) => link::load(graph, passes).and_then(Loaded::prepare),
+        };
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return linking.fail_all(error),
+        };
+        if let Err(cause) = linking.charge(&prepared) {
+            return linking.fail_all_with(&cause);
+        }
+        let allocated = match prepared.allocate(linking.session.executor().memory()) {
+            Ok(allocated) => allocated,
+            Err(error) => return linking.fail_all(error),
+        };
+        if let Some(watched) = &linking.watched {
+            watched.loaded(allocated.graph());
+        }
+        let address = |own: &Own| match &own.extra {
+            Extra::FirstTier(body) => body.entry(allocated.address(own.graph_symbol)),
+            _ => allocated.address(own.graph_symbol),
+        };
+        let definitions: Vec<_> = linking.own.iter().map(|own| (own.symbol, SymbolDef::at(address(own)))).collect();
+        linking.publish(&definitions);
+        let externals: Vec<_> =
+            externals.into_iter().filter(|external| allocated.is_external(external.symbol)).collect();
+        if externals.is_empty() {
+            return linking.finish(allocated, &[], None);
+        }
+        let mut responsibilities = linking.own.iter().filter_map(|own| own.responsibility.as_ref());
+        let Some(first) = responsibilities.next() else { return };
+        let others = responsibilities.map(MaterializationResponsibility::unit).collect();
+        let names: Vec<_> = externals.iter().map(|external| external.name.clone()).collect();
+        let (session, order, owner) = (linking.session.clone(), first.link_order(), first.owner());
+        session.lookup_owned_by_all(&order, names.into(), Some(owner), others, move |answers| {
+            linking.externals_known(allocated, externals, answers);
+        });
+    }
+}
+
+/// A batch whose graph is on its way through the linker.
+struct Linking {
+    session: ExecutionSession,
+    module: Arc<ModuleUnits>,
+    own: Vec<Own>,
+    frames: Option<Frames>,
+    watched: Option<Watched>,
+}
+
+impl Linking {
+    fn fail_all(self, error: LinkError) {
+        self.fail_all_with(&Arc::new(Cause::Link(error)));
+    }
+
+    fn fail_all_with(self, cause: &Arc<Cause>) {
+        if let Some(watched) = self.watched {
+            watched.failed(cause);
+        }
+        for responsibility in self.own.into_iter().filter_map(|own| own.responsibility) {
+            responsibility.fail_with(cause);
+        }
+    }
+
+    fn charge(&self, prepared: &Prepared) -> Result<(), Arc<Cause>> {
+        let sizes = prepared.request().map(|segment| segment.size as u64);
+        let first = self.own.iter().find_map(|own| own.responsibility.as_ref());
+        first.map_or(Ok(()), |first| first.charge(sizes.iter().sum())).map_err(|error| Arc::new(error.into()))
+    }
+
+    /// Publishes the addresses, of each symbol alone if not of all: one may have been removed.
+    fn publish(&mut self, definitions: &[(SymbolId, SymbolDef)]) {
+        if self.session.resolve(definitions).is_ok() {
+            return;
+        }
+        for (own, definition) in self.own.iter_mut().zip(definitions) {
+            if let Err(error) = self.session.resolve(std::slice::from_ref(definition))
+                && let Some(responsibility) = own.responsibility.take()
+            {
+                responsibility.fail(error.into());
+            }
+        }
+    }
+
+    fn externals_known(
+        mut self,
+        mut allocated: Allocated,
+        externals: Vec<External>,
+        answers: Vec<Result<FoundSymbol, SymbolFailure>>,
+    ) {
+        let start = Instant::now();
+        let module = Arc::clone(&self.module);
+        let mut found = Vec::with_capacity(answers.len());
+        let mut slots = Vec::new();
+        for (external, answer) in externals.iter().zip(answers) {
+            if let Err(failure) = &answer
+                && failure.is_missing()
+                && allocated.graph().symbol(external.symbol).linkage == Linkage::Weak
+            {
+                allocated.resolve(external.symbol, 0, None);
+                continue;
+            }
+            match self.check(external, answer) {
+                Ok(symbol) => {
+                    let slot = symbol.definition.slot.filter(|_| external.namespace == FUNCTION);
+                    allocated.resolve(external.symbol, symbol.definition.address, slot);
+                    slots.extend(symbol.definition.slot);
+                    found.push((external.symbol, symbol));
+                }
+                Err(cause) => self.exclude(&mut allocated, external.symbol, &cause),
+            }
+        }
+        let slots = self.session.keep_slots(slots);
+        self.finish(allocated, &found, slots);
+        module.layer.counters.link_nanoseconds.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether what was found is what the module declared.
+    fn check(
+        &self,
+        external: &External,
+        answer: Result<FoundSymbol, SymbolFailure>,
+    ) -> Result<FoundSymbol, Arc<Cause>> {
+        let found = answer.map_err(dependency)?;
+        let declared = match external.namespace {
+            DATA => None,
+            _ => self.module.functions[external.index as usize].signature.as_ref(),
+        };
+        match (declared, &found.signature) {
+            (Some(declared), Some(defined)) if declared != defined => {
+                let (declared, defined) = (declared.clone(), defined.clone());
+                let cause = Cause::Signature { user: self.module.name.to_string(), declared, defined };
+                let (name, dylib) = (external.name.clone(), self.session.dylib_name_of(found.id));
+                Err(Arc::new(Cause::Dependency { name, dylib, cause: Arc::new(cause) }))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    /// Fails what needs a symbol that can't be had, and keeps the rest.
+    fn exclude(&mut self, allocated: &mut Allocated, symbol: GraphSymbol, cause: &Arc<Cause>) {
+        for lost in allocated.exclude(&[symbol]) {
+            let tag = allocated.graph().symbol(lost).tag;
+            if let Some(responsibility) = self.own.get_mut(tag as usize).and_then(|own| own.responsibility.take()) {
+                if let Some(other) = self.own.iter().find_map(|own| own.responsibility.as_ref()) {
+                    responsibility.hand_charge_to(other);
+                }
+                responsibility.fail_with(cause);
+            }
+        }
+    }
+
+    /// The unwind information, with the addresses of what was not excluded.
+    fn placed_frames(&mut self, allocated: &Allocated) -> Option<Frames> {
+        let mut frames = self.frames.take()?;
+        for own in self.own.iter().filter(|own| own.responsibility.is_some()) {
+            if let Some(index) = own.told.frame {
+                frames.place(index, allocated.address(own.graph_symbol));
+            }
+        }
+        frames.add_stubs(allocated.graph().architecture(), &allocated.stub_ranges());
+        Some(frames)
+    }
+
+    /// What is told of the functions, if anyone wants to know.
+    fn linked_functions(&mut self, allocated: &Allocated) -> Vec<LinkedFunction> {
+        let mut functions = Vec::new();
+        for own in self.own.iter_mut().filter(|own| own.responsibility.is_some()) {
+            let Some((size, details)) = own.told.code.take().map(|told| *told) else { continue };
+            let symbol = allocated.graph().symbol(own.graph_symbol);
+            let Some(name) = symbol.name.clone() else { continue };
+            functions.push(LinkedFunction { name, start: allocated.address(own.graph_symbol), size, details });
+        }
+        functions.sort_unstable_by_key(|function| function.start);
+        functions
+    }
+
+    /// Tells the process of the code, until its memory goes back.
+    fn register(&self, code: &mut FinalizedAllocation, frames: Option<Frames>, functions: Vec<LinkedFunction>) {
+        let services = &self.module.layer.services;
+        if !functions.is_empty() {
+            code.attach(services.register(LinkedCode {
+                architecture: self.session.executor().architecture(),
+                module: Arc::clone(&self.module.name),
+                range: code.range(SegmentKind::Code),
+                functions,
+                source: self.module.source.clone(),
+                frames: frames.clone(),
+                notes: Vec::new(),
+            }));
+        }
+        if let Some(frames) = frames.filter(|_| services.unwinding) {
+            code.attach(Box::new(unwind::register(frames)));
+        }
+    }
+
+    /// `slots` keeps those of what was found.
+    fn finish(
+        mut self,
+        allocated: Allocated,
+        found: &[(GraphSymbol, FoundSymbol)],
+        slots: Option<Box<dyn Send + Sync>>,
+    ) {
+        let module = Arc::clone(&self.module);
+        let _span = tracing::debug_span!("finalize", module = &*module.name).entered();
+        if self.own.iter().all(|own| own.responsibility.is_none()) {
+            if let Some(watched) = self.watched {
+                watched.failed(&Cause::Abandoned { unit: self.module.name.to_string() });
+            }
+            return;
+        }
+        let needed = found.iter().map(|(symbol, found)| (*symbol, found.id));
+        let ids: FxHashMap<GraphSymbol, SymbolId> =
+            needed.chain(self.own.iter().map(|own| (own.graph_symbol, own.symbol))).collect();
+        let dependences: Vec<_> = allocated
+            .dependences(|symbol| ids.contains_key(&symbol))
+            .into_iter()
+            .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
+            .collect();
+        // What code uses lives as long as that: a handle may keep it longer than its symbol is there.
+        let mut used: Vec<Box<dyn Send + Sync>> = Vec::new();
+        used.extend(module.used.clone().map(|used| Box::new(used) as _));
+        for own in self.own.iter_mut().filter(|own| own.responsibility.is_some()) {
+            match std::mem::replace(&mut own.extra, Extra::None) {
+                Extra::None => {}
+                Extra::Variable(variable, image) => {
+                    variable.set_image(allocated.address(image));
+                    used.push(variable);
+                }
+                Extra::FirstTier(body) => used.push(Box::new(body)),
+            }
+        }
+        let frames = self.placed_frames(&allocated);
+        let functions = self.linked_functions(&allocated);
+        let mut code = match allocated.fix_up().and_then(link::Fixed::finalize) {
+            Ok(code) => code,
+            Err(error) => return self.fail_all(error),
+        };
+        match self.watched.take().map(Watched::emitted) {
+            None => {}
+            Some(Ok(emitted)) => {
+                code.attach(emitted);
+            }
+            Some(Err(cause)) => return self.fail_all_with(&cause),
+        }
+        self.register(&mut code, frames, functions);
+        used.into_iter().chain(slots).for_each(|used| code.attach(used));
+        let code = Arc::new(code);
+        let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();
+        // What failed with a dependence has told whoever waited for it.
+        let names = |id| name_of(found.iter().map(|(_, found)| found), id);
+        _ = self.session.emit(responsibilities, Some(&code), &dependences, &names);
+    }
+}
