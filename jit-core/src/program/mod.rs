@@ -3,7 +3,9 @@
 mod archive;
 mod commons;
 mod components;
+mod gathered;
 mod linking;
+mod low;
 mod needs;
 mod unit;
 mod weak;

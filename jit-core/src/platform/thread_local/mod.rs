@@ -7,6 +7,7 @@
 
 mod descriptor;
 mod image;
+mod libraries;
 
 use std::ffi::{CStr, CString, c_void};
 use std::fs::File;
@@ -19,6 +20,7 @@ use jit_linker::arch::Architecture;
 use jit_linker::link::{ThreadLocalImage, TlsLocation};
 
 use self::image::{Placement, SharedObject, Storage};
+pub(crate) use self::libraries::{before_first_use, note_library, variable_of_process};
 
 /// Why the dynamic loader gives no thread-local storage.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,9 @@ pub(crate) enum ThreadLocalError {
     /// The loader refused.
     #[error("the dynamic loader gives no thread-local storage: {0}")]
     Loader(String),
+    /// The loader makes no stacks executable.
+    #[error("{0}")]
+    Stack(String),
     /// No library has a thread-local variable of the name.
     #[error("no library has a thread-local variable '{name}': {reason}")]
     NotThreadLocal {
@@ -75,19 +80,15 @@ impl ThreadLocalStorage {
     }
 }
 
-/// Where a thread-local variable of this program or of a library it has loaded is.
+/// Has the dynamic loader make the stacks of all threads executable, as for a library that says it needs that.
 ///
 /// # Errors
 ///
-/// When there is none of that name.
-pub(crate) fn variable_of_process(architecture: Architecture, name: &str) -> Result<TlsLocation, ThreadLocalError> {
-    let not_there = |reason: String| ThreadLocalError::NotThreadLocal { name: name.to_owned(), reason };
-    if name.contains('\0') {
-        return Err(not_there("the name has a NUL".to_owned()));
-    }
-    // What was asked stays true without the object that asked: the library has the variable.
-    let answer = ask(architecture, Storage::Variable { name })?.map_err(not_there)?;
-    Ok(answer.location)
+/// When the system or the loader refuses.
+pub(crate) fn make_stacks_executable(architecture: Architecture) -> Result<(), ThreadLocalError> {
+    let object = SharedObject::new(architecture, Storage::ExecutableStack, Placement::Dynamic);
+    // They stay so without the object that asked.
+    Library::load(&object.bytes)?.map(drop).map_err(ThreadLocalError::Stack)
 }
 
 unsafe extern "C" {
@@ -310,10 +311,10 @@ mod tests {
 
     #[test]
     fn a_library_variable_is_found_where_its_library_has_it() {
-        let location = variable_of_process(host(), "errno").unwrap();
+        let location = variable_of_process(host(), "errno", 0).unwrap();
         // SAFETY: `errno` of this thread.
         assert_eq!(copy(location) as u64, unsafe { libc::__errno_location() } as u64);
-        let error = variable_of_process(host(), "no_such_variable").unwrap_err().to_string();
+        let error = variable_of_process(host(), "no_such_variable", 0).unwrap_err().to_string();
         assert!(error.contains("no_such_variable") && !error.contains("/proc"), "{error}");
     }
 }
