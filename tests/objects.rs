@@ -322,3 +322,94 @@ fn what_compilers_link_with_everything_is_there() {
         assert_eq!(told(&orcane(&directory, &["run", &main])), expected, "{option}");
     }
 }
+
+/// Each thread has its own of a library's variables, whether it is older or younger than the program's use of them.
+#[test]
+fn elf_36_thread_local_variables_of_a_library_of_the_command_line() {
+    let library = "_Thread_local int theirs = 5, unused[3]; int *there(void) { return &theirs; }";
+    let main = "#include <pthread.h>\nextern _Thread_local int theirs; int *there(void);
+        static void *run(void *one) { theirs += 3; printf(\"%d %d\\n\", theirs, there() == &theirs); return one; }
+        int main(void) { pthread_t t; run(NULL); pthread_create(&t, NULL, run, NULL); pthread_join(t, NULL); run(NULL); return 0; }";
+    let dialects: &[&str] =
+        if cfg!(target_arch = "x86_64") { &["-mtls-dialect=gnu2"] } else { &["-mtls-dialect=trad"] };
+    let ways = [&["-fPIC"][..], &["-fPIE"], &["-fPIC", "-ftls-model=initial-exec"]];
+    for compiler in C {
+        for way in ways.into_iter().map(<[_]>::to_vec).chain(dialects.iter().map(|dialect| vec!["-fPIC", *dialect])) {
+            if compiler[0] != GCC && way.concat().contains("trad") {
+                continue;
+            }
+            let directory = directory(&format!("tls-library-{}{}{}", compiler[0], compiler[1], way.concat()));
+            std::fs::write(directory.join("library.c"), library).unwrap();
+            tool(&directory, &[GCC, "-O1", "-fPIC", "-shared", "library.c", "-o", "libvariables.so"]);
+            let main = compile(&directory, &[compiler, &way[..]].concat(), "main.c", &format!("{OUTPUT}{main}"));
+            let (output, error, status) = told(&orcane(&directory, &["run", &main, "./libvariables.so"]));
+            assert_eq!((&*output, &*error, status), ("8 1\n8 1\n11 1\n", "", Some(0)), "{compiler:?} {way:?}");
+        }
+    }
+}
+
+#[test]
+fn elf_36_call_once_finds_the_variables_of_the_cxx_library() {
+    let text = "#include <mutex>\n#include <thread>\n#include <cstdio>
+        std::once_flag flag; int count;
+        int main() { auto run = [] { std::call_once(flag, [] { count++; }); };
+            std::thread other(run); run(); other.join(); std::printf(\"%d\\n\", count); }";
+    let models: &[&str] =
+        if cfg!(target_arch = "x86_64") { &["-fPIC", "-fPIE", "-fno-pic"] } else { &["-fPIC", "-fPIE"] };
+    for compiler in CXX {
+        for model in models {
+            let directory = directory(&format!("once-{}{}{model}", compiler[0], compiler[2]));
+            let main = compile(&directory, &[compiler, &[*model]].concat(), "main.cc", text);
+            let (output, error, status) = told(&orcane(&directory, &["run", &main]));
+            assert_eq!((&*output, &*error, status), ("1\n", "", Some(0)), "{compiler:?} {model}");
+        }
+    }
+}
+
+/// The base that local-dynamic code counts from is right for the object's own large variables, though it uses another
+/// object's, too, by another model.
+#[test]
+fn elf_36_local_dynamic_code_with_variables_of_other_objects() {
+    let main = "#include <pthread.h>\nstatic _Thread_local int own[2000] = {1, 2}; extern _Thread_local int other;
+        int *address(int n) { return &own[n]; } int *of_other(void) { return &other; }
+        static void *run(void *unused) { (*address(0))++; own[1999] += own[1]; other++;
+            printf(\"%d %d %d\\n\", own[0], own[1999], *of_other()); return unused; }
+        int main(void) { pthread_t t; run(NULL); pthread_create(&t, NULL, run, NULL); return pthread_join(t, NULL); }";
+    let small = "_Thread_local int other = 30;";
+    for compiler in C {
+        let directory = directory(&format!("local-dynamic-{}{}", compiler[0], compiler[1]));
+        let object = |file: &str, text: &str| {
+            compile(&directory, &[compiler, &["-fPIC", "-pthread"]].concat(), file, &format!("{OUTPUT}{text}"))
+        };
+        let other = object("other.c", small);
+        let main = object("main.c", main);
+        same_as_native(&directory, &[&main, &other], &["-lpthread"], &[]);
+    }
+    // Where two storages are apart, no one base is right.
+    let directory = directory("local-dynamic-apart");
+    let options = ["-fPIC", "-O0", "-ftls-model=local-dynamic"];
+    let other = c(&directory, &options, "other.c", small);
+    let main = c(&directory, &options, "main.c", main);
+    let (_, error, status) = told(&orcane(&directory, &["run", &main, &other]));
+    assert!(status == Some(127) && error.contains("local-dynamic") && error.contains("-ftls-model="), "{error}");
+}
+
+/// Exceptions whose types and functions the C++ library has, and functions whose addresses are taken.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn code_below_2_gib_reaches_functions_and_types_above() {
+    let text = "#include <cstdio>\n#include <cstdlib>\n#include <stdexcept>
+        int (*table[])(const char *) = {std::puts};
+        int main() {
+            try { throw std::runtime_error(\"an error\"); } catch (std::exception &e) { std::puts(e.what()); }
+            try { throw 5; } catch (int number) { std::printf(\"%d\\n\", number); }
+            int (*volatile put)(const char *) = &std::puts; put(\"through a pointer\");
+            void (*volatile release)(void *) = &std::free; release(std::malloc(3));
+            std::printf(\"%d\\n\", table[0] == put && table[0] == &std::puts);
+        }";
+    for compiler in CXX {
+        let directory = directory(&format!("low-{}{}", compiler[0], compiler[2]));
+        let main = compile(&directory, &[compiler, &["-fno-pic"]].concat(), "main.cc", text);
+        same_as_native(&directory, &[&main], &["-no-pie"], &[]);
+    }
+}

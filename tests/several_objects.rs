@@ -6,7 +6,7 @@ mod toolchain;
 
 use std::path::Path;
 
-use toolchain::{GCC, GXX, compile, directory, orcane, same_as_native, told, tool};
+use toolchain::{C, GCC, GXX, compile, directory, orcane, same_as_native, told, tool};
 
 /// An object of C that may print.
 fn c(directory: &Path, options: &[&str], file: &str, text: &str) -> String {
@@ -212,4 +212,114 @@ fn symbols_with_versions_are_found_by_their_names() {
     let versions = c(&directory, &[], "versions.c", versions);
     let (output, error, status) = told(&orcane(&directory, &["run", &main, &versions]));
     assert_eq!((&*output, &*error, status), ("2 1\n", "", Some(0)));
+}
+
+/// Puts what a number is about into a section of all numbers.
+fn registering(number: i32, kind: &str) -> String {
+    format!(
+        "static int number = {number}; int known_{number} = {number};
+         static int *{kind} entry __attribute__((section(\"registered\"), used)) = &number;"
+    )
+}
+
+/// Counts and adds what is registered, whoever has done that.
+const REGISTERED: &str = "extern int *__start_registered[], *__stop_registered[];
+    extern char __start_nothing[] __attribute__((weak));
+    int main(void) { int sum = 0; for (int **p = __start_registered; p < __stop_registered; p++) sum += **p;
+        printf(\"%d %d %d\\n\", (int)(__stop_registered - __start_registered), sum, __start_nothing != 0); return 0; }";
+
+#[test]
+fn elf_33_start_and_stop_are_the_bounds_of_what_all_objects_have() {
+    let models: &[&str] =
+        if cfg!(target_arch = "x86_64") { &["-fPIC", "-fPIE", "-fno-pic"] } else { &["-fPIC", "-fPIE"] };
+    for compiler in C {
+        for model in models {
+            let directory = directory(&format!("registered-{}{}{model}", compiler[0], compiler[1]));
+            let object = |file: &str, text: &str| compile(&directory, &[compiler, &[*model]].concat(), file, text);
+            let one = object("one.c", &registering(1, ""));
+            let twenty = object("twenty.c", &registering(20, "const"));
+            let main = object("main.c", &format!("#include <stdio.h>\n{REGISTERED}"));
+            let own = object("own.c", &format!("#include <stdio.h>\n{}{REGISTERED}", registering(300, "")));
+            // The one that asks need not have any.
+            for objects in
+                [vec![&*main, &*one, &*twenty], vec![&*twenty, &*own, &*one], vec![&*own], vec![&*main, &*one]]
+            {
+                let link = if *model == "-fno-pic" { &["-no-pie"][..] } else { &[] };
+                same_as_native(&directory, &objects, link, &[]);
+            }
+            let (output, error, _) = told(&orcane(&directory, &["run", "--lazy", &own, &twenty]));
+            assert_eq!((&*output, &*error), ("2 320 0\n", ""));
+            // A member that is part of the program counts, another doesn't.
+            tool(&directory, &["ar", "rcs", "libmembers.a", &one, &twenty]);
+            let needs = object("needs.c", "extern int known_20; int *needed(void) { return &known_20; }");
+            let (output, error, _) = told(&orcane(&directory, &["run", &main, &needs, &one, "libmembers.a"]));
+            assert_eq!((&*output, &*error), ("2 21 0\n", ""));
+        }
+    }
+}
+
+#[test]
+fn elf_33_what_is_added_too_late_to_be_between_bounds_is_an_error_until_they_are_removed() -> Result<(), orcane::Error>
+{
+    let directory = directory("registered-late");
+    let object = |file: &str, text: &str| {
+        let object = compile(&directory, &[GCC, "-fPIC"], file, text);
+        orcane::linker::graph::ObjectBytes::from(std::fs::read(directory.join(object)).unwrap())
+    };
+    let count = "extern int *__start_registered[], *__stop_registered[];
+        long count(void) { return __stop_registered - __start_registered; }";
+    let count = object("count.c", &format!("{}{count}", registering(1, "")));
+    let two = object("two.c", &registering(2, ""));
+    let jit = orcane::Jit::new()?;
+    let program = orcane::Program::new(jit.session().clone());
+    let first = program.add_object(jit.main(), "count.o", count.clone())?;
+    let counted = |program: &orcane::Program| -> Result<i64, orcane::Error> {
+        program.lookup(jit.main(), "count")?;
+        let function = jit.lookup::<unsafe extern "C" fn() -> i64>("count")?;
+        // SAFETY: a function of this type, which only computes.
+        Ok(unsafe { function.call() })
+    };
+    assert_eq!(counted(&program)?, 1);
+    let late = program.add_object(jit.main(), "two.o", two.clone()).unwrap_err().to_string();
+    assert!(late.contains("'registered'") && late.contains("two.o"), "{late}");
+    first.remove()?;
+    program.add_object(jit.main(), "two.o", two)?;
+    program.add_object(jit.main(), "count.o", count)?;
+    assert_eq!(counted(&program)?, 2);
+    Ok(())
+}
+
+#[test]
+fn elf_33_bounds_of_code_that_several_objects_have_are_an_error() {
+    let directory = directory("registered-code");
+    let code = |name: &str| format!("__attribute__((section(\"code\"))) int {name}(void) {{ return 1; }}\n");
+    let main = "extern char __start_code[]; void *volatile start = __start_code, *volatile first = f;
+        int main(void) { printf(\"%d\\n\", start == first); return 0; }";
+    let main = c(&directory, &["-fPIC"], "main.c", &(code("f") + main));
+    let other = c(&directory, &["-fPIC"], "other.c", &code("g"));
+    same_as_native(&directory, &[&main], &[], &[]);
+    let (_, error, status) = told(&orcane(&directory, &["run", &main, &other]));
+    assert!(status == Some(127) && error.contains("'code'") && error.contains("main.o"), "{error}");
+}
+
+#[test]
+fn a_reference_to_a_symbol_outside_its_section_is_an_error_with_its_name() {
+    let directory = directory("outside-used");
+    let text = ".data\nx: .quad 1\n.globl beyond\n.set beyond, x + 100\n.quad beyond\n";
+    let outside = compile(&directory, &[GCC], "outside.s", text);
+    let (_, error, status) = told(&orcane(&directory, &["run", &outside]));
+    assert!(status == Some(127) && error.contains("'beyond'") && error.contains("'.data'"), "{error}");
+}
+
+#[test]
+fn functions_in_functions_run_on_the_stack() {
+    let text = "static int sum(int (*f)(int), int n) { int sum = 0; for (int i = 0; i < n; i++) sum += f(i); return sum; }
+        int (*volatile hidden)(int (*)(int), int) = sum;
+        static void *run(void *unused) { int k = 4; int add(int x) { return x + k; } printf(\"%d\\n\", hidden(add, 3)); return unused; }
+        int main(void) { pthread_t t; run(NULL); pthread_create(&t, NULL, run, NULL); return pthread_join(t, NULL); }";
+    for level in ["-O0", "-O2"] {
+        let directory = directory(&format!("nested{level}"));
+        let main = c(&directory, &["-fPIC", level], "main.c", &format!("#include <pthread.h>\n{text}"));
+        same_as_native(&directory, &[&main], &["-lpthread", "-z", "execstack"], &[]);
+    }
 }

@@ -7,7 +7,7 @@ mod toolchain;
 
 use std::path::Path;
 
-use toolchain::{CXX, GCC, GXX, compile, directory, orcane, told, tool};
+use toolchain::{C, CXX, GCC, GXX, compile, directory, orcane, same_as_native, told, tool};
 
 /// What the library and the program both have.
 const HEADER: &str = r#"
@@ -164,4 +164,20 @@ fn e2e_23_what_is_hidden_is_for_its_own_dylib() {
     let main = compile(&directory, &[cc], "main.c", "int known(void); int main(void) { return known(); }");
     let output = told(&orcane(&directory, &["run", &main, "--dylib", "other", &hidden]));
     assert_eq!(output, (String::new(), String::new(), Some(7)));
+}
+
+#[test]
+fn a_weak_definition_that_need_not_be_like_the_processs_is_the_programs_own() {
+    // The C library has a function of that name, which a program of its own goes before.
+    let text = "#include <stdio.h>
+        __attribute__((weak)) int strverscmp(const char *a, const char *b) { return 42; }
+        int (*volatile compare)(const char *, const char *) = strverscmp;
+        int main(void) { printf(\"%d\\n\", compare(\"a\", \"b\")); return 0; }";
+    for compiler in C {
+        for model in ["-fPIC", "-fPIE"] {
+            let directory = directory(&format!("weak-c-{}{}{model}", compiler[0], compiler[1]));
+            let main = compile(&directory, &[compiler, &[model]].concat(), "main.c", text);
+            same_as_native(&directory, &[&main], &[], &[]);
+        }
+    }
 }

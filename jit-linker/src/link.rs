@@ -51,7 +51,7 @@ use std::sync::Arc;
 use crate::arch::{Architecture, FixupError, stub};
 use crate::graph::{BlockId, Definition, Edge, EdgeKind, GraphError, LinkGraph, SectionId, SymbolId};
 use crate::memory::{Allocation, FinalizedAllocation, MemoryError, MemoryManager, Request, SegmentKind};
-use crate::pass::fixup::Placement;
+use crate::pass::fixup::{Elsewhere, Placement};
 use crate::pass::indirect::Indirection;
 use crate::pass::{depend, layout, prune};
 use crate::plugin::{self, PassError, Passes, Stage};
@@ -285,6 +285,13 @@ impl Allocated {
         self.placement.tls_storage = Some(location);
     }
 
+    /// Has a section be a part of a larger one that the host has at `whole`, from `address` on: its content is linked as
+    /// if it were there, for the host to [copy](Fixed::section_content), and symbols for its bounds are the whole's.
+    pub fn place_section(&mut self, section: SectionId, address: u64, whole: Range<u64>) {
+        self.placement.elsewhere.insert(section, Elsewhere { address, whole });
+        self.placement.place_symbols();
+    }
+
     /// Leaves out whatever needs one of the `failed` symbols, and returns the symbols that are
     /// lost with it. The rest can still be linked.
     pub fn exclude(&mut self, failed: &[SymbolId]) -> Vec<SymbolId> {
@@ -383,6 +390,14 @@ impl Fixed {
         if is_live { self.placement.block_bytes(block) } else { &mut [] }
     }
 
+    /// The final bytes of a section.
+    #[must_use]
+    pub fn section_content(&mut self, section: SectionId) -> &[u8] {
+        let section = self.graph().section(section);
+        let (kind, range) = (section.kind, section.start as usize..section.end as usize);
+        self.content(kind).get(range).unwrap_or_default()
+    }
+
     /// The bytes of a segment as they will be seen at its address.
     #[must_use]
     pub fn content(&mut self, kind: SegmentKind) -> &[u8] {
@@ -472,6 +487,7 @@ impl LinkError {
         };
         let section = graph.block(edge.block).section.map(|section| graph.section_name(section).into_owned());
         let advice = match source {
+            FixupError::OutOfRange { .. } if edge.kind.is_tiny() => "; compile with -mcmodel=small",
             FixupError::OutOfRange { .. } if !graph.symbol(edge.target).is_defined_here() => "; compile with -fPIC",
             _ => "",
         };

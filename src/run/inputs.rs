@@ -14,7 +14,7 @@ use orcane::linker::format::macho::slice;
 use orcane::linker::format::needs_low_memory;
 use orcane::linker::format::{open, parse};
 use orcane::linker::graph::{EdgeKind, LinkGraph, ObjectBytes};
-use orcane::linker::memory::{MemoryManager, SlabManager};
+use orcane::linker::memory::{MemoryManager, PageManager, SlabManager};
 
 use super::{Run, search};
 use crate::Result;
@@ -116,7 +116,7 @@ fn is_library_name(path: &Path) -> bool {
 }
 
 /// The memory that the program needs, if it is not the default: code that is not
-/// position-independent has to be below 2 GiB.
+/// position-independent has to be below 2 GiB, and code of AArch64's tiny model next to its data.
 pub(super) fn memory(inputs: &[Input], entry: &str) -> Result<Option<Arc<dyn MemoryManager>>> {
     let names = SymbolStringPool::new();
     // What can't be read is told of when it is added.
@@ -125,6 +125,9 @@ pub(super) fn memory(inputs: &[Input], entry: &str) -> Result<Option<Arc<dyn Mem
         _ => None,
     });
     let mut graphs: Vec<_> = objects.collect();
+    if graphs.iter().any(|graph| graph.edges().iter().any(|edge| edge.kind.is_tiny())) {
+        return Ok(Some(Arc::new(PageManager::new())));
+    }
     let is_low_program =
         |graphs: &[LinkGraph]| graphs.iter().any(|graph| graph.edges().iter().any(|edge| is_low(edge.kind)));
     if !is_low_program(&graphs) {

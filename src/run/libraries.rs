@@ -1,7 +1,8 @@
 //! Libraries that the program uses: those that are named, and those that compilers take for granted.
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 
@@ -54,7 +55,9 @@ impl DefinitionGenerator for RuntimeLibraries {
     fn address_outside(&self, process: &dyn ExecutorProcessControl, name: &SymbolName) -> Option<u64> {
         self.once.call_once(|| {
             for library in LIBRARIES {
-                // A system without one of them has no program that needs it.
+                // The executor knows then what thread-local variables it has. A system without one of them has no program
+                // that needs it.
+                _ = process.load_library(Path::new(OsStr::from_bytes(library.to_bytes())));
                 // SAFETY: the name is a C string; the libraries are made to be loaded any time.
                 unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
             }

@@ -57,8 +57,8 @@ pub(crate) struct Run {
     /// Hides the symbols of this process and its libraries from the program
     #[arg(long)]
     no_process_symbols: bool,
-    /// Whose definition of a weak symbol (an inline variable, an exception's type) the program takes, if the process has
-    /// one too
+    /// Whose definition the program takes of what C++ has in every object (an inline variable, an exception's type), if
+    /// the process has one too
     #[arg(long = "weak", value_name = "WHOSE", default_value = "process")]
     weak_definitions: Weak,
     /// How hard Cranelift tries

@@ -16,17 +16,20 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::archive::{ArchiveMembers, ArchiveScope};
 use super::commons::Commons;
+use super::gathered::{Gathered, Share};
 use super::initial_values::Awaited;
 use super::linking::COMPONENT_HANDLE;
+use super::low::Low;
 use super::needs::Needs;
 use super::unit::ObjectUnit;
 use super::weak::{self, WeakDefinitions};
 #[cfg(feature = "cranelift")]
 use crate::dump::DumpSink;
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::object::check_architecture;
 use crate::platform::Services;
 use crate::platform::initializers::{self, Initializers};
+use crate::platform::thread_local;
 #[cfg(feature = "cranelift")]
 use crate::platform::{debug::Debugger, perf::Profiler};
 #[cfg(feature = "cranelift")]
@@ -103,7 +106,8 @@ pub struct ProgramOptions {
 }
 
 impl ProgramOptions {
-    /// Whose definition of a weak symbol is taken if the process has one, too: by default the process's.
+    /// Whose definition of a weak symbol is taken if the process has one, too: by default the process's of what is the same
+    /// wherever it is defined, and else the program's own.
     pub fn weak_definitions(mut self, weak_definitions: WeakDefinitions) -> Self {
         self.weak_definitions = weak_definitions;
         self
@@ -158,6 +162,8 @@ pub(super) struct Shared {
     components: Mutex<FxHashMap<String, Component>>,
     /// The archives, each with the component that its members belong to.
     archives: Mutex<Vec<(String, Weak<ArchiveMembers>)>>,
+    /// What stands for functions of the process that code takes to be near address 0.
+    pub(super) low: Mutex<Low>,
     /// What objects need that are not linked yet, by their numbers.
     pub(super) needs: Mutex<BTreeMap<u64, Needs>>,
     pub(super) awaited: Mutex<Awaited>,
@@ -177,6 +183,7 @@ struct Component {
     /// Signatures of the COMDAT groups that an object has defined.
     groups: FxHashSet<SymbolName>,
     commons: Commons,
+    gathered: Gathered,
 }
 
 /// The COMDAT groups that one object defines for its component. Dropped, others may.
@@ -204,6 +211,7 @@ impl Drop for Groups {
         lock(&self.program.needs).remove(&self.number);
         if let Some(component) = lock(&self.program.components).get_mut(&self.component) {
             self.signatures.iter().for_each(|signature| _ = component.groups.remove(signature));
+            component.gathered.forget(self.number);
         }
     }
 }
@@ -376,6 +384,10 @@ impl Shared {
         }
         check_architecture(session, &graph)?;
         let component = self.component(dylib)?;
+        if graph.needs_executable_stack() {
+            let refused = |error| Error::Module(format!("{name}: {NO_EXECUTABLE_STACK}: {error}"));
+            thread_local::make_stacks_executable(architecture).map_err(refused)?;
+        }
         if self.options.weak_definitions == WeakDefinitions::OfProcess {
             weak::take_from_process(&mut graph, dylib);
         }
@@ -437,6 +449,18 @@ impl Shared {
         components.get_mut(component).map(|component| component.commons.settle(graph)).unwrap_or_default()
     }
 
+    /// What an object that is linked now shares of its sections with others.
+    ///
+    /// # Errors
+    ///
+    /// When that can't be.
+    pub(super) fn settle_sections(&self, component: &str, graph: &LinkGraph, number: u64) -> Result<Vec<Share>, Cause> {
+        let mut components = lock(&self.components);
+        let Some(component) = components.get_mut(component) else { return Ok(Vec::new()) };
+        let code = |section| Cause::Other(format!("{}: {OF_CODE} '{section}'", graph.name()).into());
+        component.gathered.settle(graph, number).map_err(code)
+    }
+
     pub(super) fn forget_commons(&self, component: &str, linked: &[SymbolName]) {
         if let Some(component) = lock(&self.components).get_mut(component) {
             component.commons.forget(linked);
@@ -456,6 +480,11 @@ impl Shared {
         let whole = tracker.session().intern(&format!("{}#{number}", graph.name()));
         let component = groups.component.clone();
         groups.number = number;
+        if let Some(entry) = lock(&self.components).get_mut(&component) {
+            let too_late = |section| Error::Module(format!("{}: {GATHERED} '{section}'", graph.name()));
+            entry.gathered.add(&graph, number, &whole).map_err(too_late)?;
+        }
+        lock(&self.low).add(tracker.session(), &graph);
         // Before the object can be linked, or nobody would take it away.
         lock(&self.needs).insert(number, needs);
         units.push(ObjectUnit::new(graph, groups, number, whole.clone()).definition());
@@ -552,6 +581,14 @@ static STACK_GUARD: LazyLock<Box<u64>> = LazyLock::new(|| Box::new(RandomState::
 
 /// What an object can't have that is added when the program has begun.
 const TOO_LATE: &str = "the program is in memory with a smaller or less aligned";
+
+const GATHERED: &str = "the program is in memory, and asks for the bounds of its section";
+
+/// What objects can't share.
+const OF_CODE: &str = "code stays with its object, and the program asks for the bounds of what several have in section";
+
+const NO_EXECUTABLE_STACK: &str = "it needs an executable stack, as for GCC's nested functions whose addresses are taken \
+     (-ftrampoline-impl=heap does without)";
 
 fn signature(comdat: &Comdat) -> SymbolName {
     comdat.signature.clone()

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use jit_linker::SymbolName;
 use jit_linker::graph::{Definition, LinkGraph, Linkage, SectionId, SectionRole, SymbolId as GraphSymbol, SymbolKind};
-use jit_linker::link::{self, Allocated, Fixed, TlsLocation};
+use jit_linker::link::{self, Allocated, TlsLocation};
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use rustc_hash::FxHashMap;
 
 use super::components::Groups;
+use super::gathered::Share;
 use super::initial_values::Values;
 use super::unit::ObjectUnit;
 use crate::error::{Cause, SymbolFailure};
@@ -30,6 +31,8 @@ pub(super) struct Linking {
     /// The symbol that stands for the object.
     whole: SymbolName,
     storage: Option<ThreadLocalStorage>,
+    /// What it has of sections that several objects share.
+    shares: Vec<Share>,
     /// The thread-local variables that it defines.
     thread_locals: Vec<(SymbolId, GraphSymbol)>,
     /// What it needs, as far as that was found, and what keeps the slots of it and the descriptors made for it.
@@ -73,6 +76,7 @@ impl Linking {
             defined,
             whole,
             storage: None,
+            shares: Vec::new(),
             thread_locals: Vec::new(),
             found: Vec::new(),
             kept: Vec::new(),
@@ -110,11 +114,20 @@ impl Linking {
     }
 
     /// Settles the addresses of what the object defines, and publishes them but for those of thread-local variables.
-    fn allocate(&mut self, graph: LinkGraph) -> Result<Allocated, Cause> {
+    fn allocate(&mut self, mut graph: LinkGraph) -> Result<Allocated, Cause> {
         let _span = tracing::debug_span!("link", object = graph.name()).entered();
+        self.share_sections(&mut graph)?;
         let prepared = link::prepare(graph)?;
         self.responsibility.charge(prepared.request().iter().map(|segment| segment.size as u64).sum())?;
-        let allocated = prepared.allocate(self.session.executor().memory())?;
+        let mut allocated = prepared.allocate(self.session.executor().memory())?;
+        for share in &self.shares {
+            share.parts().for_each(|(section, address)| allocated.place_section(section, address, share.whole()));
+            for (symbol, address) in
+                share.bounds().filter(|(symbol, _)| allocated.is_external(*symbol)).collect::<Vec<_>>()
+            {
+                allocated.resolve(symbol, address, None);
+            }
+        }
         let graph = allocated.graph();
         let mut definitions = Vec::with_capacity(self.defined.len());
         for own in self.responsibility.symbols() {
@@ -137,6 +150,19 @@ impl Linking {
         Ok(allocated)
     }
 
+    /// Settles which sections the object shares with others. The objects that have the rest of those are needed.
+    fn share_sections(&mut self, graph: &mut LinkGraph) -> Result<(), Cause> {
+        let Registered { groups, number, .. } = &self.registered;
+        self.shares = groups.program().settle_sections(groups.component(), graph, *number)?;
+        for share in &mut self.shares {
+            share.open(graph, self.session.executor().memory())?;
+            for whole in share.needed.drain(..) {
+                graph.external(whole, 0);
+            }
+        }
+        Ok(())
+    }
+
     /// Gives every thread the object's thread-local variables, and publishes where they are; `known` are externals that
     /// have an address. Then looks the others up.
     fn give_to_threads(mut self, mut allocated: Allocated, known: &[GraphSymbol]) {
@@ -147,7 +173,8 @@ impl Linking {
         }
         let symbols = allocated.graph().symbols();
         let externals = symbols.filter(|(_, symbol)| symbol.definition == Definition::External).map(|(id, _)| id);
-        let externals = externals.filter(|id| !known.contains(id)).collect();
+        let is_bound = |id: &GraphSymbol| self.shares.iter().any(|share| share.bounds().any(|(bound, _)| bound == *id));
+        let externals = externals.filter(|id| !known.contains(id) && !is_bound(id)).collect();
         self.look_up(allocated, externals, Self::finish);
     }
 
@@ -270,7 +297,12 @@ impl Linking {
                 allocated.resolve(symbol, descriptor, None);
             }
             // Code that was compiled elsewhere may do anything with an address: no slot stands for it.
-            _ => allocated.resolve(symbol, address, None),
+            _ => {
+                let program = self.registered.groups.program();
+                let services = &program.options.services;
+                let address = lock(&program.low).address(&self.session, services, name, address)?;
+                allocated.resolve(symbol, address, None);
+            }
         }
         Ok(())
     }
@@ -320,7 +352,7 @@ impl Linking {
         };
         self.kept.drain(..).for_each(|kept| code.attach(kept));
         let code = Arc::new(code);
-        if let Err(error) = self.responsibility.hold(Box::new((self.registered, self.storage))) {
+        if let Err(error) = self.responsibility.hold(Box::new((self.registered, self.storage, self.shares))) {
             return self.responsibility.fail(error.into());
         }
         // What failed with a dependence has told whoever waited for it.
@@ -348,7 +380,9 @@ impl Linking {
         let services = &self.registered.groups.program().options.services;
         let told = ObjectCode::of(services, &self.session, &allocated);
 
-        let mut code = allocated.fix_up().and_then(Fixed::finalize)?;
+        let mut fixed = allocated.fix_up()?;
+        self.shares.iter().for_each(|share| share.write(&mut fixed));
+        let mut code = fixed.finalize()?;
         self.registered.code = code.range(SegmentKind::Code);
         let malformed = |error| Cause::Other(format!("{}: {error}", self.responsibility.unit_name()).into());
         told.register(services, &mut code).map_err(malformed)?;

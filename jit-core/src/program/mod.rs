@@ -3,8 +3,10 @@
 mod archive;
 mod commons;
 mod components;
+mod gathered;
 mod initial_values;
 mod linking;
+mod low;
 mod needs;
 mod unit;
 mod weak;

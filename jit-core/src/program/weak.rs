@@ -2,6 +2,7 @@
 
 use jit_linker::arch::Reach;
 use jit_linker::graph::{Comdat, Definition, LinkGraph, Linkage, Scope, Symbol, SymbolId};
+use rustc_hash::FxHashSet;
 
 use crate::session::JitDylib;
 
@@ -10,8 +11,10 @@ use crate::session::JitDylib;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WeakDefinitions {
-    /// The process's: as the dynamic loader does, which takes the first that it finds. So an inline variable is one with
-    /// the process's, and an exception's type is known on both sides. Where the program's code can't reach it, because it
+    /// Of what is the same wherever it is defined, as C++'s inline variables and type information (COMDAT groups), the
+    /// process's: as a dynamic loader does, there is one of each, and an exception's type is known on both sides. Any other
+    /// weak definition is the program's own, as an executable's is, which a dynamic loader searches before all libraries:
+    /// it may differ from a library's of the same name. Where the program's code can't reach it, because it
     /// is not position-independent or is compiled for an executable and far away, the program has its own.
     #[default]
     OfProcess,
@@ -21,12 +24,16 @@ pub enum WeakDefinitions {
 
 /// Turns weak definitions of an object into references to the process's, where it has them.
 pub(super) fn take_from_process(graph: &mut LinkGraph, dylib: &JitDylib) {
-    let is_weak = |symbol: &Symbol| {
-        symbol.linkage == Linkage::Weak
+    // Mach-O says of each weak definition alone that there is to be one.
+    let is_elf = graph.object().starts_with(b"\x7fELF");
+    let grouped: FxHashSet<SymbolId> = graph.comdats().iter().flat_map(|comdat| &comdat.symbols).copied().collect();
+    let is_weak = |id: SymbolId, symbol: &Symbol| {
+        (grouped.contains(&id) || !is_elf)
+            && symbol.linkage == Linkage::Weak
             && symbol.scope == Scope::Default
             && matches!(symbol.definition, Definition::Block { .. })
     };
-    let weak: Vec<SymbolId> = graph.symbols().filter(|(_, symbol)| is_weak(symbol)).map(|(id, _)| id).collect();
+    let weak: Vec<SymbolId> = graph.symbols().filter(|(id, symbol)| is_weak(*id, symbol)).map(|(id, _)| id).collect();
     if weak.is_empty() {
         return;
     }

@@ -109,6 +109,8 @@ impl ExecutorProcessControl for InProcess {
     }
 
     fn find_symbol(&self, name: &CStr) -> Option<u64> {
+        #[cfg(target_os = "linux")]
+        crate::platform::thread_local::before_first_use(self.architecture, name);
         // SAFETY: `name` is NUL-terminated; `dlsym` reads nothing else and may be called from any
         // thread.
         let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
@@ -130,6 +132,8 @@ impl ExecutorProcessControl for InProcess {
             };
             return Err(refused(message.unwrap_or_else(|| "it can't be loaded".into())));
         }
+        #[cfg(target_os = "linux")]
+        crate::platform::thread_local::note_library(library);
         let mut libraries = lock(&self.libraries);
         libraries.push(library as usize);
         Ok(LibraryHandle(libraries.len() as u64 - 1))
@@ -137,6 +141,8 @@ impl ExecutorProcessControl for InProcess {
 
     fn find_library_symbol(&self, library: LibraryHandle, name: &CStr) -> Option<u64> {
         let library = *lock(&self.libraries).get(usize::try_from(library.0).ok()?)?;
+        #[cfg(target_os = "linux")]
+        crate::platform::thread_local::before_first_use(self.architecture, name);
         // SAFETY: `library` comes from `dlopen` and was never closed; `name` is NUL-terminated.
         let address = unsafe { libc::dlsym(library as *mut libc::c_void, name.as_ptr()) };
         (!address.is_null()).then_some(address as u64)

@@ -6,6 +6,18 @@
 
 #[path = "../../src/error.rs"]
 mod error;
+/// The process's libraries: no model has any.
+mod platform {
+    pub(crate) mod thread_local {
+        use std::ffi::{CStr, c_void};
+
+        use jit_linker::arch::Architecture;
+
+        pub(crate) fn note_library(_: *mut c_void) {}
+
+        pub(crate) fn before_first_use(_: Architecture, _: &CStr) {}
+    }
+}
 mod scenarios;
 #[path = "../../src/session/mod.rs"]
 mod session;

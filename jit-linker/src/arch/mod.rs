@@ -6,6 +6,7 @@ mod at_exit;
 pub mod cache;
 pub mod counted;
 mod ifunc;
+mod jump;
 mod reach;
 pub mod stub;
 #[cfg(target_arch = "x86_64")]
@@ -15,6 +16,7 @@ pub mod x86_64;
 use std::fmt;
 
 pub use at_exit::add_at_exit;
+pub use jump::add_jump;
 pub use reach::Reach;
 #[cfg(target_arch = "x86_64")]
 pub use vector_state::VectorState;
@@ -216,6 +218,12 @@ pub enum FixupError {
     /// The code was compiled for an executable, whose variables are at the same place in every thread.
     #[error("the thread-local variable is not in the static block; compile with -fPIC")]
     NotInStaticBlock,
+    /// The code takes variables of several objects for one module's, and their storages are apart.
+    #[error(
+        "local-dynamic code reaches the thread-local variables of another object only if both objects' are in the \
+         static block; compile with -ftls-model=global-dynamic"
+    )]
+    NotInOneModule,
     /// The edge kind belongs to another architecture than the graph.
     #[error("the relocation is not one of {0}")]
     WrongArchitecture(Architecture),

@@ -18,6 +18,15 @@ pub enum Reach {
 }
 
 impl EdgeKind {
+    /// Whether only AArch64's tiny code model has code refer so to data, which is within 1 MiB then.
+    #[must_use]
+    pub const fn is_tiny(self) -> bool {
+        use aarch64::EdgeKind::{Adr21, GotLoad19, Load19, TlsEntry};
+        use aarch64::EntryField;
+        let Self::Aarch64(kind) = self else { return false };
+        matches!(kind, Load19 | Adr21 | GotLoad19 | TlsEntry(_, EntryField::Adr21 | EntryField::Load19))
+    }
+
     /// Where the symbol may be that an edge of this kind refers to.
     #[must_use]
     pub const fn reach(self) -> Reach {

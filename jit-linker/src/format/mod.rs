@@ -20,7 +20,7 @@ pub mod macho;
 
 use std::path::Path;
 
-pub use self::elf::needs_low_memory;
+pub use self::elf::{needs_low_memory, thread_local_variables};
 
 use crate::graph::{GraphError, LinkGraph, ObjectBytes};
 use crate::name::SymbolStringPool;

@@ -4,6 +4,7 @@
 //! of the graph that gave them.
 
 mod address;
+mod bounds;
 mod dump;
 mod section;
 mod source;
@@ -12,6 +13,8 @@ mod symbol;
 use std::borrow::Cow;
 use std::ops::Range;
 
+pub use self::bounds::{NamedSection, SectionBound};
+pub(crate) use self::bounds::{bound_of, is_identifier};
 pub use self::section::{Comdat, Section, SectionRole};
 pub use self::source::ObjectBytes;
 pub(crate) use self::source::Text;
@@ -157,6 +160,8 @@ pub struct LinkGraph {
     pub(crate) note_edges: Vec<Edge>,
     arena: Vec<u8>,
     object: ObjectBytes,
+    /// Whether its code writes code to its stack.
+    pub(crate) needs_executable_stack: bool,
     /// Whether it is laid out: it takes no more content.
     settled: bool,
     /// Whether an id of another graph was used to change it.
@@ -180,6 +185,7 @@ impl LinkGraph {
             note_edges: Vec::new(),
             arena: Vec::new(),
             object: ObjectBytes::default(),
+            needs_executable_stack: false,
             settled: false,
             foreign_id: false,
         }
@@ -580,6 +586,12 @@ impl LinkGraph {
     #[must_use]
     pub fn attached(&self) -> &[(BlockId, BlockId)] {
         &self.attached
+    }
+
+    /// Whether its code writes code to its stack and calls it, as GCC's nested functions do whose address is taken.
+    #[must_use]
+    pub fn needs_executable_stack(&self) -> bool {
+        self.needs_executable_stack
     }
 
     /// The COMDAT groups.

@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 use super::indirect::{self, GOT_ENTRY, GotContent, Indirection};
 use crate::arch::{self, FixupError, Operands, Origin, Referent, aarch64, stub, x86_64};
 use crate::graph::{
-    Block, BlockId, Content, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionRole, SymbolId, SymbolKind,
+    Block, BlockId, Content, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionId, SectionRole, SymbolId,
+    SymbolKind,
 };
 use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
 use crate::memory::{self, Allocation, SegmentKind};
@@ -151,6 +152,24 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Where a section is that is one with sections of other graphs.
+#[derive(Clone, Debug)]
+pub(crate) struct Elsewhere {
+    /// The address of the graph's part.
+    pub(crate) address: u64,
+    /// The addresses of all parts.
+    pub(crate) whole: Range<u64>,
+}
+
+/// What local-dynamic code counts from that refers to variables of other objects.
+#[derive(Clone, Copy, Debug)]
+enum SharedTls {
+    /// The module that all of them are in.
+    Module(TlsLocation),
+    /// The thread pointer: the place which, counted from a module in the static block, has offset 0 from it.
+    ThreadPointer(Option<TlsLocation>),
+}
+
 /// A graph whose addresses are all known, and where it goes.
 #[derive(Debug)]
 pub(crate) struct Placement {
@@ -162,6 +181,10 @@ pub(crate) struct Placement {
     pub(crate) tls_storage: Option<TlsLocation>,
     /// By symbol that can be redirected: the word that holds where its body is now.
     pub(crate) slots: FxHashMap<SymbolId, u64>,
+    /// Sections that lie where the host says.
+    pub(crate) elsewhere: FxHashMap<SectionId, Elsewhere>,
+    /// What local-dynamic code counts from, where that is not the graph's own storage.
+    shared_tls: Option<SharedTls>,
     /// Where external thread-local variables are.
     pub(crate) tls_externals: FxHashMap<SymbolId, TlsLocation>,
 }
@@ -169,8 +192,10 @@ pub(crate) struct Placement {
 impl Placement {
     pub(crate) fn new(graph: LinkGraph, indirection: Indirection, allocation: Allocation) -> Self {
         let bases = SegmentKind::ALL.map(|kind| allocation.address(kind));
-        let (slots, tls_externals) = Default::default();
-        let mut this = Self { graph, indirection, allocation, bases, tls_storage: None, slots, tls_externals };
+        let (slots, elsewhere, tls_externals) = Default::default();
+        let (tls_storage, shared_tls) = (None, None);
+        let mut this =
+            Self { graph, indirection, allocation, bases, tls_storage, slots, elsewhere, shared_tls, tls_externals };
         this.place_symbols();
         this
     }
@@ -180,10 +205,19 @@ impl Placement {
         for index in 0..self.graph.symbols.len() {
             let address = match self.graph.symbols[index].definition {
                 Definition::Block { block, offset } => self.block_address(block) + u64::from(offset),
-                Definition::SectionBound { section, end } => {
-                    let section = self.graph.section(section);
-                    self.bases[section.kind as usize] + u64::from(if end { section.end } else { section.start })
-                }
+                Definition::SectionBound { section, end } => match self.elsewhere.get(&section) {
+                    Some(Elsewhere { whole, .. }) => {
+                        if end {
+                            whole.end
+                        } else {
+                            whole.start
+                        }
+                    }
+                    None => {
+                        let section = self.graph.section(section);
+                        self.bases[section.kind as usize] + u64::from(if end { section.end } else { section.start })
+                    }
+                },
                 Definition::GotBase => self.got_base(),
                 Definition::External | Definition::Absolute => continue,
             };
@@ -193,6 +227,7 @@ impl Placement {
 
     /// Copies the content and applies everything. Edges go as they are applied, unless they are kept.
     pub(crate) fn write(&mut self, keep_edges: bool) -> Result<(), LinkError> {
+        self.shared_tls = self.shared_tls();
         let mut edges = std::mem::take(&mut self.graph.edges);
         debug_assert!(edges.is_sorted_by_key(|edge| edge.block), "edges are in the order of their blocks");
         let is_whole = self.graph.blocks.iter().all(|block| block.live);
@@ -339,6 +374,12 @@ impl Placement {
     /// Where a block is seen by the executor.
     pub(crate) fn block_address(&self, block: BlockId) -> u64 {
         let block = &self.graph.blocks[block.index()];
+        if !self.elsewhere.is_empty()
+            && let Some(section) = block.section
+            && let Some(moved) = self.elsewhere.get(&section)
+        {
+            return moved.address + u64::from(block.segment_offset - self.graph.section(section).start);
+        }
         self.bases[block.kind as usize] + u64::from(block.segment_offset)
     }
 
@@ -444,25 +485,50 @@ impl Placement {
         Ok(storage.at(u64::from(block.segment_offset - section.start) + u64::from(offset)))
     }
 
-    /// What local-dynamic code measures from. Its compiler has taken the component's variables for
-    /// one module's; where other objects of the component have some, with modules of their own,
-    /// that is the thread pointer: the place which, counted from a module in the static block,
-    /// has offset 0 from it.
-    fn tls_module_base(&self) -> Option<TlsLocation> {
+    /// What local-dynamic code measures from, if it refers to variables of other objects. Its compiler has taken the
+    /// component's variables for one module's, and other objects have modules of their own.
+    fn shared_tls(&self) -> Option<SharedTls> {
         if self.tls_externals.is_empty() {
-            return self.tls_storage;
+            return None;
         }
-        let mut locations = self.tls_externals.values().chain(&self.tls_storage).copied();
-        locations.find_map(|location| Some(location.at(location.thread_pointer_offset?.wrapping_neg().cast_unsigned())))
+        let is_used = |edge: &&Edge| {
+            edge.kind.referent() == Referent::TlsModuleOffset && self.graph.blocks[edge.block.index()].live
+        };
+        let mut used: Vec<SymbolId> = self.graph.edges.iter().filter(is_used).map(|edge| edge.target).collect();
+        used.sort_unstable();
+        used.dedup();
+        if !used.iter().any(|symbol| self.tls_externals.contains_key(symbol)) {
+            return None;
+        }
+        let locations: Vec<_> = used.iter().filter_map(|symbol| self.tls_location(*symbol).ok()).collect();
+        let first = *locations.first()?;
+        if locations.iter().all(|location| location.module == first.module) {
+            return Some(SharedTls::Module(first.at(first.offset.wrapping_neg())));
+        }
+        let base =
+            |location: &TlsLocation| Some(location.at(location.thread_pointer_offset?.wrapping_neg().cast_unsigned()));
+        Some(SharedTls::ThreadPointer(locations.iter().find_map(base)))
+    }
+
+    /// What local-dynamic code measures from.
+    fn tls_module_base(&self) -> Option<TlsLocation> {
+        match self.shared_tls {
+            // Code may ask for it without a use.
+            None => self.tls_storage.or_else(|| self.tls_externals.values().next().copied()),
+            Some(SharedTls::Module(base)) => Some(base),
+            Some(SharedTls::ThreadPointer(base)) => base,
+        }
     }
 
     /// How far a variable is from there.
     fn tls_module_offset(&self, symbol: SymbolId) -> Result<u64, FixupError> {
         let location = self.tls_location(symbol)?;
-        if self.tls_externals.is_empty() {
-            return Ok(location.offset);
+        match self.shared_tls {
+            Some(SharedTls::ThreadPointer(_)) => {
+                location.thread_pointer_offset.map(i64::cast_unsigned).ok_or(FixupError::NotInOneModule)
+            }
+            _ => Ok(location.offset),
         }
-        Ok(location.static_offset()?.cast_unsigned())
     }
 
     fn write_stubs(&mut self) -> Result<(), LinkError> {

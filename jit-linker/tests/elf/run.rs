@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jit_linker::LinkGraph;
 use jit_linker::link::{self, LinkError, TlsLocation};
-use jit_linker::memory::{DetachedMemory, MemoryManager};
+use jit_linker::memory::{DetachedMemory, MemoryManager, PageManager, SlabManager};
 
 use crate::compiler::build;
 use crate::support::{CC, link, parse};
@@ -135,6 +135,32 @@ fn what_compilers_make_in_every_mode_links_near_address_zero() {
                 if let Err(error) = link_low(graph) {
                     panic!("{command:?}: {error}");
                 }
+            }
+        }
+    }
+}
+
+/// In the tiny code model, code and data are within 1 MiB: pages of one allocation can be, a slab's parts can't.
+#[test]
+fn the_tiny_code_model_has_code_and_data_in_neighbouring_pages() {
+    const TEXT: &str = "static int own[3]; int shared = 5; const char *text = \"a text\";
+        static _Thread_local int local = 3; int entry(int n) { own[n]++; local++; return shared + own[0] + text[n]; }";
+    let gcc: &[&str] = &["aarch64-linux-gnu-gcc"];
+    for compiler in [gcc, &["clang-22", "-target", "aarch64-linux-gnu"]] {
+        for model in ["-fPIC", "-fPIE", "-fno-pic"] {
+            for level in ["-O0", "-O2"] {
+                let command = [compiler, &["-mcmodel=tiny", model, level, "-w", "-c"]].concat();
+                let link = |memory: Arc<dyn MemoryManager>| {
+                    let mut allocated = link::prepare(parse(build(&command, "c", TEXT)))?.allocate(&memory)?;
+                    let storage =
+                        TlsLocation { module: 1, offset: 0, thread_pointer_offset: Some(0x40), descriptor: None };
+                    allocated.set_thread_local_storage(storage);
+                    allocated.fix_up().map(drop)
+                };
+                let pages = link(Arc::new(PageManager::new()));
+                pages.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+                let error = link(Arc::new(SlabManager::new().unwrap())).unwrap_err().to_string();
+                assert!(error.contains("-mcmodel=small"), "{command:?}: {error}");
             }
         }
     }

@@ -8,8 +8,10 @@ use jit_linker::arch::Architecture;
 pub(super) enum Storage<'a> {
     /// Storage of the object's own: the initial values, zeros up to `size`, and the alignment.
     Own { image: &'a [u8], size: u64, align: u64 },
-    /// A variable that another object has: the named one, or one that every object of the process sees.
+    /// A variable that another object has: one that everybody sees, or a library's that only those see that need it.
     Variable { name: &'a str, library: Option<&'a str> },
+    /// No variable: the threads' stacks are to be executable.
+    ExecutableStack,
 }
 
 /// Whether the offset from the thread pointer has to be the same in every thread.
@@ -80,19 +82,20 @@ impl SharedObject {
             Storage::Variable { name, library } => {
                 (format!("\0{name}\0{}\0", library.unwrap_or_default()), 1, (&[][..], 0, 1))
             }
+            Storage::ExecutableStack => ("\0".to_owned(), 0, (&[][..], 0, 1)),
         };
-        // The library's name is behind the variable's. What takes its place says the same twice.
         let needed = match storage {
-            Storage::Variable { name, library: Some(_) } => (DT_NEEDED, name.len() as u64 + 2),
-            _ => (DT_SYMENT, SYMBOL),
+            Storage::Variable { name, library: Some(_) } => Some((DT_NEEDED, name.len() as u64 + 2)),
+            _ => None,
         };
-        let asked = match placement {
-            Placement::Static => 3,
-            Placement::Dynamic => 2,
+        let asked = match (storage, placement) {
+            (Storage::ExecutableStack, _) => 0,
+            (_, Placement::Static) => 3,
+            (_, Placement::Dynamic) => 2,
         };
         let program_headers = if size > 0 { 4 } else { 3 };
         let dynamic = HEADER + program_headers * PROGRAM_HEADER;
-        let dynamic_size = 16 * 10;
+        let dynamic_size = 16 * if needed.is_some() { 10 } else { 9 };
         let symbols = dynamic + dynamic_size;
         let relas = symbols + 2 * SYMBOL;
         let answers = relas + 3 * RELA;
@@ -105,16 +108,16 @@ impl SharedObject {
         // A shared object of the machine; no entry, program headers here, no sections.
         out.u16(3).u16(target.machine).u32(1).u64(0).u64(HEADER).u64(0).u32(0);
         out.u16(HEADER as u16).u16(PROGRAM_HEADER as u16).u16(program_headers as u16).u16(64).u16(0).u16(0);
-        out.segment(PT_LOAD, 0, end, end, target.page);
-        out.segment(PT_DYNAMIC, dynamic, dynamic_size, dynamic_size, WORD);
+        out.segment(PT_LOAD, READ_WRITE, 0, end, end, target.page);
+        out.segment(PT_DYNAMIC, READ_WRITE, dynamic, dynamic_size, dynamic_size, WORD);
         // Without it, the loader would make the threads' stacks executable.
-        out.segment(PT_GNU_STACK, 0, 0, 0, 16);
+        let is_executable = matches!(storage, Storage::ExecutableStack);
+        out.segment(PT_GNU_STACK, READ_WRITE | u32::from(is_executable), 0, 0, 0, 16);
         if size > 0 {
-            out.segment(PT_TLS, image_start, image.len() as u64, size, align);
+            out.segment(PT_TLS, READ_WRITE, image_start, image.len() as u64, size, align);
         }
         let flags = if placement == Placement::Static { DF_STATIC_TLS } else { 0 };
-        for (tag, value) in [
-            needed,
+        let entries = [
             (DT_STRTAB, strings),
             (DT_STRSZ, names.len() as u64),
             (DT_SYMTAB, symbols),
@@ -124,7 +127,8 @@ impl SharedObject {
             (DT_RELAENT, RELA),
             (DT_FLAGS, flags),
             (0, 0),
-        ] {
+        ];
+        for (tag, value) in needed.into_iter().chain(entries) {
             out.u64(tag).u64(value);
         }
         // Symbol 0 stands for the object itself; symbol 1 is global, thread-local and undefined.
@@ -163,8 +167,8 @@ impl Writer {
     }
 
     /// A segment whose addresses are its offsets in the file.
-    fn segment(&mut self, kind: u32, start: u64, file_size: u64, memory_size: u64, align: u64) {
-        self.u32(kind).u32(READ_WRITE).u64(start).u64(start).u64(start).u64(file_size).u64(memory_size).u64(align);
+    fn segment(&mut self, kind: u32, flags: u32, start: u64, file_size: u64, memory_size: u64, align: u64) {
+        self.u32(kind).u32(flags).u64(start).u64(start).u64(start).u64(file_size).u64(memory_size).u64(align);
     }
 }
 

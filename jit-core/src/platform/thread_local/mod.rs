@@ -7,6 +7,7 @@
 
 mod descriptor;
 mod image;
+mod libraries;
 mod module;
 
 use std::ffi::{CStr, CString, c_void};
@@ -21,6 +22,7 @@ use jit_linker::link::{ThreadLocalImage, TlsLocation};
 
 pub(crate) use self::descriptor::of_mach_o;
 use self::image::{Placement, SharedObject, Storage};
+pub(crate) use self::libraries::{before_first_use, note_library};
 
 /// Why the dynamic loader gives no thread-local storage.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,9 @@ pub(crate) enum ThreadLocalError {
         /// The name.
         name: String,
     },
+    /// The loader makes no stacks executable.
+    #[error("{0}")]
+    Stack(String),
     /// No library has a thread-local variable of the name.
     #[error("no library has a thread-local variable '{name}': {reason}")]
     NotThreadLocal {
@@ -113,6 +118,17 @@ pub(crate) fn variable_of_process(
         thread_pointer_offset: None,
         descriptor: Some(descriptor::new(module.number, module.offset)),
     }))
+}
+
+/// Has the dynamic loader make the stacks of all threads executable, as for a library that says it needs that.
+///
+/// # Errors
+///
+/// When the system or the loader refuses.
+pub(crate) fn make_stacks_executable(architecture: Architecture) -> Result<(), ThreadLocalError> {
+    let object = SharedObject::new(architecture, Storage::ExecutableStack, Placement::Dynamic);
+    // They stay so without the object that asked.
+    Library::load(&object.bytes)?.map(drop).map_err(ThreadLocalError::Stack)
 }
 
 const NOT_IN_STORAGE: &str = "what it has of that name is one for all threads";

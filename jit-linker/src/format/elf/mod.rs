@@ -14,8 +14,8 @@ mod x86_64;
 use std::collections::BTreeMap;
 
 use object::elf::{
-    ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, R_X86_64_32, R_X86_64_32S, Rela64, SHF_ALLOC,
-    SHT_SYMTAB, Sym64,
+    ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, PT_TLS, R_X86_64_32, R_X86_64_32S, Rela64,
+    SHF_ALLOC, SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL, STT_TLS, Sym64,
 };
 use object::read::SectionIndex;
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, SymbolTable};
@@ -71,6 +71,27 @@ pub fn needs_low_memory(object: &[u8]) -> bool {
     recognize("", object).is_ok_and(|(header, architecture)| {
         architecture == Architecture::X86_64 && stores_low_addresses(header, object).unwrap_or(false)
     })
+}
+
+/// The names of the thread-local variables that a shared library has for others; none if it can't be read.
+#[must_use]
+pub fn thread_local_variables(library: &[u8]) -> Vec<String> {
+    let names = || -> object::read::Result<Vec<String>> {
+        let header = Header::parse(library)?;
+        let segments = header.program_headers(LittleEndian, library)?;
+        if !segments.iter().any(|segment| segment.p_type.get(LittleEndian) == PT_TLS) {
+            return Ok(Vec::new());
+        }
+        let symbols = header.sections(LittleEndian, library)?.symbols(LittleEndian, library, SHT_DYNSYM)?;
+        let is_variable = |symbol: &&Sym64<LittleEndian>| {
+            symbol.st_type() == STT_TLS
+                && symbol.st_bind() != STB_LOCAL
+                && symbol.st_shndx.get(LittleEndian) != SHN_UNDEF
+        };
+        let names = symbols.iter().filter(is_variable).map(|symbol| symbols.symbol_name(LittleEndian, symbol));
+        names.map(|name| Ok(String::from_utf8_lossy(name?).into_owned())).collect()
+    };
+    names().unwrap_or_default()
 }
 
 fn stores_low_addresses(header: &Header, data: &[u8]) -> object::read::Result<bool> {

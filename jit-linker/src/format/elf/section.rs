@@ -11,8 +11,11 @@ use object::read::elf::SectionHeader;
 
 use super::Reader;
 use crate::format::{ParseError, Parsed};
-use crate::graph::{BlockId, Content, Section, SectionId, SectionRole};
+use crate::graph::{BlockId, Content, Section, SectionId, SectionRole, bound_of, is_identifier};
 use crate::memory::SegmentKind;
+
+/// The section whose flags say what the code needs of its stack.
+const STACK: &[u8] = b".note.GNU-stack";
 
 /// What makes sections of an object one section of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +31,10 @@ impl<'data> Reader<'data> {
         for (index, header) in self.sections.iter().enumerate().skip(1) {
             if is_loaded(header) {
                 self.placed[index] = self.add_section(SectionIndex(index), header)?;
+            } else if header.sh_flags.get(LittleEndian) as u32 & SHF_EXECINSTR != 0
+                && self.section_name(SectionIndex(index))? == STACK
+            {
+                self.graph.needs_executable_stack = true;
             } else if self.options.all_sections && is_note(header) {
                 self.placed[index] = self.add_note(SectionIndex(index), header)?;
             }
@@ -136,10 +143,7 @@ impl<'data> Reader<'data> {
 
     /// The section that a symbol like `__start_X` or `__stop_X` is a bound of, and whether of its end.
     pub(super) fn bound(&self, symbol: &'data [u8]) -> Option<(SectionId, bool)> {
-        let (name, end) = match symbol.strip_prefix(b"__start_") {
-            Some(name) => (name, false),
-            None => (symbol.strip_prefix(b"__stop_")?, true),
-        };
+        let (name, end) = bound_of(symbol)?;
         let section = SegmentKind::ALL.into_iter().find_map(|kind| self.named.get(&Key::Name(name, kind)))?;
         Some((*section, end))
     }
@@ -161,11 +165,6 @@ fn is_note(header: &SectionHeader64<LittleEndian>) -> bool {
     header.sh_type.get(LittleEndian) == SHT_PROGBITS
         && flags & (SHF_ALLOC | SHF_EXCLUDE | SHF_COMPRESSED) == 0
         && header.sh_size.get(LittleEndian) > 0
-}
-
-fn is_identifier(name: &[u8]) -> bool {
-    name.first().is_some_and(|first| !first.is_ascii_digit())
-        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
 }
 
 fn role(name: &[u8], kind: u32, flags: u32) -> SectionRole {

@@ -9,7 +9,7 @@ use object::{LittleEndian, SymbolIndex};
 
 use super::Reader;
 use crate::arch::Architecture;
-use crate::format::Parsed;
+use crate::format::{ParseError, Parsed};
 use crate::graph::{Definition, Linkage, Scope, Symbol, SymbolId, SymbolKind};
 use crate::memory::SegmentKind;
 
@@ -129,6 +129,22 @@ impl<'data> Reader<'data> {
         }
     }
 
+    /// Why there is no address for a symbol that is referred to.
+    fn not_in_memory(&self, index: SymbolIndex, raw: &Sym64<LittleEndian>) -> Parsed<Box<ParseError>> {
+        let section = self.symbol_section(index, raw);
+        let [symbol, name] = [self.symbol_name(raw)?, self.section_name(section)?].map(String::from_utf8_lossy);
+        let (value, size) = (raw.st_value.get(LittleEndian), self.sections.section(section).map(|found| found.sh_size));
+        Ok(match size {
+            Ok(size) if value > size.get(LittleEndian) => self.malformed(format!(
+                "a relocation refers to '{symbol}', which is at {value:#x} of section '{name}', beyond its end"
+            )),
+            _ => self.malformed(format!(
+                "a relocation refers to '{symbol}' (symbol {}), which is in section '{name}' and not in memory",
+                index.0
+            )),
+        })
+    }
+
     fn add(&mut self, index: SymbolIndex, raw: &'data Sym64<LittleEndian>, definition: Definition) -> Parsed<SymbolId> {
         let is_section = raw.st_type() == STT_SECTION;
         let label = match self.symbol_name(raw)? {
@@ -171,7 +187,7 @@ impl<'data> Reader<'data> {
             if let Some(id) = self.add_defined(index, raw)? {
                 return Ok(id);
             }
-            return Err(self.malformed(format!("a relocation refers to symbol {}, which is not in memory", index.0)));
+            return Err(self.not_in_memory(index, raw)?);
         }
         let name = self.symbol_name(raw)?;
         let definition = if let Some((section, end)) = self.bound(name) {
