@@ -164,11 +164,12 @@ impl State {
 
     /// Sees to it that what an emitted symbol needs is made, and soon if somebody waits for the symbol.
     fn demand_need(&mut self, symbol: SymbolId, needed: SymbolId, effects: &mut Effects) {
-        if self.symbols.get(needed).is_none_or(|needed| needed.state() == SymbolState::Ready) {
+        let Some(needed_symbol) = self.symbols.get(needed) else { return };
+        let unit = self.symbols.get(symbol).map(|symbol| symbol.unit);
+        if needed_symbol.state() == SymbolState::Ready || unit == Some(needed_symbol.unit) {
             return;
         }
-        let unit = self.symbols.get(symbol).and_then(|symbol| self.units.get(symbol.unit));
-        let awaited = unit.is_some_and(|unit| unit.awaited);
+        let awaited = unit.and_then(|unit| self.units.get(unit)).is_some_and(|unit| unit.awaited);
         self.demand(needed, if awaited { Priority::Awaited } else { Priority::Ahead }, effects);
     }
 

@@ -198,14 +198,17 @@ impl State {
         }
         let source = self.trackers.get(from).ok_or(Error::DefunctTracker)?;
         let dylib = source.dylib;
+        let is_counted = source.counted_by.is_some() || !source.counted.is_empty();
         if self.trackers.get(to).ok_or(Error::DefunctTracker)?.dylib != dylib {
             return Err(Error::ForeignTracker);
         }
-        // What it counts goes along; who counted it counts the other's, if at all.
-        self.count(from, None);
-        let counted: Vec<_> =
-            self.trackers.get(from).into_iter().flat_map(|source| source.counted.iter().copied()).collect();
-        counted.into_iter().for_each(|id| self.count(id, Some(to)));
+        if is_counted {
+            // What it counts goes along; who counted it counts the other's, if at all.
+            self.count(from, None);
+            let counted: Vec<_> =
+                self.trackers.get(from).into_iter().flat_map(|source| source.counted.iter().copied()).collect();
+            counted.into_iter().for_each(|id| self.count(id, Some(to)));
+        }
         let Some(mut source) = self.trackers.remove(from) else { return Err(Error::DefunctTracker) };
         if let Some(target) = self.trackers.get_mut(to) {
             target.units.reserve(source.units.len());
@@ -218,11 +221,7 @@ impl State {
             }
             target.resources.append(&mut source.resources);
         }
-        for id in self.counting(to) {
-            if let Some(target) = self.trackers.get_mut(id) {
-                target.memory_used = target.memory_used.saturating_add(source.memory_used);
-            }
-        }
+        self.hold_more(to, source.memory_used);
         if let Some(entry) = self.dylibs.get_mut(dylib) {
             entry.trackers.remove(&from);
             if entry.default_tracker == from {

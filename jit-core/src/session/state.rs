@@ -605,11 +605,7 @@ impl State {
                 return Err(Error::MemoryLimit { needed: bytes, limit });
             }
         }
-        for id in self.counting(owner) {
-            if let Some(tracker) = self.trackers.get_mut(id) {
-                tracker.memory_used = tracker.memory_used.saturating_add(bytes);
-            }
-        }
+        self.hold_more(owner, bytes);
         if let Some(unit) = self.units.get_mut(unit) {
             unit.memory_used += bytes;
         }
@@ -623,12 +619,24 @@ impl State {
         self.give_back(owner, bytes);
     }
 
+    /// Counts so much more for what a tracker holds.
+    pub(crate) fn hold_more(&mut self, tracker: Id<Tracker>, bytes: u64) {
+        self.change_used(tracker, |used| used.saturating_add(bytes));
+    }
+
     /// Counts so much less for what a tracker holds.
     pub(crate) fn give_back(&mut self, tracker: Id<Tracker>, bytes: u64) {
-        for id in self.counting(tracker) {
-            if let Some(tracker) = self.trackers.get_mut(id) {
-                tracker.memory_used -= bytes;
-            }
+        self.change_used(tracker, |used| used.saturating_sub(bytes));
+    }
+
+    /// Of a tracker, and of the one that counts it.
+    fn change_used(&mut self, tracker: Id<Tracker>, change: impl Fn(u64) -> u64) {
+        let Some(own) = self.trackers.get_mut(tracker) else { return };
+        own.memory_used = change(own.memory_used);
+        if let Some(by) = own.counted_by
+            && let Some(by) = self.trackers.get_mut(by)
+        {
+            by.memory_used = change(by.memory_used);
         }
     }
 
@@ -644,7 +652,7 @@ impl State {
         let Some(tracker) = self.trackers.get_mut(id) else { return };
         let (bytes, before) = (tracker.memory_used, std::mem::replace(&mut tracker.counted_by, by));
         if let Some(before) = before.and_then(|before| self.trackers.get_mut(before)) {
-            before.memory_used -= bytes;
+            before.memory_used = before.memory_used.saturating_sub(bytes);
             before.counted.remove(&id);
         }
         if let Some(by) = by.and_then(|by| self.trackers.get_mut(by)) {
