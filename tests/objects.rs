@@ -385,7 +385,10 @@ fn elf_36_local_dynamic_code_with_variables_of_other_objects() {
         let main = object("main.c", main);
         same_as_native(&directory, &[&main, &other], &["-lpthread"], &[]);
     }
-    // Where two storages are apart, no one base is right.
+    // Where two storages are apart, no one base is right. AArch64's compilers ask for each variable by a descriptor.
+    if !cfg!(target_arch = "x86_64") {
+        return;
+    }
     let directory = directory("local-dynamic-apart");
     let options = ["-fPIC", "-O0", "-ftls-model=local-dynamic"];
     let other = c(&directory, &options, "other.c", small);
