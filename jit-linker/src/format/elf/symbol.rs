@@ -61,8 +61,7 @@ impl<'data> Reader<'data> {
         }
         match self.symbol_ids.get(index.0) {
             Some(Some(id)) => Ok(*id),
-            Some(None) => self.add_referenced(index),
-            None => Err(self.malformed(format!("a relocation refers to symbol {}, which is not there", index.0))),
+            known => self.add_referenced(index, known.is_some()),
         }
     }
 
@@ -180,7 +179,11 @@ impl<'data> Reader<'data> {
     }
 
     /// Adds a symbol that is not defined here, or that only a reference makes worth it.
-    fn add_referenced(&mut self, index: SymbolIndex) -> Parsed<SymbolId> {
+    #[cold]
+    fn add_referenced(&mut self, index: SymbolIndex, is_there: bool) -> Parsed<SymbolId> {
+        if !is_there {
+            return Err(self.malformed(format!("a relocation refers to symbol {}, which is not there", index.0)));
+        }
         let raw = self.raw_symbol(index)?;
         if raw.st_shndx.get(LittleEndian) != SHN_UNDEF {
             self.place_used_section(self.symbol_section(index, raw))?;

@@ -29,6 +29,7 @@ impl<'data> Reader<'data> {
         let relocations = sorted(relocations);
         let mut relocations = relocations.iter().peekable();
         let mut cies: FxHashMap<usize, SymbolId> = FxHashMap::default();
+        self.graph.blocks.reserve(records.len());
         for record in records {
             let content = Content::Object { start: base + record.start as u32 };
             let block = self.graph.add_section_block(section, content, record.size as u64, 1);
