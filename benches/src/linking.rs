@@ -101,7 +101,9 @@ pub(crate) fn measure() -> Result<Vec<Bar>> {
         });
         let ratio = llvm.instructions(object)? / instructions;
         bars.push(Bar::reported(format!("link {name}: JITLink's instructions / Orcane's"), ratio));
-        let memory = ours.memory(object, &objects.small)? / llvm.memory(object, &objects.small)?;
+        let memory =
+            interleaved(ROUNDS, [&|| ours.memory(object, &objects.small), &|| llvm.memory(object, &objects.small)])?;
+        let memory = median(memory.iter().map(|[ours, llvm]| ours / llvm));
         bars.push(Bar::at_most(0.5, format!("link {name}: peak memory / JITLink's"), memory));
     }
     let ours = Linker { program: "benches", repeat: 30 };
