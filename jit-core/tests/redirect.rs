@@ -1,23 +1,16 @@
 //! Redirectable functions: one address, bodies that come and go.
 
+#[path = "common/bodies.rs"]
+mod bodies;
 mod common;
 
-use common::{add, define, jit, redirected_in_use};
+use bodies::{constant, redefine};
+use common::{add, jit, redirected_in_use};
 use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
 use cranelift_module::{Linkage, Module};
-use jit_core::{AbsoluteSymbol, Alias, Error, Jit, ResourceTracker, SymbolDef, SymbolFlags, SymbolName};
+use jit_core::{AbsoluteSymbol, Alias, Jit, SymbolDef, SymbolFlags, SymbolName};
 
 type Nullary = unsafe extern "C" fn() -> i64;
-
-fn redefine(jit: &Jit, text: &str) -> Result<ResourceTracker, Error> {
-    let mut module = jit.module("bodies").redirectable();
-    define(&mut module, text);
-    jit.redefine(module)
-}
-
-fn constant(name: &str, value: i64) -> String {
-    format!("function %{name}() -> i64 system_v {{ block0: v0 = iconst.i64 {value} return v0 }}")
-}
 
 fn call(jit: &Jit, name: &str) -> i64 {
     let function = jit.lookup::<Nullary>(name).unwrap();

@@ -1,25 +1,18 @@
 //! What trackers count of redirectable functions: the memory of their bodies.
 
+#[path = "common/bodies.rs"]
+mod bodies;
 mod common;
 
 use std::sync::{Arc, Mutex};
 
+use bodies::{constant, redefine};
 use common::{define, jit};
 use cranelift_module::{DataDescription, Linkage, Module};
 use jit_core::{
     Error, Jit, MaterializationResponsibility, MaterializationUnit, RedirectableFunction, ResourceTracker, SymbolDef,
     SymbolName,
 };
-
-fn redefine(jit: &Jit, text: &str) -> Result<ResourceTracker, Error> {
-    let mut module = jit.module("bodies").redirectable();
-    define(&mut module, text);
-    jit.redefine(module)
-}
-
-fn constant(name: &str, value: i64) -> String {
-    format!("function %{name}() -> i64 system_v {{ block0: v0 = iconst.i64 {value} return v0 }}")
-}
 
 fn call(jit: &Jit, name: &str) -> i64 {
     let function = jit.lookup::<unsafe extern "C" fn() -> i64>(name).unwrap();

@@ -1,5 +1,7 @@
 //! Redirectable functions that are looked up, redefined and removed at once.
 
+#[path = "common/bodies.rs"]
+mod bodies;
 mod common;
 
 use std::cell::RefCell;
@@ -9,11 +11,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-use common::{add, define};
+use bodies::{constant, redefine};
+use common::add;
 use jit_core::{
-    AbsoluteSymbol, Error, FnPointer, Jit, MaterializationResponsibility, MaterializationUnit, OptLevel,
-    RedirectableFunction, ResourceTracker, SymbolDef, SymbolFlags, SymbolName, SymbolState, Task, TaskDispatcher,
-    ThreadPoolDispatcher,
+    AbsoluteSymbol, FnPointer, Jit, MaterializationResponsibility, MaterializationUnit, OptLevel, RedirectableFunction,
+    SymbolDef, SymbolFlags, SymbolName, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher,
 };
 
 type Nullary = extern "C" fn() -> i64;
@@ -68,16 +70,6 @@ fn jit() -> Jit {
     let dispatcher = Box::new(Holding(ThreadPoolDispatcher::new(2).unwrap()));
     let failure = (unusable as Nullary).address();
     Jit::builder().opt_level(OptLevel::None).dispatcher(dispatcher).failure_address(failure).build().unwrap()
-}
-
-fn redefine(jit: &Jit, text: &str) -> Result<ResourceTracker, Error> {
-    let mut module = jit.module("bodies").redirectable();
-    define(&mut module, text);
-    jit.redefine(module)
-}
-
-fn constant(name: &str, value: i64) -> String {
-    format!("function %{name}() -> i64 system_v {{ block0: v0 = iconst.i64 {value} return v0 }}")
 }
 
 /// Calls another function, or gives its address.

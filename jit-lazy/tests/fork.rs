@@ -1,19 +1,17 @@
 //! A JIT in parent and child after `fork`. A process of its own, whose only other threads are the JIT's.
 
 mod common;
+#[path = "../../jit-linker/tests/forked/mod.rs"]
+mod forked;
 
-use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use common::{Nullary, call, caller, constant, redefine, scaled};
 use cranelift_module::{DataDescription, Linkage, Module};
+use forked::Child;
 use jit_core::{Jit, OptLevel, Priority, ResourceTracker, SymbolState, Task, TaskDispatcher, ThreadPoolDispatcher};
 use jit_lazy::{LazyJit, LazyJitBuilder, Tiering};
-
-/// A child that hangs fails its test.
-const SECONDS: u32 = 60;
 
 /// A test's name, and what it does with so many compile threads.
 type ByThreads = (&'static str, fn(usize));
@@ -44,58 +42,6 @@ fn main() {
     for (name, test) in with_a_pool.into_iter().filter(|(name, _)| name.contains(&filter)) {
         test();
         println!("test {name} ... ok");
-    }
-}
-
-/// One end of a conversation between parent and child, in which each waits for the other.
-struct Peer {
-    reader: PipeReader,
-    writer: PipeWriter,
-}
-
-impl Peer {
-    fn pair() -> (Self, Self) {
-        let (there, back) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
-        (Self { reader: there.0, writer: back.1 }, Self { reader: back.0, writer: there.1 })
-    }
-
-    fn go_on(&mut self) {
-        self.writer.write_all(&[1]).unwrap();
-    }
-
-    fn wait(&mut self) {
-        self.reader.read_exact(&mut [0]).unwrap();
-    }
-}
-
-struct Child {
-    id: libc::pid_t,
-    peer: Peer,
-}
-
-impl Child {
-    fn new(body: impl FnOnce(&mut Peer)) -> Self {
-        let (peer, mut own) = Peer::pair();
-        // SAFETY: the child runs Rust code that takes no lock another thread may hold: the C library's allocator can be
-        // used after a fork, and so, it is tested, can ours.
-        let id = unsafe { libc::fork() };
-        assert!(id >= 0, "fork");
-        if id > 0 {
-            return Self { id, peer };
-        }
-        drop(peer);
-        // SAFETY: these two end the process, now or if it hangs.
-        unsafe {
-            libc::alarm(SECONDS);
-            libc::_exit(catch_unwind(AssertUnwindSafe(|| body(&mut own))).map_or(1, |()| 0))
-        }
-    }
-
-    fn succeeds(self) {
-        let mut status = 0;
-        // SAFETY: `status` is ours.
-        assert_eq!(unsafe { libc::waitpid(self.id, &mut status, 0) }, self.id);
-        assert_eq!(status, 0, "the child fails");
     }
 }
 

@@ -2,6 +2,8 @@
 //! a test says otherwise.
 
 #[cfg(target_os = "linux")]
+mod forked;
+#[cfg(target_os = "linux")]
 mod machine_code;
 
 #[cfg(not(target_os = "linux"))]
@@ -14,7 +16,7 @@ fn main() {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use std::io::{PipeReader, PipeWriter, Read, Write};
+    use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::Arc;
@@ -26,10 +28,8 @@ mod linux {
     use jit_linker::link::prepare;
     use jit_linker::memory::{Allocation, MemoryManager, SegmentKind, SlabManager, SlotBlock};
 
+    use crate::forked::{Child, Peer, wait_for};
     use crate::machine_code::{address, call, code, link};
-
-    /// A child that hangs fails its test.
-    const SECONDS: u32 = 60;
 
     pub(crate) fn run() {
         let tests: [(&str, fn()); 14] = [
@@ -63,62 +63,6 @@ mod linux {
 
     fn manager() -> Arc<dyn MemoryManager> {
         Arc::new(SlabManager::new().expect("address space"))
-    }
-
-    /// One end of a conversation between parent and child, in which each waits for the other.
-    struct Peer {
-        reader: PipeReader,
-        writer: PipeWriter,
-    }
-
-    impl Peer {
-        fn pair() -> (Self, Self) {
-            let (there, back) = (std::io::pipe().expect("descriptors"), std::io::pipe().expect("descriptors"));
-            (Self { reader: there.0, writer: back.1 }, Self { reader: back.0, writer: there.1 })
-        }
-
-        fn go_on(&mut self) {
-            self.writer.write_all(&[1]).expect("the peer waits");
-        }
-
-        fn wait(&mut self) {
-            self.reader.read_exact(&mut [0]).expect("the peer goes on");
-        }
-    }
-
-    struct Child {
-        id: libc::pid_t,
-        peer: Peer,
-    }
-
-    impl Child {
-        fn new(body: impl FnOnce(&mut Peer)) -> Self {
-            let (peer, mut own) = Peer::pair();
-            // SAFETY: the child runs Rust code that takes no lock another thread may hold: the C
-            // library's allocator can be used after a fork, and so, it is tested, can ours.
-            let id = unsafe { libc::fork() };
-            assert!(id >= 0, "fork");
-            if id > 0 {
-                return Self { id, peer };
-            }
-            drop(peer);
-            // SAFETY: these two end the process, now or if it hangs.
-            unsafe {
-                libc::alarm(SECONDS);
-                libc::_exit(catch_unwind(AssertUnwindSafe(|| body(&mut own))).map_or(1, |()| 0))
-            }
-        }
-
-        fn succeeds(self) {
-            wait_for(self.id);
-        }
-    }
-
-    fn wait_for(id: libc::pid_t) {
-        let mut status = 0;
-        // SAFETY: `status` is ours.
-        assert_eq!(unsafe { libc::waitpid(id, &mut status, 0) }, id);
-        assert_eq!(status, 0, "the child fails");
     }
 
     fn each_runs_its_own_code() {

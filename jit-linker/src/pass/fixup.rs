@@ -355,20 +355,22 @@ impl Placement {
         let Definition::Block { block, offset } = symbol.definition else { return None };
         let section = self.graph.section(self.graph.section_with(SectionRole::ThreadLocal)?);
         let start = self.bases[section.kind as usize] + u64::from(section.start);
-        match symbol.kind {
-            SymbolKind::ThreadLocal => Some(symbol.address - start),
+        let address = match symbol.kind {
+            SymbolKind::ThreadLocal => symbol.address,
             SymbolKind::ThreadLocalDescriptor => {
                 let edges = &self.graph.edges;
                 let of_block = &edges[edges.partition_point(|edge| edge.block < block)..];
                 let mut of_block = of_block.iter().take_while(|edge| edge.block == block);
                 // A descriptor's third word is the offset.
-                let is_it =
-                    |edge: &&Edge| edge.offset == offset + 16 && edge.kind.referent() == Referent::TlsModuleOffset;
+                let is_third = |edge: &Edge| edge.offset.checked_sub(offset) == Some(16);
+                let is_it = |edge: &&Edge| is_third(edge) && edge.kind.referent() == Referent::TlsModuleOffset;
                 let edge = of_block.find(is_it)?;
-                Some(self.graph.symbol(edge.target).address.wrapping_add_signed(edge.addend).wrapping_sub(start))
+                self.graph.symbol(edge.target).address.wrapping_add_signed(edge.addend)
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        // An object can say of anything that it is thread-local.
+        address.checked_sub(start).filter(|offset| *offset <= u64::from(section.end - section.start))
     }
 
     /// Where a block is seen by the executor.

@@ -108,6 +108,16 @@ fn elf_11_an_empty_section_is_nothing_and_can_be_pointed_to() {
     assert_eq!(linked.data.len(), 8);
 }
 
+#[test]
+fn what_is_said_to_be_thread_local_and_is_not_has_no_place_in_the_template() {
+    let source = ".globl f, g\n.type f, @tls_object\nf: ret\n.section .tdata, \"awT\", @progbits\n.quad 1\n\
+                  .type g, @tls_object\ng: .quad 2\n";
+    let graph = assemble(X86_64, source);
+    let [f, g] = ["f", "g"].map(|name| symbol(&graph, name));
+    let allocated = allocate(graph).expect("it is small");
+    assert_eq!([f, g].map(|symbol| allocated.thread_local_offset(symbol)), [None, Some(8)]);
+}
+
 /// Such sections are written a run of the object at a time.
 #[test]
 fn what_lies_between_sections_in_the_object_is_not_between_them_in_memory() {
