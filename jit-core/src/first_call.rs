@@ -151,18 +151,19 @@ impl LazyBody {
     fn resolve_at(&self, priority: Priority) -> Result<u64, LookupError> {
         loop {
             let Some(body) = self.newest() else { return Err(self.failure(Cause::Removed)) };
-            let Wanted { session, order, name } = self.define(&body)?;
-            let found = match session.find_ready(order, &name) {
-                Some(found) => Ok(Some(found)),
-                None => session.lookup_at(priority, order, vec![name]).map(|mut found| found.pop()),
-            };
+            let found = self.define(&body).and_then(|Wanted { session, order, name }| {
+                let found = match session.find_ready(order, &name) {
+                    Some(found) => Some(found),
+                    None => session
+                        .lookup_at(priority, order, vec![name])
+                        .map_err(|error| redirect::of_functions(&session, error))?
+                        .pop(),
+                };
+                Ok(found.filter(|found| self.table.publish(&session, self.id, &body, found)))
+            });
             match found {
-                Ok(Some(found)) if self.table.publish(&session, self.id, &body, &found) => {
-                    return Ok(found.definition.address);
-                }
-                Err(error) if self.newest().is_none_or(|newest| newest.is_same(&body)) => {
-                    return Err(redirect::of_functions(&session, error));
-                }
+                Ok(Some(found)) => return Ok(found.definition.address),
+                Err(error) if self.newest().is_none_or(|newest| newest.is_same(&body)) => return Err(error),
                 // A newer body took its place meanwhile, or what was found was removed.
                 Ok(_) | Err(_) => {}
             }

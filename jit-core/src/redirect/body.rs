@@ -239,7 +239,7 @@ impl BodySource {
             Self::Module { owner, .. } | Self::Custom { owner, .. }
                 if owner.has_defined(item)? && session.symbol_state(&dylib, &name).is_some() => {}
             Self::Module { owner, units } => {
-                let defined = owner.define(units.body(Item::Function(item), name.clone()));
+                let defined = owner.define(&name, || units.body(Item::Function(item), name.clone()));
                 owner.note(item, defined)?;
             }
             Self::Custom { owner, functions, makers } => {
@@ -248,11 +248,12 @@ impl BodySource {
                 let mut makers = lock(makers);
                 let Some(maker) = makers[item as usize].take() else { return Ok(name) };
                 let symbol = SymbolDeclaration { name: name.clone(), flags: SymbolFlags::FUNCTION, signature };
-                let defined = owner.define(UnitDefinition {
+                let unit = UnitDefinition {
                     symbols: smallvec![symbol],
                     unit: Box::new(CustomUnit { maker, body: name.clone() }),
                     name: Arc::from("redirectable functions"),
-                });
+                };
+                let defined = owner.tracker().and_then(|tracker| tracker.define(vec![unit]));
                 owner.note(item, defined)?;
             }
             // An object's are defined with it, and a promoted one was before it became the newest.
@@ -265,7 +266,7 @@ impl BodySource {
     pub(crate) fn define_promoted(&self, session: &ExecutionSession, item: u32) -> Result<Option<SymbolName>, Error> {
         let Self::Module { owner, units } = self else { return Ok(None) };
         let name = self.promoted_name(session, item);
-        owner.define(units.body(Item::Promoted(item), name.clone()))?;
+        owner.define(&name, || units.body(Item::Promoted(item), name.clone()))?;
         Ok(Some(name))
     }
 
@@ -310,18 +311,23 @@ impl BodySource {
 }
 
 impl Owner {
+    fn tracker(&self) -> Result<ResourceTracker, Error> {
+        self.tracker.upgrade().ok_or(Error::DefunctTracker)
+    }
+
     /// Defines a body, if no other thread has done so.
-    fn define(&self, unit: UnitDefinition) -> Result<(), Error> {
-        let tracker = self.tracker.upgrade().ok_or(Error::DefunctTracker)?;
-        match tracker.define(vec![unit]) {
-            Err(Error::DuplicateDefinitions(duplicates)) => {
-                let own = tracker.symbols()?;
-                if duplicates.iter().all(|duplicate| own.contains(&duplicate.name)) {
-                    return Ok(());
-                }
-                Err(Error::DuplicateDefinitions(duplicates))
+    fn define(&self, name: &SymbolName, unit: impl Fn() -> UnitDefinition) -> Result<(), Error> {
+        let tracker = self.tracker()?;
+        loop {
+            match tracker.define(vec![unit()]) {
+                Err(Error::DuplicateDefinitions(duplicates)) => match tracker.is_definer(name)? {
+                    Some(true) => return Ok(()),
+                    Some(false) => return Err(Error::DuplicateDefinitions(duplicates)),
+                    // Taken back since.
+                    None => {}
+                },
+                result => return result,
             }
-            result => result,
         }
     }
 

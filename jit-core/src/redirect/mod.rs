@@ -90,11 +90,18 @@ impl Redirections {
 
     /// The newest body of what was found, if it is redirectable and there still, with its name. It is defined from now on.
     pub(crate) fn body_of(&self, found: &FoundSymbol) -> Option<Result<(Body, SymbolName), Error>> {
-        let body = self.table.body_at(found.definition.slot?)?;
-        let dylib = body.source.dylib()?.upgrade()?;
-        // Otherwise the slot may be another function's. It is given back after the symbol.
-        dylib.session().code_of(found.id)?;
-        Some(body.source.define(dylib.session(), body.item).map(|name| (body, name)))
+        let slot = found.definition.slot?;
+        let mut body = self.table.body_at(slot)?;
+        loop {
+            let dylib = body.source.dylib()?.upgrade()?;
+            // Otherwise the slot may be another function's. It is given back after the symbol.
+            dylib.session().code_of(found.id)?;
+            let name = body.source.define(dylib.session(), body.item);
+            match self.table.body_at(slot).filter(|newest| name.is_err() && !newest.is_same(&body)) {
+                Some(newest) => body = newest,
+                None => return Some(name.map(|name| (body, name))),
+            }
+        }
     }
 
     /// Whether a function has no newer body.

@@ -204,6 +204,15 @@ impl ResourceTracker {
         let symbols = tracker.units.iter().filter_map(|unit| state.units.get(*unit)).flat_map(|unit| &unit.symbols);
         Ok(symbols.filter_map(|symbol| Some(state.symbols.get(*symbol)?.name())).collect())
     }
+
+    /// Whether it is what a name of its dylib is defined with; `None` if the name is not defined.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn is_definer(&self, name: &SymbolName) -> Result<Option<bool>, Error> {
+        let state = self.session.state();
+        let dylib = state.trackers.get(self.id()).ok_or(Error::DefunctTracker)?.dylib;
+        let symbol = state.symbols.find(dylib, name).and_then(|symbol| state.symbols.get(symbol));
+        Ok(symbol.map(|symbol| state.units.get(symbol.unit).is_some_and(|unit| unit.tracker == self.id())))
+    }
 }
 
 impl std::fmt::Debug for ResourceTracker {
