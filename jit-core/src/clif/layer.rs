@@ -47,6 +47,9 @@ pub(crate) struct LayerShared {
     pub(crate) options: ClifOptions,
 }
 
+/// From how many functions on a module's declarations take longer to free than another thread takes to come to it.
+const LARGE: usize = 256;
+
 /// How many contexts wait for their threads before one goes to another: threads end, and nobody says so.
 const MAX_CONTEXTS: usize = 16;
 
@@ -298,7 +301,10 @@ impl ClifLayer {
             used,
             ..
         } = module;
-        drop(declarations);
+        match functions.len() {
+            LARGE.. => session.free(declarations),
+            _ => drop(declarations),
+        }
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
             followed: vec![false; functions.len()],

@@ -239,6 +239,14 @@ impl ExecutionSession {
         self.shared.dispatcher.dispatch(vec![task]);
     }
 
+    /// Drops what takes long to free: on a thread of the dispatcher, if it has several.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn free(&self, unused: impl Send + 'static) {
+        if self.shared.dispatcher.concurrency() > 1 {
+            self.run(Box::new(move || drop(unused)));
+        }
+    }
+
     /// The memory that the definition of a symbol lies in, as long as it is ready.
     #[cfg(feature = "cranelift")]
     pub(crate) fn code_of(&self, symbol: SymbolId) -> Option<Option<Arc<jit_linker::memory::FinalizedAllocation>>> {
