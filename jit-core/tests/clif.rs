@@ -408,6 +408,54 @@ fn a_relocation_beyond_its_block_fails_nothing_else() {
 }
 
 #[test]
+fn a_value_that_does_not_fit_its_field_fails_what_needs_it_and_nothing_else() {
+    let jit = jit();
+    let refer = |kind, function, addend| ModuleReloc {
+        offset: 4,
+        kind,
+        name: ModuleRelocTarget::FunctionOffset(FuncId::from_u32(function), 0),
+        addend,
+    };
+    let (near, far) = match cfg!(target_arch = "x86_64") {
+        true => (Reloc::X86PCRel4, 1 << 40),
+        false => (Reloc::Aarch64AdrPrelPgHi21, 1 << 40),
+    };
+    // Of itself, of what is in the batch, and of what is not.
+    let functions = [
+        ("right", refer(Reloc::Abs8, 0, 0)),
+        ("wrong", refer(Reloc::Abs4, 1, 0)),
+        ("far", refer(near, 0, far)),
+        ("user", refer(Reloc::Abs8, 1, 0)),
+        ("other", refer(Reloc::Abs8, 0, far)),
+        ("outside", refer(Reloc::Abs4, 6, 0)),
+    ];
+    let mut module = jit.module("bytes");
+    let signature = module.make_signature();
+    for (name, reloc) in &functions {
+        let id = module.declare_function(name, Linkage::Export, &signature).unwrap();
+        module.define_function_bytes(id, 16, &[0; 16], std::slice::from_ref(reloc)).unwrap();
+    }
+    module.declare_function("abort", Linkage::Import, &signature).unwrap();
+    jit.add_module(module).unwrap();
+    // Together, as they would be linked.
+    let names: Vec<_> = functions.iter().map(|(name, _)| jit.session().intern(name)).collect();
+    jit.session().lookup(&jit.search_order(), names).unwrap_err();
+    let error = |name: &str| jit.lookup_address(name).unwrap_err().to_string();
+    for (name, place) in [("wrong", "at +0x4"), ("far", "of 'right' at +0x4"), ("outside", "of 'abort' at +0x4")] {
+        let error = error(name);
+        let start = format!("symbol '{name}' in dylib 'main': link failed: in bytes: relocation ");
+        assert!(error.starts_with(&start) && error.contains(place), "{error}");
+    }
+    assert!(error("user").contains("'wrong'"), "{}", error("user"));
+    for (name, what) in [("right", 0), ("other", far)] {
+        let [address, right] = [name, "right"].map(|name| jit.lookup_address(name).unwrap());
+        // SAFETY: code can be read, and the word is there.
+        let word = unsafe { std::ptr::with_exposed_provenance::<u64>(address as usize + 4).read_unaligned() };
+        assert_eq!(word, right + what as u64);
+    }
+}
+
+#[test]
 fn a_module_can_be_compiled_while_it_is_defined() {
     let jit = jit();
     let mut module = jit_core::ClifModule::new("early", jit.isa().clone(), CompileAt::Definition);
