@@ -584,11 +584,11 @@ impl Jit {
                 (body, symbol) = (Some(newest), name);
                 continue;
             }
-            if let Some(body) = body.take() {
+            if let Some(body) = &body {
                 // Calls need not find out for themselves that it is there.
-                self.redirections.publish(&self.session, &body, &found);
+                self.redirections.publish(&self.session, body, &found);
             }
-            // Gone already if it was removed since: then the lookup says so.
+            // Gone already if it was removed since: then the lookup says so, or finds a newer body.
             if let Some(code) = self.session.code_of(found.id) {
                 let traps = self.layer.shared.services.traps;
                 return Ok(JitFn::new(found.definition.address, self.session.clone(), code, traps));
