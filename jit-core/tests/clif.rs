@@ -3,9 +3,11 @@
 mod common;
 
 use common::{add, define, jit};
+use cranelift_codegen::Context;
 use cranelift_codegen::binemit::Reloc;
-use cranelift_codegen::ir::{AbiParam, types};
-use cranelift_module::{DataDescription, FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
+use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleError, ModuleReloc, ModuleRelocTarget};
 use jit_core::{Cause, ClifLayer, ClifModule, CompileAt, Error, Jit, OptLevel};
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
@@ -452,6 +454,66 @@ fn a_value_that_does_not_fit_its_field_fails_what_needs_it_and_nothing_else() {
         // SAFETY: code can be read, and the word is there.
         let word = unsafe { std::ptr::with_exposed_provenance::<u64>(address as usize + 4).read_unaligned() };
         assert_eq!(word, right + what as u64);
+    }
+}
+
+#[test]
+fn what_there_is_no_memory_for_fails_nothing_that_is_looked_up_with_it() {
+    let jit = jit();
+    let mut module = bytes(&jit, "right", &[0; 16], &[]);
+    let function = module.declare_function("function", Linkage::Export, &module.make_signature()).unwrap();
+    module.define_function_bytes(function, 1 << 31, &[0; 16], &[]).unwrap();
+    let id = module.declare_data("data", Linkage::Export, true, false).unwrap();
+    let mut data = DataDescription::new();
+    data.define_zeroinit(8);
+    data.set_align(1 << 31);
+    module.define_data(id, &data).unwrap();
+    jit.add_module(module).unwrap();
+    // Together, as they would be linked.
+    let names: Vec<_> = ["right", "function", "data"].map(|name| jit.session().intern(name)).into();
+    jit.session().lookup(&jit.search_order(), names).unwrap_err();
+    for name in ["function", "data"] {
+        let error = jit.lookup_address(name).unwrap_err().to_string();
+        let start = format!("symbol '{name}' in dylib 'main': link failed: an alignment of 2147483648 bytes");
+        assert!(error.starts_with(&start), "{error}");
+    }
+    jit.lookup_address("right").unwrap();
+}
+
+#[test]
+fn what_another_module_has_declared_is_refused() {
+    for compile_at in [CompileAt::Lookup, CompileAt::Definition] {
+        let jit = jit();
+        let mut module = ClifModule::new("module", jit.isa().clone(), compile_at);
+        let signature = module.make_signature();
+        let [callee, address] = ["callee", "address"].map(|name| {
+            let id = module.declare_function(name, Linkage::Export, &signature).unwrap();
+            (id, module.make_context())
+        });
+        let define = |module: &mut ClifModule, (id, mut context): (FuncId, Context), foreign_data| {
+            let mut frontend = FunctionBuilderContext::new();
+            let mut builder = FunctionBuilder::new(&mut context.func, &mut frontend);
+            let block = builder.create_block();
+            builder.switch_to_block(block);
+            builder.seal_block(block);
+            if foreign_data {
+                let value = module.declare_data_in_func(DataId::from_u32(7), builder.func);
+                builder.ins().symbol_value(types::I64, value);
+            } else {
+                let callee = module.declare_func_in_func(FuncId::from_u32(7), builder.func);
+                builder.ins().call(callee, &[]);
+            }
+            builder.ins().return_(&[]);
+            builder.finalize(module.target_config());
+            module.define_function(id, &mut context)
+        };
+        let error = define(&mut module, callee, false).unwrap_err();
+        assert!(format!("{error:?}").contains("'callee' refers to the undeclared function 7"), "{error:?}");
+        define(&mut module, address, true).unwrap();
+        let data = module.declare_data("data", Linkage::Import, true, true).unwrap();
+        let error = module.declare_data("data", Linkage::Import, true, false).unwrap_err();
+        assert!(matches!(error, ModuleError::IncompatibleDeclaration(_)), "{error}");
+        assert_eq!(module.declare_data("data", Linkage::Import, true, true).unwrap(), data);
     }
 }
 
