@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How long a fork waits for threads that are at work, which may wait for the thread that forks.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long it waits for locks after that, which nobody holds while waiting for something else.
+const LAST_PATIENCE: Duration = Duration::from_millis(100);
+
 /// How long it waits before it looks again.
 const PAUSE: Duration = Duration::from_micros(50);
 
@@ -102,21 +105,31 @@ fn generation() -> u64 {
 
 struct Registry {
     handlers_installed: bool,
-    crews: Vec<Weak<dyn AnyCrew>>,
+    crews: Vec<Registered>,
+}
+
+struct Registered {
+    crew: Weak<dyn AnyCrew>,
+    /// It was asked whether it is quiet, and has to be told that the fork is over.
+    was_asked: bool,
 }
 
 /// Fields are dropped in order: crews that nobody else has go with no lock held.
 struct Held {
     registry: MutexGuard<'static, Registry>,
-    crews: Vec<Box<dyn Holding>>,
+    /// By place in the registry.
+    crews: Vec<(usize, Box<dyn Holding>)>,
 }
 
 /// A [`Crew`], whatever it shares.
 trait AnyCrew: Send + Sync {
-    /// Locks what is shared, if nobody else has, and says whether nobody is at work.
-    fn hold(self: Arc<Self>) -> Option<(Box<dyn Holding>, bool)>;
+    /// Locks what is shared, if that can be had until then, and says whether nobody is at work.
+    fn hold(self: Arc<Self>, until: Instant) -> Option<(Box<dyn Holding>, bool)>;
 
     fn comes_first(&self) -> bool;
+
+    /// The fork is over, and this is the process that has the threads: for what was not held.
+    fn go_on(&self);
 }
 
 /// A crew whose state is locked.
@@ -132,8 +145,8 @@ struct HeldCrew<C: Crew> {
 }
 
 impl<C: Crew> AnyCrew for C {
-    fn hold(self: Arc<Self>) -> Option<(Box<dyn Holding>, bool)> {
-        let mut state = try_lock(self.state())?;
+    fn hold(self: Arc<Self>, until: Instant) -> Option<(Box<dyn Holding>, bool)> {
+        let mut state = lock_until(self.state(), until)?;
         let is_quiet = self.is_quiet(&mut state);
         // SAFETY: only the lifetime changes. `HeldCrew` keeps what the lock is in longer than the guard.
         let state = unsafe { std::mem::transmute::<MutexGuard<'_, C::State>, MutexGuard<'static, C::State>>(state) };
@@ -142,6 +155,10 @@ impl<C: Crew> AnyCrew for C {
 
     fn comes_first(&self) -> bool {
         self.waits_for_others()
+    }
+
+    fn go_on(&self) {
+        self.in_parent(&mut lock(self.state()));
     }
 }
 
@@ -162,9 +179,9 @@ pub fn register<C: Crew>(crew: &Arc<C>) {
         install_handlers();
         registry.handlers_installed = true;
     }
-    registry.crews.retain(|crew| crew.strong_count() > 0);
+    registry.crews.retain(|registered| registered.crew.strong_count() > 0);
     let crew: Weak<C> = Arc::downgrade(crew);
-    registry.crews.push(crew);
+    registry.crews.push(Registered { crew, was_asked: false });
 }
 
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
@@ -185,30 +202,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Locks if nobody has: it may be the thread that forks, in a signal handler.
-fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match mutex.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
+/// Locks if nobody else has, until then at least for a moment: it may be the thread that forks, in a signal handler.
+fn lock_until<T>(mutex: &Mutex<T>, until: Instant) -> Option<MutexGuard<'_, T>> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+        }
     }
 }
 
 /// Locks what all crews share, as far as that can be had if the fork waits no longer. `None` as long as it `may_wait` and
 /// somebody is at work; those that others wait for go on then.
 fn hold_all(may_wait: bool) -> Option<Held> {
-    let registry = try_lock(&REGISTRY)?;
-    let (first, others): (Vec<_>, Vec<_>) =
-        registry.crews.iter().filter_map(Weak::upgrade).partition(|crew| crew.comes_first());
+    let until = if may_wait { Instant::now() } else { Instant::now() + LAST_PATIENCE };
+    let registry = lock_until(&REGISTRY, until)?;
+    let there = registry.crews.iter().enumerate().filter_map(|(at, registered)| Some((at, registered.crew.upgrade()?)));
+    let (first, others): (Vec<_>, Vec<_>) = there.partition(|(_, crew)| crew.comes_first());
     let mut held = Held { registry, crews: Vec::new() };
     for crews in [first, others] {
         let mut are_quiet = true;
-        for crew in crews {
-            let Some((crew, is_quiet)) = crew.hold() else {
+        for (at, crew) in crews {
+            let Some((crew, is_quiet)) = crew.hold(until) else {
                 are_quiet = false;
                 continue;
             };
-            held.crews.push(crew);
+            held.registry.crews[at].was_asked = true;
+            held.crews.push((at, crew));
             are_quiet &= is_quiet;
         }
         if may_wait && !are_quiet {
@@ -243,43 +265,104 @@ extern "C" fn after_in_child() {
 }
 
 fn release(is_child: bool) {
-    let Ok(Some(Held { registry, mut crews })) = HELD.try_with(RefCell::take) else { return };
-    crews.iter_mut().for_each(|crew| crew.release(is_child));
-    drop(registry);
+    let Ok(Some(held)) = HELD.try_with(RefCell::take) else { return };
+    held.release(is_child);
+}
+
+impl Held {
+    /// Tells each crew that was asked that the fork is over.
+    fn release(self, is_child: bool) {
+        let Self { mut registry, mut crews } = self;
+        for (at, crew) in &mut crews {
+            crew.release(is_child);
+            registry.crews[*at].was_asked = false;
+        }
+        let take_missed = |registered: &mut Registered| {
+            std::mem::take(&mut registered.was_asked).then(|| registered.crew.upgrade()).flatten()
+        };
+        let missed: Vec<_> = registry.crews.iter_mut().filter_map(take_missed).collect();
+        drop(registry);
+        // Somebody else had locked it in the end: not this thread, which locked it when it asked. In the child, nobody ever
+        // unlocks it.
+        if !is_child {
+            missed.iter().for_each(|crew| crew.go_on());
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Threads that are at work as long as there are so many.
+    struct Workers {
+        forking: Mutex<bool>,
+        working: usize,
+    }
+
+    impl Workers {
+        fn new(working: usize) -> Arc<Self> {
+            let workers = Arc::new(Self { forking: Mutex::new(false), working });
+            register(&workers);
+            workers
+        }
+    }
+
+    impl Crew for Workers {
+        type State = bool;
+
+        fn state(&self) -> &Mutex<bool> {
+            &self.forking
+        }
+
+        fn is_quiet(&self, forking: &mut bool) -> bool {
+            *forking = true;
+            self.working == 0
+        }
+
+        fn in_parent(&self, forking: &mut bool) {
+            *forking = false;
+        }
+
+        fn in_child(&self, _: &mut bool) {}
+    }
+
+    /// One that has everything at a time.
+    static FORKS: Mutex<()> = Mutex::new(());
+
     #[test]
     fn what_was_dropped_is_not_held() {
-        struct Nobody(Mutex<bool>);
-        impl Crew for Nobody {
-            type State = bool;
-
-            fn state(&self) -> &Mutex<bool> {
-                &self.0
-            }
-
-            fn is_quiet(&self, asked: &mut bool) -> bool {
-                *asked = true;
-                true
-            }
-
-            fn in_parent(&self, _: &mut bool) {}
-
-            fn in_child(&self, _: &mut bool) {}
-        }
-        let (kept, gone) = (Arc::new(Nobody(Mutex::new(false))), Arc::new(Nobody(Mutex::new(false))));
-        register(&kept);
-        register(&gone);
+        let _alone = lock(&FORKS);
+        let (kept, gone) = (Workers::new(0), Workers::new(0));
         let weak = Arc::downgrade(&gone);
         drop(gone);
         let held = hold_all(false).unwrap();
-        assert!(kept.0.try_lock().is_err());
+        assert!(kept.forking.try_lock().is_err());
         drop(held);
-        assert!(*lock(&kept.0));
+        assert!(*lock(&kept.forking));
         assert!(weak.upgrade().is_none());
+    }
+
+    #[test]
+    fn whoever_is_asked_goes_on_after_the_fork_although_its_lock_could_not_be_had_in_the_end() {
+        let _alone = lock(&FORKS);
+        let workers = Workers::new(1);
+        assert!(hold_all(true).is_none());
+        assert!(*lock(&workers.forking));
+        let (is_over, over) = std::sync::mpsc::channel::<()>();
+        let (is_locked, locked) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let workers = &workers;
+            scope.spawn(move || {
+                let _busy = lock(&workers.forking);
+                is_locked.send(()).unwrap();
+                over.recv().unwrap();
+            });
+            locked.recv().unwrap();
+            let held = hold_all(false).unwrap();
+            is_over.send(()).unwrap();
+            held.release(false);
+        });
+        assert!(!*lock(&workers.forking));
     }
 }

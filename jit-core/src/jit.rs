@@ -92,7 +92,7 @@ pub struct JitBuilder {
 
 impl JitBuilder {
     /// Compiles for a target, with the instructions that all its processors have. By default the
-    /// host's, with every extension that it has.
+    /// host's, with every extension that it has. Another one has to be called as the host's is.
     pub fn target(mut self, target: Triple) -> Self {
         self.target = Some(target);
         self
@@ -289,7 +289,10 @@ impl JitBuilder {
         let unsupported = |error: &dyn fmt::Display| Error::Target(error.to_string());
         let mut builder = match &self.target {
             None => cranelift_native::builder().map_err(|error| unsupported(&error))?,
-            Some(triple) => isa::lookup(triple.clone()).map_err(|error| unsupported(&error))?,
+            Some(triple) => {
+                check_calls(triple)?;
+                isa::lookup(triple.clone()).map_err(|error| unsupported(&error))?
+            }
         };
         let mut flags = settings::builder();
         for (name, value) in &self.settings {
@@ -324,6 +327,16 @@ impl JitBuilder {
         }
         Ok(settings::Flags::new(flags))
     }
+}
+
+/// Refuses targets whose functions are not called as the process's are: handles and host functions are.
+fn check_calls(target: &Triple) -> Result<(), Error> {
+    let host = Triple::host();
+    let is_called_alike = CallConv::triple_default(target) == CallConv::triple_default(&host);
+    if is_called_alike && target.endianness() == host.endianness() {
+        return Ok(());
+    }
+    Err(Error::Target(format!("{target} code does not run in this process")))
 }
 
 fn architecture(isa: &OwnedTargetIsa) -> Result<Architecture, Error> {
@@ -584,11 +597,11 @@ impl Jit {
                 (body, symbol) = (Some(newest), name);
                 continue;
             }
-            if let Some(body) = body.take() {
+            if let Some(body) = &body {
                 // Calls need not find out for themselves that it is there.
-                self.redirections.publish(&self.session, &body, &found);
+                self.redirections.publish(&self.session, body, &found);
             }
-            // Gone already if it was removed since: then the lookup says so.
+            // Gone already if it was removed since: then the lookup says so, or finds a newer body.
             if let Some(code) = self.session.code_of(found.id) {
                 let traps = self.layer.shared.services.traps;
                 return Ok(JitFn::new(found.definition.address, self.session.clone(), code, traps));

@@ -3,9 +3,11 @@
 mod common;
 
 use common::{add, define, jit};
+use cranelift_codegen::Context;
 use cranelift_codegen::binemit::Reloc;
-use cranelift_codegen::ir::{AbiParam, types};
-use cranelift_module::{DataDescription, FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
+use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleError, ModuleReloc, ModuleRelocTarget};
 use jit_core::{Cause, ClifLayer, ClifModule, CompileAt, Error, Jit, OptLevel};
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
@@ -405,6 +407,114 @@ fn a_relocation_beyond_its_block_fails_nothing_else() {
         assert!(error.starts_with(&start), "{error}");
     }
     jit.lookup_address("right").unwrap();
+}
+
+#[test]
+fn a_value_that_does_not_fit_its_field_fails_what_needs_it_and_nothing_else() {
+    let jit = jit();
+    let refer = |kind, function, addend| ModuleReloc {
+        offset: 4,
+        kind,
+        name: ModuleRelocTarget::FunctionOffset(FuncId::from_u32(function), 0),
+        addend,
+    };
+    let (near, far) = match cfg!(target_arch = "x86_64") {
+        true => (Reloc::X86PCRel4, 1 << 40),
+        false => (Reloc::Aarch64AdrPrelPgHi21, 1 << 40),
+    };
+    // Of itself, of what is in the batch, and of what is not.
+    let functions = [
+        ("right", refer(Reloc::Abs8, 0, 0)),
+        ("wrong", refer(Reloc::Abs4, 1, 0)),
+        ("far", refer(near, 0, far)),
+        ("user", refer(Reloc::Abs8, 1, 0)),
+        ("other", refer(Reloc::Abs8, 0, far)),
+        ("outside", refer(Reloc::Abs4, 6, 0)),
+    ];
+    let mut module = jit.module("bytes");
+    let signature = module.make_signature();
+    for (name, reloc) in &functions {
+        let id = module.declare_function(name, Linkage::Export, &signature).unwrap();
+        module.define_function_bytes(id, 16, &[0; 16], std::slice::from_ref(reloc)).unwrap();
+    }
+    module.declare_function("abort", Linkage::Import, &signature).unwrap();
+    jit.add_module(module).unwrap();
+    // Together, as they would be linked.
+    let names: Vec<_> = functions.iter().map(|(name, _)| jit.session().intern(name)).collect();
+    jit.session().lookup(&jit.search_order(), names).unwrap_err();
+    let error = |name: &str| jit.lookup_address(name).unwrap_err().to_string();
+    for (name, place) in [("wrong", "at +0x4"), ("far", "of 'right' at +0x4"), ("outside", "of 'abort' at +0x4")] {
+        let error = error(name);
+        let start = format!("symbol '{name}' in dylib 'main': link failed: in bytes: relocation ");
+        assert!(error.starts_with(&start) && error.contains(place), "{error}");
+    }
+    assert!(error("user").contains("'wrong'"), "{}", error("user"));
+    for (name, what) in [("right", 0), ("other", far)] {
+        let [address, right] = [name, "right"].map(|name| jit.lookup_address(name).unwrap());
+        // SAFETY: code can be read, and the word is there.
+        let word = unsafe { std::ptr::with_exposed_provenance::<u64>(address as usize + 4).read_unaligned() };
+        assert_eq!(word, right + what as u64);
+    }
+}
+
+#[test]
+fn what_there_is_no_memory_for_fails_nothing_that_is_looked_up_with_it() {
+    let jit = jit();
+    let mut module = bytes(&jit, "right", &[0; 16], &[]);
+    let function = module.declare_function("function", Linkage::Export, &module.make_signature()).unwrap();
+    module.define_function_bytes(function, 1 << 31, &[0; 16], &[]).unwrap();
+    let id = module.declare_data("data", Linkage::Export, true, false).unwrap();
+    let mut data = DataDescription::new();
+    data.define_zeroinit(8);
+    data.set_align(1 << 31);
+    module.define_data(id, &data).unwrap();
+    jit.add_module(module).unwrap();
+    // Together, as they would be linked.
+    let names: Vec<_> = ["right", "function", "data"].map(|name| jit.session().intern(name)).into();
+    jit.session().lookup(&jit.search_order(), names).unwrap_err();
+    for name in ["function", "data"] {
+        let error = jit.lookup_address(name).unwrap_err().to_string();
+        let start = format!("symbol '{name}' in dylib 'main': link failed: an alignment of 2147483648 bytes");
+        assert!(error.starts_with(&start), "{error}");
+    }
+    jit.lookup_address("right").unwrap();
+}
+
+#[test]
+fn what_another_module_has_declared_is_refused() {
+    for compile_at in [CompileAt::Lookup, CompileAt::Definition] {
+        let jit = jit();
+        let mut module = ClifModule::new("module", jit.isa().clone(), compile_at);
+        let signature = module.make_signature();
+        let [callee, address] = ["callee", "address"].map(|name| {
+            let id = module.declare_function(name, Linkage::Export, &signature).unwrap();
+            (id, module.make_context())
+        });
+        let define = |module: &mut ClifModule, (id, mut context): (FuncId, Context), foreign_data| {
+            let mut frontend = FunctionBuilderContext::new();
+            let mut builder = FunctionBuilder::new(&mut context.func, &mut frontend);
+            let block = builder.create_block();
+            builder.switch_to_block(block);
+            builder.seal_block(block);
+            if foreign_data {
+                let value = module.declare_data_in_func(DataId::from_u32(7), builder.func);
+                builder.ins().symbol_value(types::I64, value);
+            } else {
+                let callee = module.declare_func_in_func(FuncId::from_u32(7), builder.func);
+                builder.ins().call(callee, &[]);
+            }
+            builder.ins().return_(&[]);
+            builder.finalize(module.target_config());
+            module.define_function(id, &mut context)
+        };
+        let error = define(&mut module, callee, false).unwrap_err();
+        assert!(format!("{error:?}").contains("'callee' refers to the undeclared function 7"), "{error:?}");
+        define(&mut module, address, true).unwrap();
+        let data = module.declare_data("data", Linkage::Import, true, true).unwrap();
+        let error = module.declare_data("data", Linkage::Import, true, false).unwrap_err();
+        assert!(matches!(error, ModuleError::IncompatibleDeclaration(_)), "{error}");
+        assert_eq!(module.declare_data("data", Linkage::Import, true, true).unwrap(), data);
+    }
 }
 
 #[test]

@@ -4,11 +4,16 @@
 mod bodies;
 mod common;
 
+use std::sync::Arc;
+
 use bodies::{constant, redefine};
 use common::{add, jit, redirected_in_use};
 use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
 use cranelift_module::{Linkage, Module};
-use jit_core::{AbsoluteSymbol, Alias, Jit, SymbolDef, SymbolFlags, SymbolName};
+use jit_core::seam::{CallThrough, FirstCall, LazyFunctions};
+use jit_core::{AbsoluteSymbol, Alias, Error, Jit, SymbolDef, SymbolFlags, SymbolName};
+use jit_linker::graph::ObjectBytes;
+use jit_linker::memory::MemoryManager;
 
 type Nullary = unsafe extern "C" fn() -> i64;
 
@@ -239,5 +244,54 @@ fn an_alias_of_a_function_that_is_removed_goes_with_it() {
     for name in ["alias", "second"] {
         let error = jit.lookup_address(name).unwrap_err().to_string();
         assert!(error.contains("removed"), "{error}");
+    }
+}
+
+/// Sends calls of lazy functions nowhere.
+struct Nowhere;
+
+impl FirstCall for Nowhere {
+    fn call_through(&self, _: &Arc<dyn MemoryManager>, _: LazyFunctions) -> Result<CallThrough, Error> {
+        Ok(CallThrough { first: 1, stride: 1, guard: Box::new(()) })
+    }
+}
+
+/// An object that defines a function which does nothing.
+fn object(jit: &Jit, function: &str, linkage: Linkage) -> ObjectBytes {
+    let names = cranelift_module::default_libcall_names();
+    let builder = cranelift_object::ObjectBuilder::new(Arc::clone(jit.isa()), "object", names).unwrap();
+    let mut module = cranelift_object::ObjectModule::new(builder);
+    let id = module.declare_function(function, linkage, &module.make_signature()).unwrap();
+    module.define_function_bytes(id, 16, &[0; 16], &[]).unwrap();
+    ObjectBytes::from(module.finish().emit().unwrap())
+}
+
+#[test]
+fn a_lazy_function_can_be_redefined_although_an_object_had_another_definition() {
+    let jit = Jit::builder().first_call(Arc::new(Nowhere)).build().unwrap();
+    redefine(&jit, &constant("f", 1)).unwrap();
+    let address = jit.lookup_address("f").unwrap();
+    let check = |value| {
+        redefine(&jit, &constant("f", value)).unwrap();
+        assert_eq!((jit.lookup_address("f").unwrap(), call(&jit, "f")), (address, value));
+    };
+    let refused = jit.add_object("refused", object(&jit, "f", Linkage::Export)).unwrap_err();
+    assert!(matches!(refused, Error::DuplicateDefinitions(_)), "{refused}");
+    check(2);
+    // One that is left out, because it is weak.
+    let weak = jit.add_object("weak", object(&jit, "f", Linkage::Preemptible)).unwrap();
+    check(3);
+    weak.remove().unwrap();
+    check(4);
+}
+
+#[test]
+fn a_function_of_an_object_can_be_redefined_again_and_again() {
+    let jit = Jit::builder().first_call(Arc::new(Nowhere)).build().unwrap();
+    jit.add_object("object", object(&jit, "f", Linkage::Export)).unwrap();
+    // Its body stays as long as the object.
+    for value in 1..5 {
+        redefine(&jit, &constant("f", value)).unwrap();
+        assert_eq!(call(&jit, "f"), value);
     }
 }

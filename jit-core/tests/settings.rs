@@ -23,6 +23,15 @@ fn settings_of_the_instruction_set() {
 }
 
 #[test]
+fn a_target_whose_functions_are_called_otherwise_is_refused() {
+    let windows = format!("{}-pc-windows-msvc", std::env::consts::ARCH);
+    for target in [&windows, "aarch64_be-unknown-linux-gnu"] {
+        let result = Jit::builder().target(target.parse().unwrap()).build();
+        assert!(matches!(result, Err(Error::Target(_))), "{target}");
+    }
+}
+
+#[test]
 fn what_is_no_setting_is_an_error() {
     for (name, value) in [("no_such_setting", "true"), ("enable_nan_canonicalization", "perhaps")] {
         assert!(matches!(Jit::builder().setting(name, value).build(), Err(Error::Target(_))), "{name} {value}");

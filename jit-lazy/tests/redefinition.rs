@@ -2,12 +2,17 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use common::clif::redirected_in_use;
-use common::{Nullary, add, at, builder, call, caller, constant, jit, redefine};
-use jit_core::{Alias, DylibLookup, Error, LazyBody, ReExports, SymbolFlags, SymbolName};
+use common::{Nullary, add, at, builder, call, caller, constant, jit, redefine, scaled};
+use jit_core::{
+    AbsoluteSymbol, Alias, DylibLookup, Error, Jit, LazyBody, Platform, PlatformError, ReExports, ResourceTracker,
+    SymbolDef, SymbolFlags, SymbolName, UnitDefinition,
+};
 
 #[test]
 fn a_body_that_was_not_called_is_replaced_without_being_compiled() {
@@ -245,4 +250,78 @@ fn a_body_that_is_held_is_never_another_functions_in_the_same_place() {
         removed(other);
         taken.iter().for_each(|taken| taken.remove().unwrap());
     }
+}
+
+/// Holds a thread up that is about to define a body.
+struct Holding;
+
+thread_local! {
+    /// Whom to tell, and who lets it go on.
+    static HELD: RefCell<Option<(Sender<()>, Receiver<()>)>> = const { RefCell::new(None) };
+}
+
+impl Platform for Holding {
+    fn adding(&self, _: &ResourceTracker, units: &[UnitDefinition]) -> Result<(), PlatformError> {
+        let is_body = units.iter().flat_map(|unit| &unit.symbols).any(|symbol| symbol.name.contains("$orcane"));
+        if is_body && let Some((told, go_on)) = HELD.take() {
+            told.send(())?;
+            go_on.recv()?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_body_that_two_threads_define_and_a_third_takes_back_is_no_error_of_either() {
+    let jit = jit();
+    redefine(&jit, &constant("f", 0)).unwrap();
+    // Nobody else gets at a session of so many symbols while it is looked at as a whole.
+    let symbol = |index| AbsoluteSymbol {
+        name: jit.session().intern(&format!("other{index}")),
+        definition: SymbolDef::at(1),
+        flags: SymbolFlags::FUNCTION,
+        signature: None,
+    };
+    jit.main().define_absolute((0..scaled(2_000, 200) as i64).map(symbol).collect()).unwrap();
+    jit.session().set_platform(Some(Arc::new(Holding)));
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _end = OnDrop(&end);
+        scope.spawn(|| {
+            while !end.load(Ordering::Relaxed) {
+                drop(jit.session().dump());
+            }
+        });
+        for value in (1..=2 * scaled(150, 15) as i64).step_by(2) {
+            redefine(&jit, &constant("f", value)).unwrap();
+            let (told, is_told) = channel();
+            let (go_on, may_go_on) = channel();
+            let jit = &jit;
+            let held = scope.spawn(move || {
+                HELD.set(Some((told, may_go_on)));
+                call_newest(jit)
+            });
+            is_told.recv().unwrap();
+            assert_eq!(call_newest(jit).unwrap(), value);
+            go_on.send(()).unwrap();
+            redefine(jit, &constant("f", value + 1)).unwrap();
+            let seen = held.join().unwrap();
+            assert!(seen.as_ref().is_ok_and(|seen| [value, value + 1].contains(seen)), "{seen:?}");
+        }
+    });
+}
+
+/// Says that a test is over, however it ends.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn call_newest(jit: &Jit) -> Result<i64, Error> {
+    let function = jit.lookup::<Nullary>("f")?;
+    // SAFETY: the function only computes.
+    Ok(unsafe { function.call() })
 }

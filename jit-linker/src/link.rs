@@ -305,12 +305,31 @@ impl Allocated {
     /// When a value does not fit its field: the error names the symbol and the place. When a pass
     /// fails. The memory has gone back then.
     pub fn fix_up(self) -> Result<Fixed, LinkError> {
+        self.fix_up_with(|_, error| Err(error))
+    }
+
+    /// As [`fix_up`](Self::fix_up), but for blocks with a value that does not fit its field: what is in them must not be
+    /// used, nor what needs it, which is for the host to see to.
+    ///
+    /// # Errors
+    ///
+    /// When something else is wrong. The memory has gone back then.
+    pub fn fix_up_what_fits(self) -> Result<(Fixed, Vec<(BlockId, LinkError)>), LinkError> {
+        let mut failed = Vec::new();
+        let fixed = self.fix_up_with(|block, error| {
+            failed.push((block, error));
+            Ok(())
+        })?;
+        Ok((fixed, failed))
+    }
+
+    fn fix_up_with(self, failed: impl FnMut(BlockId, LinkError) -> Result<(), LinkError>) -> Result<Fixed, LinkError> {
         let Self { mut placement, mut passes } = self;
         if !passes.before_fixup.is_empty() {
             plugin::run(Stage::BeforeFixup, &mut passes.before_fixup, &mut placement.graph)?;
             placement.graph.check()?;
         }
-        placement.write(!passes.after_fixup.is_empty())?;
+        placement.write(!passes.after_fixup.is_empty(), failed)?;
         let mut fixed = Fixed { placement };
         plugin::run_on_content(passes.after_fixup, &mut fixed)?;
         Ok(fixed)

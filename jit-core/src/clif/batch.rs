@@ -42,7 +42,11 @@ pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
     {
         dylib.demand(&planned);
     }
-    if !items.is_empty() {
+    let (large, items) = match module.large.is_empty() {
+        true => (Vec::new(), items),
+        false => items.into_iter().partition(|(item, _)| module.large.contains(item)),
+    };
+    for items in large.into_iter().map(|item| vec![item]).chain((!items.is_empty()).then_some(items)) {
         compile_and_link(session, module, items);
     }
     if lock(&module.bodies).are_done() {

@@ -1,9 +1,10 @@
 //! Links what was compiled together: addresses, externals, fixups, and what the process is told.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use jit_linker::graph::{LinkGraph, Linkage, SymbolId as GraphSymbol};
+use jit_linker::graph::{Definition, LinkGraph, Linkage, SymbolId as GraphSymbol};
 use jit_linker::link::{Allocated, Loaded, Prepared};
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use jit_linker::{LinkError, SymbolName, link};
@@ -222,36 +223,60 @@ impl Linking {
     /// Fails what needs a symbol that can't be had, and keeps the rest.
     fn exclude(&mut self, allocated: &mut Allocated, symbol: GraphSymbol, cause: &Arc<Cause>) {
         for lost in allocated.exclude(&[symbol]) {
-            let tag = allocated.graph().symbol(lost).tag;
-            if let Some(responsibility) = self.own.get_mut(tag as usize).and_then(|own| own.responsibility.take()) {
-                if let Some(other) = self.own.iter().find_map(|own| own.responsibility.as_ref()) {
-                    responsibility.hand_charge_to(other);
-                }
-                responsibility.fail_with(cause);
-            }
+            self.fail(allocated.graph().symbol(lost).tag, cause);
         }
     }
 
-    /// The unwind information, with the addresses of what was not excluded.
-    fn placed_frames(&mut self, allocated: &Allocated) -> Option<Frames> {
+    /// The graph's symbols for what the batch defines. Those of an address that is taken have one of their own.
+    fn own_symbols<'a>(&'a self, graph: &'a LinkGraph) -> impl Iterator<Item = (GraphSymbol, SymbolId)> + 'a {
+        let block_of = |definition| match definition {
+            Definition::Block { block, .. } => Some(block),
+            _ => None,
+        };
+        graph.symbols().filter_map(move |(id, symbol)| {
+            let block = block_of(symbol.definition)?;
+            let own = self.own.get(symbol.tag as usize)?;
+            // Symbols of plugins have any tag.
+            let is_own = block_of(graph.symbol(own.graph_symbol).definition) == Some(block);
+            is_own.then_some((id, own.symbol))
+        })
+    }
+
+    /// Whether everything has failed.
+    fn has_failed(&self) -> bool {
+        self.own.iter().all(|own| own.responsibility.is_none())
+    }
+
+    /// Fails what the batch defines with this tag.
+    fn fail(&mut self, tag: u32, cause: &Arc<Cause>) {
+        if let Some(responsibility) = self.own.get_mut(tag as usize).and_then(|own| own.responsibility.take()) {
+            if let Some(other) = self.own.iter().find_map(|own| own.responsibility.as_ref()) {
+                responsibility.hand_charge_to(other);
+            }
+            responsibility.fail_with(cause);
+        }
+    }
+
+    /// The unwind information, with the addresses of what has not failed.
+    fn placed_frames(&mut self, graph: &LinkGraph, stubs: &[Range<u64>]) -> Option<Frames> {
         let mut frames = self.frames.take()?;
         for own in self.own.iter().filter(|own| own.responsibility.is_some()) {
             if let Some(index) = own.told.frame {
-                frames.place(index, allocated.address(own.graph_symbol));
+                frames.place(index, graph.symbol(own.graph_symbol).address());
             }
         }
-        frames.add_stubs(allocated.graph().architecture(), &allocated.stub_ranges());
+        frames.add_stubs(graph.architecture(), stubs);
         Some(frames)
     }
 
     /// What is told of the functions, if anyone wants to know.
-    fn linked_functions(&mut self, allocated: &Allocated) -> Vec<LinkedFunction> {
+    fn linked_functions(&mut self, graph: &LinkGraph) -> Vec<LinkedFunction> {
         let mut functions = Vec::new();
         for own in self.own.iter_mut().filter(|own| own.responsibility.is_some()) {
             let Some((size, details)) = own.told.code.take().map(|told| *told) else { continue };
-            let symbol = allocated.graph().symbol(own.graph_symbol);
+            let symbol = graph.symbol(own.graph_symbol);
             let Some(name) = symbol.name.clone() else { continue };
-            functions.push(LinkedFunction { name, start: allocated.address(own.graph_symbol), size, details });
+            functions.push(LinkedFunction { name, start: symbol.address(), size, details });
         }
         functions.sort_unstable_by_key(|function| function.start);
         functions
@@ -285,19 +310,16 @@ impl Linking {
     ) {
         let module = Arc::clone(&self.module);
         let _span = tracing::debug_span!("finalize", module = &*module.name).entered();
-        if self.own.iter().all(|own| own.responsibility.is_none()) {
-            if let Some(watched) = self.watched {
-                watched.failed(&Cause::Abandoned { unit: self.module.name.to_string() });
-            }
-            return;
+        if self.has_failed() {
+            return self.fail_all_with(&Arc::new(Cause::Abandoned { unit: module.name.to_string() }));
         }
         let needed = found.iter().map(|(symbol, found)| (*symbol, found.id));
-        let ids: FxHashMap<GraphSymbol, SymbolId> =
-            needed.chain(self.own.iter().map(|own| (own.graph_symbol, own.symbol))).collect();
+        let ids: FxHashMap<GraphSymbol, SymbolId> = needed.chain(self.own_symbols(allocated.graph())).collect();
         let dependences: Vec<_> = allocated
             .dependences(|symbol| ids.contains_key(&symbol))
             .into_iter()
             .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
+            .filter(|(from, to)| from != to)
             .collect();
         // What code uses lives as long as that: a handle may keep it longer than its symbol is there.
         let mut used: Vec<Box<dyn Send + Sync>> = Vec::new();
@@ -312,9 +334,24 @@ impl Linking {
                 Extra::FirstTier(body) => used.push(Box::new(body)),
             }
         }
-        let frames = self.placed_frames(&allocated);
-        let functions = self.linked_functions(&allocated);
-        let mut code = match allocated.fix_up().and_then(link::Fixed::finalize) {
+        let stubs = allocated.stub_ranges();
+        let (fixed, failed) = match allocated.fix_up_what_fits() {
+            Ok(fixed) => fixed,
+            Err(error) => return self.fail_all(error),
+        };
+        for (block, error) in failed {
+            let cause = Arc::new(Cause::Link(error));
+            let is_there = |definition| matches!(definition, Definition::Block { block: there, .. } if there == block);
+            for (_, symbol) in fixed.graph().symbols().filter(|(_, symbol)| is_there(symbol.definition)) {
+                self.fail(symbol.tag, &cause);
+            }
+            if self.has_failed() {
+                return self.fail_all_with(&cause);
+            }
+        }
+        let frames = self.placed_frames(fixed.graph(), &stubs);
+        let functions = self.linked_functions(fixed.graph());
+        let mut code = match fixed.finalize() {
             Ok(code) => code,
             Err(error) => return self.fail_all(error),
         };

@@ -11,9 +11,10 @@ use cranelift_codegen::{
     LabelValueLoc,
 };
 use cranelift_module::{
-    DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc, ModuleResult,
+    DataDescription, DataId, FuncId, FuncOrDataId, Init, Linkage, Module, ModuleDeclarations, ModuleError, ModuleReloc,
+    ModuleResult,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::cache::{self, CacheCounters, ObjectCache};
@@ -23,6 +24,7 @@ use super::optimize::optimize;
 use super::panic;
 use super::references::References;
 use super::transform::{ClifTransform, FunctionTransform};
+use super::units::Item;
 use crate::error::Error;
 use crate::platform::code::{Details, LocatedVariable, Place, SourceText, VariableKind, VariableRole};
 use crate::platform::exception;
@@ -92,6 +94,8 @@ pub struct ClifModule {
     pub(crate) functions: Vec<Option<Body>>,
     pub(crate) references: References,
     pub(crate) data: Vec<Option<DataDescription>>,
+    /// What is linked alone: there may be no memory for it.
+    pub(crate) large: FxHashSet<Item>,
     pub(crate) machine_code: MachineCode,
     pub(crate) source: Option<Arc<SourceText>>,
     pub(crate) variables: Variables,
@@ -135,6 +139,7 @@ impl ClifModule {
             functions: Vec::new(),
             references: References::default(),
             data: Vec::new(),
+            large: FxHashSet::default(),
             machine_code: MachineCode::default(),
             source: None,
             variables: Variables::default(),
@@ -315,6 +320,11 @@ impl Module for ClifModule {
     }
 
     fn declare_data(&mut self, name: &str, linkage: Linkage, writable: bool, tls: bool) -> ModuleResult<DataId> {
+        if let Some(FuncOrDataId::Data(id)) = self.declarations.get_name(name)
+            && self.declarations.get_data_decl(id).tls != tls
+        {
+            return Err(ModuleError::IncompatibleDeclaration(name.to_owned()));
+        }
         let (id, _) = self.declarations.declare_data(name, linkage, writable, tls)?;
         self.data_count = self.data_count.max(id.index() + 1);
         Ok(id)
@@ -324,6 +334,28 @@ impl Module for ClifModule {
         let id = self.declarations.declare_anonymous_data(writable, tls)?;
         self.data_count = self.data_count.max(id.index() + 1);
         Ok(id)
+    }
+
+    /// What the module has not declared is refused when the function is defined.
+    fn declare_func_in_func(&mut self, id: FuncId, func: &mut ir::Function) -> ir::FuncRef {
+        let declared = (id.index() < self.function_count).then(|| self.declarations.get_function_decl(id));
+        let (signature, colocated) = match declared {
+            Some(declared) => (declared.signature.clone(), declared.linkage.is_final()),
+            None => (self.make_signature(), false),
+        };
+        let signature = func.import_signature(signature);
+        let name = UserExternalName { namespace: FUNCTION, index: id.as_u32() };
+        let name = ir::ExternalName::user(func.declare_imported_user_function(name));
+        func.import_function(ir::ExtFuncData { name, signature, colocated, patchable: false })
+    }
+
+    /// What the module has not declared is refused when the function is compiled.
+    fn declare_data_in_func(&self, id: DataId, func: &mut ir::Function) -> ir::GlobalValue {
+        let declared = (id.index() < self.data_count).then(|| self.declarations.get_data_decl(id));
+        let (colocated, tls) = declared.map_or((false, false), |declared| (declared.linkage.is_final(), declared.tls));
+        let name = UserExternalName { namespace: DATA, index: id.as_u32() };
+        let name = ir::ExternalName::user(func.declare_imported_user_function(name));
+        func.create_global_value(ir::GlobalValueData::Symbol { name, offset: 0.into(), colocated, tls })
     }
 
     fn define_function_with_control_plane(
@@ -373,6 +405,9 @@ impl Module for ClifModule {
     ) -> ModuleResult<()> {
         self.place_function(id)?;
         let align = alignment.max(self.isa.symbol_alignment());
+        if is_large(bytes.len(), align) {
+            self.large.insert(Item::Function(id.as_u32()));
+        }
         let body = self.machine_code.add(bytes, &[], relocs, align);
         self.functions[id.index()] = Some(body);
         Ok(())
@@ -397,9 +432,17 @@ impl Module for ClifModule {
         if self.data.len() <= index {
             self.data.resize_with(index + 1, || None);
         }
+        if is_large(data.init.size(), data.align.unwrap_or_default()) {
+            self.large.insert(Item::Data(id.as_u32()));
+        }
         self.data[index] = Some(data.clone());
         Ok(())
     }
+}
+
+/// Whether there may be no memory for something although there is for anything else.
+fn is_large(size: usize, align: u64) -> bool {
+    size > 16 << 20 || align > 64 << 10
 }
 
 /// Has a function take the addresses of functions that are not near by a name of their own.

@@ -6,7 +6,7 @@ use cranelift_codegen::entity::EntityRef;
 use cranelift_codegen::ir;
 use cranelift_module::{DataDescription, Linkage, ModuleRelocTarget};
 use jit_linker::SymbolName;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::{SmallVec, smallvec};
 
 use super::layer::LayerShared;
@@ -158,6 +158,8 @@ pub(crate) struct ModuleUnits {
     /// What is done to a function before it is compiled, in turn.
     pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
     pub(crate) variables: Variables,
+    /// What is linked alone.
+    pub(super) large: FxHashSet<Item>,
     /// What its code uses: lives as long as that.
     pub(crate) used: Option<Arc<dyn Send + Sync>>,
     pub(crate) bodies: Mutex<Bodies>,

@@ -89,7 +89,8 @@ pub(crate) struct Versions {
 
 pub(crate) struct Version {
     number: u64,
-    all: Arc<Mutex<Versions>>,
+    /// Whom it is given back to.
+    all: Option<Arc<Mutex<Versions>>>,
 }
 
 impl Version {
@@ -102,7 +103,14 @@ impl Version {
                 next
             })
         };
-        Self { number, all: Arc::clone(versions) }
+        Self { number, all: Some(Arc::clone(versions)) }
+    }
+
+    /// One that is never given back: for bodies that may be there when nobody is the newest of its function any more.
+    pub(super) fn lasting(versions: &Arc<Mutex<Versions>>) -> Self {
+        let mut version = Self::new(versions);
+        version.all = None;
+        version
     }
 
     /// The name of a function's body.
@@ -113,7 +121,9 @@ impl Version {
 
 impl Drop for Version {
     fn drop(&mut self) {
-        lock(&self.all).free.push(self.number);
+        if let Some(all) = &self.all {
+            lock(all).free.push(self.number);
+        }
     }
 }
 

@@ -36,7 +36,7 @@ impl LazyObjects {
             .filter(|(id, ..)| is_function(graph, *id))
             .map(|(id, name, flags)| (id, SymbolDeclaration { name: name.clone(), flags, signature: None }))
             .collect();
-        let version = Version::new(&self.versions);
+        let version = Version::lasting(&self.versions);
         rename(
             graph,
             functions

@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use jit_linker::SymbolName;
 use jit_linker::memory::SlotBlock;
-use rustc_hash::FxBuildHasher;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::body::BodySource;
 use crate::first_call::CallThrough;
@@ -33,6 +33,9 @@ pub(super) struct Table {
     pub(super) vacant: Vec<u32>,
     /// The newest function of each name in each dylib.
     pub(super) names: HashTable<FunctionId>,
+    /// By function: the one that was the newest of its name before, and is there still. Of two that are defined at
+    /// once, the session keeps one, and it may be the older.
+    older: FxHashMap<FunctionId, FunctionId>,
 }
 
 pub(super) struct Block {
@@ -191,8 +194,8 @@ impl Table {
     }
 
     /// Makes `id` the newest function of its name.
-    pub(super) fn index(&mut self, source: &BodySource, item: u32, id: FunctionId) {
-        let Self { names, blocks, .. } = self;
+    fn index(&mut self, source: &BodySource, item: u32, id: FunctionId) {
+        let Self { names, blocks, older, .. } = self;
         let (name, dylib) = (source.function(item), source.dylib());
         let hash_of = |id: &FunctionId| source_of(blocks, *id).map_or(0, |(source, item)| hash(source.function(item)));
         let is_it = |other: &FunctionId| {
@@ -201,8 +204,34 @@ impl Table {
                     .is_some_and(|(source, item)| source.function(item) == name && source.dylib() == dylib)
         };
         match names.entry(hash(name), is_it, hash_of) {
-            Entry::Occupied(mut older) => *older.get_mut() = id,
+            Entry::Occupied(mut newest) => _ = older.insert(id, std::mem::replace(newest.get_mut(), id)),
             Entry::Vacant(place) => _ = place.insert(id),
+        }
+    }
+
+    /// Takes `id`, which has this body, for a function of its name no more.
+    pub(super) fn forget(&mut self, body: &Body, id: FunctionId) {
+        let before = self.older.remove(&id);
+        let name = body.function();
+        if let Ok(mut newest) = self.names.find_entry(hash(name), |newest| *newest == id) {
+            match before {
+                Some(before) => *newest.get_mut() = before,
+                None => _ = newest.remove(),
+            }
+            return;
+        }
+        // Another one took its place.
+        let mut newer = self.find(name, body.source.dylib());
+        while let Some(other) = newer {
+            let next = self.older.get(&other).copied();
+            if next == Some(id) {
+                match before {
+                    Some(before) => self.older.insert(other, before),
+                    None => self.older.remove(&other),
+                };
+                return;
+            }
+            newer = next;
         }
     }
 

@@ -409,9 +409,7 @@ impl Drop for FunctionIds {
         for id in self.iter() {
             let Some(body) = table.record(id).and_then(Record::body) else { continue };
             let name = body.function().clone();
-            if let Ok(entry) = table.names.find_entry(hash(&name), |other| *other == id) {
-                entry.remove();
-            }
+            table.forget(&body, id);
             let Some((block, place)) = table.place_mut(id) else { continue };
             block.slots.store(place, block.unresolved(place).unwrap_or(failure));
             let record = &mut block.records[place];
@@ -484,5 +482,26 @@ mod tests {
         assert_ne!(slot(&third), given_back);
         drop(linked);
         drop(third);
+    }
+
+    #[test]
+    fn the_newest_function_of_a_name_is_the_newest_that_is_left() {
+        let jit = Jit::builder().build().unwrap();
+        let name = jit.session().intern("f");
+        let alias = Alias { name: name.clone(), aliasee: name.clone(), flags: SymbolFlags::FUNCTION };
+        let dylib = jit.main().downgrade();
+        let source = BodySource::ReExports { dylib: dylib.clone(), order: dylib.order(), functions: vec![alias] };
+        let source = Arc::new(source);
+        let table = FunctionTable::new(Arc::new(PageManager::new()), Architecture::host().unwrap(), false, None, None);
+        let table = Arc::new(table);
+        // In each order, what is removed is no longer found, and what was before is.
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut functions = [0; 3].map(|item| Some(table.enter(&source, &[item]).unwrap()));
+            for removed in order {
+                functions[removed] = None;
+                let newest = functions.iter().rev().flatten().next().and_then(|newest| newest.iter().next());
+                assert_eq!(table.find(&name, &dylib).map(|(id, _)| id), newest, "{order:?}");
+            }
+        }
     }
 }

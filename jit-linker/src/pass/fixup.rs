@@ -225,8 +225,13 @@ impl Placement {
         }
     }
 
-    /// Copies the content and applies everything. Edges go as they are applied, unless they are kept.
-    pub(crate) fn write(&mut self, keep_edges: bool) -> Result<(), LinkError> {
+    /// Copies the content and applies everything. Edges go as they are applied, unless they are kept. What can't be applied
+    /// ends the rest of its block, and everything if `failed` says so.
+    pub(crate) fn write(
+        &mut self,
+        keep_edges: bool,
+        mut failed: impl FnMut(BlockId, LinkError) -> Result<(), LinkError>,
+    ) -> Result<(), LinkError> {
         self.shared_tls = self.shared_tls();
         let mut edges = std::mem::take(&mut self.graph.edges);
         debug_assert!(edges.is_sorted_by_key(|edge| edge.block), "edges are in the order of their blocks");
@@ -242,8 +247,9 @@ impl Placement {
                 if !windows.open(&mut self.allocation, &self.graph, index) {
                     self.copy_content(index);
                 }
-                let result = self.apply_all(block, &edges[start..end], is_whole);
-                result.map_err(|(edge, source)| LinkError::fixup(&self.graph, &edge, source))?;
+                if let Err((edge, source)) = self.apply_all(block, &edges[start..end], is_whole) {
+                    failed(block, LinkError::fixup(&self.graph, &edge, source))?;
+                }
             }
             end = start;
             if !keep_edges && edges.capacity() - end > SPARE_EDGES {
