@@ -242,8 +242,10 @@ impl Placement {
                 if !windows.open(&mut self.allocation, &self.graph, index) {
                     self.copy_content(index);
                 }
-                let result = self.apply_all(block, &edges[start..end], is_whole);
-                result.map_err(|(edge, source)| LinkError::fixup(&self.graph, &edge, source))?;
+                if count > 0 {
+                    let result = self.apply_all(block, &edges[start..end], is_whole);
+                    result.map_err(|(edge, source)| LinkError::fixup(&self.graph, &edge, source))?;
+                }
             }
             end = start;
             if !keep_edges && edges.capacity() - end > SPARE_EDGES {
