@@ -4,8 +4,8 @@
 /// A record, with where it is in the section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) start: usize,
-    pub(crate) size: usize,
+    pub(crate) start: u32,
+    pub(crate) size: u32,
     pub(crate) kind: RecordKind,
 }
 
@@ -16,7 +16,7 @@ pub(crate) enum RecordKind {
     /// How to unwind one function.
     Fde {
         /// Where the CIE is that it refers to.
-        cie: usize,
+        cie: u32,
     },
 }
 
@@ -26,7 +26,7 @@ pub(crate) const CIE_POINTER: u32 = 4;
 /// Where an FDE has the address of its function.
 pub(crate) const FUNCTION: u32 = 8;
 
-/// The records of a section, without the zeros that end it.
+/// The records of a section of less than 4 GiB, without the zeros that end it.
 ///
 /// # Errors
 ///
@@ -56,12 +56,13 @@ pub(crate) fn records(bytes: &[u8]) -> Result<Vec<Record>, String> {
         let distance = word(CIE_POINTER as usize).ok_or_else(beyond)? as usize;
         let kind = match (start + CIE_POINTER as usize).checked_sub(distance) {
             _ if distance == 0 => RecordKind::Cie,
-            Some(cie) => RecordKind::Fde { cie },
+            Some(cie) => RecordKind::Fde { cie: cie as u32 },
             None => return Err(format!("the record at {start:#x} of .eh_frame has its CIE before the section")),
         };
-        records.push(Record { start, size, kind });
+        records.push(Record { start: start as u32, size: size as u32, kind });
         start += size;
     }
+    records.shrink_to_fit();
     Ok(records)
 }
 

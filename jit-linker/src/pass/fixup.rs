@@ -247,7 +247,9 @@ impl Placement {
                 if !windows.open(&mut self.allocation, &self.graph, index) {
                     self.copy_content(index);
                 }
-                if let Err((edge, source)) = self.apply_all(block, &edges[start..end], is_whole) {
+                if count > 0
+                    && let Err((edge, source)) = self.apply_all(block, &edges[start..end], is_whole)
+                {
                     failed(block, LinkError::fixup(&self.graph, &edge, source))?;
                 }
             }

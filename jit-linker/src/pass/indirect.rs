@@ -92,7 +92,7 @@ impl Indirection {
         let mut this = Self { islands: Islands::new(graph, order), needs_got, ..Self::default() };
         for edge in &graph.edges {
             // Nearly all need nothing.
-            if is_plain(edge.kind) || !graph.blocks[edge.block.index()].live {
+            if is_plain(edge.kind) || is_local_branch(graph, edge) || !graph.blocks[edge.block.index()].live {
                 continue;
             }
             this.visit(graph, edge);
@@ -204,6 +204,13 @@ impl Indirection {
 #[inline]
 fn is_plain(kind: EdgeKind) -> bool {
     kind.referent() == Referent::Symbol && !is_from_got(kind)
+}
+
+/// Whether an edge is a branch of x86-64 to the graph's own code, which is in reach.
+#[inline]
+fn is_local_branch(graph: &LinkGraph, edge: &Edge) -> bool {
+    matches!(edge.kind, EdgeKind::X86_64(x86_64::EdgeKind::Branch32 | x86_64::EdgeKind::Plt32))
+        && graph.symbols[edge.target.index()].is_defined_here()
 }
 
 #[inline]

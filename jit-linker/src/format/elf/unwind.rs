@@ -28,11 +28,11 @@ impl<'data> Reader<'data> {
         let records = eh_frame::records(bytes).map_err(|what| self.malformed(what))?;
         let relocations = sorted(relocations);
         let mut relocations = relocations.iter().peekable();
-        let mut cies: FxHashMap<usize, SymbolId> = FxHashMap::default();
+        let mut cies: FxHashMap<u32, SymbolId> = FxHashMap::default();
         self.graph.blocks.reserve(records.len());
         for record in records {
-            let content = Content::Object { start: base + record.start as u32 };
-            let block = self.graph.add_section_block(section, content, record.size as u64, 1);
+            let content = Content::Object { start: base + record.start };
+            let block = self.graph.add_section_block(section, content, record.size.into(), 1);
             let block = block.map_err(|source| self.graph_error(source))?;
             match record.kind {
                 RecordKind::Cie => {
@@ -49,9 +49,9 @@ impl<'data> Reader<'data> {
                     self.graph.edges.push(Edge { block, offset: CIE_POINTER, kind, target, addend: 0 });
                 }
             }
-            let end = (record.start + record.size) as u64;
+            let end = u64::from(record.start) + u64::from(record.size);
             while let Some(relocation) = relocations.next_if(|next| next.r_offset.get(LittleEndian) < end) {
-                let Some(edge) = self.edge_at(index, block, relocation, record.start as u64)? else { continue };
+                let Some(edge) = self.edge_at(index, block, relocation, record.start.into())? else { continue };
                 if edge.offset < CIE_POINTER + 4 {
                     return Err(
                         self.malformed(format!("a relocation changes the record at {:#x} of .eh_frame", record.start))

@@ -30,8 +30,17 @@ const NEAR: usize = 4;
 struct Atom {
     offset: u32,
     block: BlockId,
-    /// A symbol at the block's start that nobody else sees.
-    anchor: Option<SymbolId>,
+    /// The index of a symbol at the block's start that nobody else sees, or [`Atom::NO_ANCHOR`]: there are many atoms.
+    anchor: u32,
+}
+
+impl Atom {
+    /// More than a table of symbols can hold.
+    const NO_ANCHOR: u32 = u32::MAX;
+
+    const fn new(offset: u32, block: BlockId) -> Self {
+        Self { offset, block, anchor: Self::NO_ANCHOR }
+    }
 }
 
 impl Atoms {
@@ -61,6 +70,11 @@ impl Atoms {
         self.list.iter().map(|atom| atom.block)
     }
 
+    /// Has a symbol at the start of the atom that was found last stand for it, where only the place is known.
+    pub(super) fn set_anchor(&mut self, symbol: SymbolId) {
+        self.list[self.last.get()].anchor = symbol.0;
+    }
+
     /// The block that a byte of the section is in, and the byte's offset there.
     pub(super) fn find(&self, offset: u64) -> (BlockId, u64) {
         let atom = &self.list[self.at(offset)];
@@ -83,7 +97,6 @@ impl<'data> Reader<'data> {
         let literals = if place.is_literal { cuts.len().min(place.size as usize / 4) } else { 0 };
         let mut merger = literal::Merger::with_capacity(literals);
         let mut list = Vec::with_capacity(cuts.len());
-        self.graph.blocks.reserve(if place.is_literal { literals } else { cuts.len() });
         let ends = cuts.iter().skip(1).copied().chain([place.size]);
         for (offset, end) in cuts.iter().copied().zip(ends) {
             let size = end - offset;
@@ -95,7 +108,7 @@ impl<'data> Reader<'data> {
                 add(&mut self.graph)
             };
             let block = block.map_err(|source| self.graph_error(source))?;
-            list.push(Atom { offset, block, anchor: None });
+            list.push(Atom::new(offset, block));
         }
         Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list, last: Cell::new(0) })
     }
@@ -107,12 +120,11 @@ impl<'data> Reader<'data> {
         let place = &Place { align: 1, ..*place };
         let mut list = Vec::with_capacity(records.len().max(1));
         self.graph.blocks.reserve(records.len());
-        // A record is within its section, whose size fits.
-        let extents = records.iter().map(|record| (record.start as u32, record.size as u32));
+        let extents = records.iter().map(|record| (record.start, record.size));
         for (offset, size) in extents.chain(records.is_empty().then_some((0, 0))) {
             let block = add_atom(&mut self.graph, place, section, offset, size);
             let block = block.map_err(|source| self.graph_error(source))?;
-            list.push(Atom { offset, block, anchor: None });
+            list.push(Atom::new(offset, block));
         }
         self.records.get_or_insert(records);
         Ok(Atoms { address: place.address, size: place.size.into(), start: place.start, list, last: Cell::new(0) })
@@ -134,12 +146,12 @@ impl<'data> Reader<'data> {
         let index = atoms.at(offset.max(0).cast_unsigned());
         let Atom { offset: start, block, anchor } = atoms.list[index];
         let symbol = match anchor {
-            Some(symbol) => symbol,
-            None => {
+            Atom::NO_ANCHOR => {
                 let symbol = self.graph.add_symbol(Symbol::new(None, Definition::Block { block, offset: 0 }, 0));
-                atoms.list[index].anchor = Some(symbol);
+                atoms.list[index].anchor = symbol.0;
                 symbol
             }
+            anchor => SymbolId(anchor),
         };
         Ok((symbol, offset.wrapping_sub(start.into())))
     }

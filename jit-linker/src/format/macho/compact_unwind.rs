@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::Reader;
 use super::section::full_name;
-use super::unwind::{Described, Kinds};
+use super::unwind::Kinds;
 use crate::arch::Architecture;
 use crate::format::eh_frame::{CIE_POINTER, FUNCTION};
 use crate::format::{ParseError, Parsed};
@@ -31,17 +31,22 @@ struct Frame {
 
 /// A pointer of an entry.
 #[derive(Clone, Copy, Debug)]
-struct Pointer {
-    /// Its offset in the section.
-    at: usize,
-    relocation: RelocationInfo,
+struct Pointer<'data> {
+    relocation: &'data Relocation<LittleEndian>,
     /// What the object has there.
     value: u64,
 }
 
+impl Pointer<'_> {
+    /// Its offset in the section.
+    fn at(&self) -> usize {
+        self.relocation.r_word0.get(LittleEndian) as usize
+    }
+}
+
 impl<'data> Reader<'data> {
     /// Adds records for the functions that are not `described` by records of the object.
-    pub(super) fn add_compact_unwind(&mut self, described: &Described, edges: &mut Vec<Edge>) -> Parsed<()> {
+    pub(super) fn add_compact_unwind(&mut self, described: &[(BlockId, u32)], edges: &mut Vec<Edge>) -> Parsed<()> {
         let is_compact = |header: &&Section64<LittleEndian>| {
             header.segment_name() == b"__LD" && header.name() == b"__compact_unwind"
         };
@@ -52,10 +57,12 @@ impl<'data> Reader<'data> {
         self.claim(bytes.len() as u64)?;
         let mut pointers = self.compact_pointers(header, bytes)?.into_iter().peekable();
         let mut cies = FxHashMap::default();
+        // Both tables have the functions in order, as a rule.
+        let mut next = 0;
         for (index, entry) in bytes.chunks_exact(ENTRY).enumerate() {
             let [mut function, mut personality, mut lsda] = [None; 3];
-            while let Some(pointer) = pointers.next_if(|pointer| pointer.at < (index + 1) * ENTRY) {
-                match pointer.at % ENTRY {
+            while let Some(pointer) = pointers.next_if(|pointer| pointer.at() < (index + 1) * ENTRY) {
+                match pointer.at() % ENTRY {
                     0 => function = Some(pointer),
                     PERSONALITY => personality = Some(pointer),
                     LSDA => lsda = Some(pointer),
@@ -70,7 +77,12 @@ impl<'data> Reader<'data> {
                 return Err(self.malformed(format!("entry {index} of __compact_unwind is about no function")));
             };
             let Some((block, offset)) = self.place_of(function)? else { continue };
-            if described.contains(&(block, offset)) {
+            let function_place = (block, offset);
+            if described.get(next) != Some(&function_place) {
+                next = described.partition_point(|place| *place < function_place);
+            }
+            if described.get(next) == Some(&function_place) {
+                next += 1;
                 continue;
             }
             let code = self.graph.bytes(self.graph.block(block)).and_then(|bytes| bytes.get(offset as usize..));
@@ -104,11 +116,12 @@ impl<'data> Reader<'data> {
     }
 
     /// The section's pointers, in order.
-    fn compact_pointers(&self, header: &'data Section64<LittleEndian>, bytes: &[u8]) -> Parsed<Vec<Pointer>> {
+    fn compact_pointers(&self, header: &'data Section64<LittleEndian>, bytes: &[u8]) -> Parsed<Vec<Pointer<'data>>> {
         self.claim_relocations(header)?;
         let relocations = header.relocations(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let mut pointers = Vec::with_capacity(relocations.len());
-        for relocation in relocations.iter().map(|relocation| relocation.info(LittleEndian)) {
+        for raw in relocations {
+            let relocation = raw.info(LittleEndian);
             let at = relocation.r_address as usize;
             let value = bytes.get(at..).and_then(|bytes| bytes.first_chunk()).map(|bytes| u64::from_le_bytes(*bytes));
             // Both architectures number pointers alike.
@@ -121,15 +134,15 @@ impl<'data> Reader<'data> {
                     relocation: relocation.r_type.into(),
                 }));
             };
-            pointers.push(Pointer { at, relocation, value });
+            pointers.push(Pointer { relocation: raw, value });
         }
-        pointers.sort_by_key(|pointer| pointer.at);
+        pointers.sort_by_key(Pointer::at);
         Ok(pointers)
     }
 
     /// Where in the graph a pointer leads, if that is in the object.
-    fn place_of(&mut self, pointer: Pointer) -> Parsed<Option<(BlockId, u32)>> {
-        let Pointer { relocation, value, .. } = pointer;
+    fn place_of(&mut self, pointer: Pointer<'_>) -> Parsed<Option<(BlockId, u32)>> {
+        let (relocation, value) = (pointer.relocation.info(LittleEndian), pointer.value);
         if relocation.r_extern {
             let symbol = self.extern_target(relocation)?;
             let Definition::Block { block, offset } = self.graph.symbol(symbol).definition else { return Ok(None) };
@@ -144,8 +157,8 @@ impl<'data> Reader<'data> {
         Ok(u32::try_from(offset).ok().map(|offset| (block, offset)))
     }
 
-    fn target_of(&mut self, pointer: Pointer) -> Parsed<(SymbolId, i64)> {
-        let Pointer { relocation, value, .. } = pointer;
+    fn target_of(&mut self, pointer: Pointer<'_>) -> Parsed<(SymbolId, i64)> {
+        let (relocation, value) = (pointer.relocation.info(LittleEndian), pointer.value);
         if relocation.r_extern {
             Ok((self.extern_target(relocation)?, value.cast_signed()))
         } else {

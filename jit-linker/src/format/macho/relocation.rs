@@ -142,11 +142,21 @@ impl<'data> Reader<'data> {
         relocations: &mut Ascending<'data>,
         edges: &mut Vec<Edge>,
     ) {
+        if self.graph.architecture() == Architecture::X86_64 {
+            // What is relative to its place is no part of another, and has none.
+            while let Some((relocation, rest)) = relocations.split()
+                && let Some(edge) = self.plain_x86_64(fields, relocation)
+            {
+                edges.push(edge);
+                relocations.rest = rest;
+            }
+            return;
+        }
         let mut ahead = relocations.clone();
         loop {
             let rest = ahead.rest;
             if let Some((None, relocation)) = ahead.next()
-                && let Some(edge) = self.plain_edge(fields, relocation)
+                && let Some(edge) = self.plain_aarch64(fields, relocation)
             {
                 edges.push(edge);
             } else {
@@ -159,38 +169,48 @@ impl<'data> Reader<'data> {
     /// The edge of what nearly all relocations of code are: an instruction's field of 32 bits. The others, and what may be
     /// wrong with any, are left to those below.
     #[inline]
-    fn plain_edge(&mut self, fields: &mut Fields<'data>, relocation: &Relocation<LittleEndian>) -> Option<Edge> {
-        let relocation = relocation.info(LittleEndian);
-        let offset = relocation.r_address;
+    fn plain_x86_64(&mut self, fields: &mut Fields<'data>, relocation: &Relocation<LittleEndian>) -> Option<Edge> {
+        let (kind, behind, is_extern) = x86_64::plain_meaning(relocation)?;
+        let offset = relocation.r_word0.get(LittleEndian);
         let bytes: &[u8; 4] = fields.bytes.get(offset as usize..)?.first_chunk()?;
-        if relocation.r_length != 2 {
-            return None;
-        }
+        let value = i64::from(i32::from_le_bytes(*bytes));
+        let (target, addend) = if is_extern {
+            (self.known(relocation)?, value - 4)
+        } else {
+            let address = fields.address.wrapping_add(offset.into()).wrapping_add_signed(value + behind + 4);
+            let (target, addend) = self.target_at(relocation.info(LittleEndian), address).ok()?;
+            (target, addend.wrapping_sub(behind + 4))
+        };
         let (block, start) = fields.place(self, offset);
-        let edge = |kind, target, addend| Some(Edge { block, offset: offset - start, kind, target, addend });
-        let known = |this: &Self| this.symbol_ids.get(relocation.r_symbolnum as usize).copied().flatten();
-        match (self.graph.architecture(), relocation.r_type) {
-            (Architecture::X86_64, X86_64_RELOC_TLV) => None,
-            (Architecture::X86_64, _) if relocation.r_pcrel => {
-                let (kind, behind) = x86_64::meaning(&relocation)?;
-                let (kind, value) = (EdgeKind::X86_64(kind), i64::from(i32::from_le_bytes(*bytes)));
-                if relocation.r_extern {
-                    return edge(kind, known(self)?, value - 4);
-                }
-                let address = fields.address.wrapping_add(offset.into()).wrapping_add_signed(value + behind + 4);
-                let (target, addend) = self.target_at(relocation, address).ok()?;
-                edge(kind, target, addend.wrapping_sub(behind + 4))
-            }
-            (
-                Architecture::Aarch64,
-                ARM64_RELOC_BRANCH26
+        Some(Edge { block, offset: offset - start, kind: EdgeKind::X86_64(kind), target, addend })
+    }
+
+    #[inline]
+    fn plain_aarch64(&mut self, fields: &mut Fields<'data>, relocation: &Relocation<LittleEndian>) -> Option<Edge> {
+        let info = relocation.info(LittleEndian);
+        let offset = info.r_address;
+        let bytes: &[u8; 4] = fields.bytes.get(offset as usize..)?.first_chunk()?;
+        let is_plain = matches!(
+            info.r_type,
+            ARM64_RELOC_BRANCH26
                 | ARM64_RELOC_PAGE21
                 | ARM64_RELOC_PAGEOFF12
                 | ARM64_RELOC_GOT_LOAD_PAGE21
-                | ARM64_RELOC_GOT_LOAD_PAGEOFF12,
-            ) if relocation.r_extern => edge(EdgeKind::Aarch64(aarch64::meaning(&relocation, bytes)?), known(self)?, 0),
-            _ => None,
+                | ARM64_RELOC_GOT_LOAD_PAGEOFF12
+        );
+        if !is_plain || !info.r_extern || info.r_length != 2 {
+            return None;
         }
+        let (kind, target) = (EdgeKind::Aarch64(aarch64::meaning(&info, bytes)?), self.known(relocation)?);
+        let (block, start) = fields.place(self, offset);
+        Some(Edge { block, offset: offset - start, kind, target, addend: 0 })
+    }
+
+    /// The symbol that a relocation names, if the graph has it already.
+    #[inline]
+    fn known(&self, relocation: &Relocation<LittleEndian>) -> Option<SymbolId> {
+        let number = relocation.r_word1.get(LittleEndian) & 0x00ff_ffff;
+        self.symbol_ids.get(number as usize).copied().flatten()
     }
 
     /// A relocation and the part of it that comes before: a subtrahend, or an addend.
@@ -497,6 +517,12 @@ impl<'data> Ascending<'data> {
         let address = |relocation: &Relocation<LittleEndian>| relocation.r_word0.get(LittleEndian);
         let is_descending = rest.first().map(address) > rest.last().map(address);
         Self { rest, is_descending, architecture }
+    }
+
+    /// The next one without its part, and those that come after.
+    #[inline]
+    fn split(&self) -> Option<(&'data Relocation<LittleEndian>, &'data [Relocation<LittleEndian>])> {
+        if self.is_descending { self.rest.split_last() } else { self.rest.split_first() }
     }
 
     fn is_part(&self, relocation: &Relocation<LittleEndian>) -> bool {

@@ -32,6 +32,9 @@ pub(super) struct Place {
     pub(super) is_literal: bool,
 }
 
+/// A section and where it is taken apart.
+type Part = (Place, Vec<u32>);
+
 impl Place {
     /// The alignment of a literal: what the place that the compiler gave it has.
     pub(super) fn align_at(&self, offset: u32) -> u64 {
@@ -41,13 +44,14 @@ impl Place {
 
 impl<'data> Reader<'data> {
     pub(super) fn add_sections(&mut self) -> Parsed<()> {
-        let mut cuts = self.symbol_cuts();
+        let order = self.order();
+        let mut parts = self.parts(&order)?;
         let mut known = FxHashMap::default();
         self.atoms.resize_with(self.sections.len(), || None);
-        for index in self.order() {
-            let (header, cuts) = (self.sections[index], std::mem::take(&mut cuts[index]));
-            let atoms = if is_loaded(header) {
-                Some(self.add_section(header, cuts, &mut known)?)
+        for index in order {
+            let header = self.sections[index];
+            let atoms = if let Some((place, cuts)) = parts[index].take() {
+                Some(self.add_section(header, &place, &cuts, &mut known)?)
             } else if self.options.all_sections && is_note(header) {
                 self.add_note(header)?
             } else {
@@ -56,6 +60,28 @@ impl<'data> Reader<'data> {
             self.atoms[index] = atoms;
         }
         Ok(())
+    }
+
+    /// By section that is in memory: where it is, and where it is taken apart. Makes room for the blocks of all, at once:
+    /// a table that grows leaves its former places unused.
+    fn parts(&mut self, order: &[usize]) -> Parsed<Vec<Option<Part>>> {
+        let mut cuts = self.symbol_cuts();
+        let mut parts: Vec<_> = self.sections.iter().map(|_| None).collect();
+        let mut blocks = 0;
+        for index in order.iter().copied().filter(|index| is_loaded(self.sections[*index])) {
+            let header = self.sections[index];
+            let place = self.place(header)?;
+            let cuts = match role(header) {
+                SectionRole::EhFrame => Vec::new(),
+                _ => self.cuts(header, &place, std::mem::take(&mut cuts[index]))?,
+            };
+            // A record is seldom shorter than that.
+            let records = if cuts.is_empty() && place.start.is_some() { place.size as usize / 32 } else { 0 };
+            blocks += cuts.len() + records;
+            parts[index] = Some((place, cuts));
+        }
+        self.graph.blocks.reserve_exact(blocks);
+        Ok(parts)
     }
 
     /// The order in which sections are placed: the object's, unless somebody asks for the bounds of a segment, whose
@@ -76,12 +102,12 @@ impl<'data> Reader<'data> {
     fn add_section(
         &mut self,
         header: &'data Section64<LittleEndian>,
-        cuts: Vec<u32>,
+        place: &Place,
+        cuts: &[u32],
         known: &mut FxHashMap<Key<'data>, SectionId>,
     ) -> Parsed<Atoms> {
         let kind = self.segment_kind(header)?;
         let role = role(header);
-        let place = self.place(header)?;
         let key = match role {
             SectionRole::ThreadLocal | SectionRole::EhFrame => Key::Role(role),
             _ => Key::Name(header.segment_name(), header.name(), kind),
@@ -91,10 +117,9 @@ impl<'data> Reader<'data> {
             .entry(key)
             .or_insert_with(|| self.graph.add_section(Section { role, kind, align_log2: 0, label, start: 0, end: 0 }));
         if role == SectionRole::EhFrame {
-            return self.add_records(&place, section);
+            return self.add_records(place, section);
         }
-        let cuts = self.cuts(header, &place, cuts)?;
-        let atoms = self.add_atoms(&place, section, &cuts)?;
+        let atoms = self.add_atoms(place, section, cuts)?;
         if header.flags(LittleEndian) & S_ATTR_NO_DEAD_STRIP != 0 {
             atoms.blocks().for_each(|block| self.graph.keep(block));
         }

@@ -14,9 +14,13 @@ impl<'data> Reader<'data> {
     /// Adds what the object defines.
     pub(super) fn add_symbols(&mut self) -> Parsed<()> {
         self.symbol_ids = vec![None; self.symbols.len()];
-        // What is referred to by its address alone has a symbol for it: literals, and the functions of records.
-        let unnamed = self.graph.blocks.iter().filter(|block| block.kind != SegmentKind::Code).count();
-        self.graph.symbols.reserve_exact(self.symbols.len() + unnamed);
+        // What is referred to by its address alone has a symbol for it, unless it has one of its own: literals, and the
+        // functions of records.
+        let is_local = |symbol: &&Nlist64<LittleEndian>| symbol.is_definition() && symbol.n_type() & N_EXT == 0;
+        let own = self.symbols.iter().filter(is_local).count() + self.records.as_ref().map_or(0, Vec::len);
+        // A few of them are at one place, and a few records are of no function.
+        let own = own - own / 16;
+        self.graph.symbols.reserve_exact(self.symbols.len() + self.graph.blocks.len().saturating_sub(own));
         let mut indirect = Vec::new();
         for index in 0..self.symbols.len() {
             let index = SymbolIndex(index);
@@ -32,9 +36,24 @@ impl<'data> Reader<'data> {
                 let id = self.add(index, raw, definition)?;
                 self.graph.symbols[id.index()].address = address;
                 self.symbol_ids[index.0] = Some(id);
+                self.set_anchor(raw, id);
             }
         }
         self.add_indirect_symbols(&indirect)
+    }
+
+    /// Has a symbol that was just added stand for its atom, if it is at the start and nobody else sees it.
+    fn set_anchor(&mut self, raw: &Nlist64<LittleEndian>, id: SymbolId) {
+        let Symbol { name: None, kind: SymbolKind::Function | SymbolKind::Data, definition, .. } =
+            self.graph.symbols[id.index()]
+        else {
+            return;
+        };
+        if let Definition::Block { offset: 0, .. } = definition
+            && let Some(Some(atoms)) = self.atoms.get_mut(usize::from(raw.n_sect()).wrapping_sub(1))
+        {
+            atoms.set_anchor(id);
+        }
     }
 
     /// The graph's symbol that a relocation refers to.

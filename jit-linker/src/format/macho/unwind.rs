@@ -3,7 +3,7 @@
 
 use object::LittleEndian;
 use object::read::macho::Section as _;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::Reader;
 use super::section::is_eh_frame;
@@ -12,8 +12,8 @@ use crate::format::eh_frame::{CIE_POINTER, FUNCTION, Record, RecordKind};
 use crate::format::{ParseError, Parsed};
 use crate::graph::{BlockId, Definition, Edge, EdgeKind, SymbolId};
 
-/// The functions that records describe: their blocks, and the offsets there.
-pub(super) type Described = FxHashSet<(BlockId, u32)>;
+/// The functions that records describe, in order: their blocks, and the offsets there.
+pub(super) type Described = Vec<(BlockId, u32)>;
 
 /// The edges that records have by relocations, in order: their places, and where they are in the list of all.
 type Known = Vec<((BlockId, u32), usize)>;
@@ -73,7 +73,7 @@ impl Kinds {
 impl<'data> Reader<'data> {
     /// Adds the edges that no relocation tells of, and attaches records to their functions.
     pub(super) fn add_unwind_edges(&mut self, edges: &mut Vec<Edge>) -> Parsed<Described> {
-        let mut described = Described::default();
+        let mut described = Described::new();
         let Some(section) = self.sections.iter().position(|header| is_eh_frame(header)) else { return Ok(described) };
         let Some(atoms) = &self.atoms[section] else { return Ok(described) };
         let bytes = self.sections[section].data(LittleEndian, self.data).unwrap_or_default();
@@ -82,12 +82,13 @@ impl<'data> Reader<'data> {
         known.sort_unstable();
         let mut cies = FxHashMap::default();
         let (address, blocks): (_, Vec<_>) = (atoms.address, atoms.blocks().collect());
+        self.graph.attached.reserve(blocks.len());
         described.reserve(blocks.len());
         // Each record is an atom.
         let records = self.records.take().unwrap_or_default();
         for (record, block) in records.iter().zip(blocks) {
-            let bytes = &bytes[record.start..record.start + record.size];
-            let content = Content { block, address: address + record.start as u64, bytes };
+            let bytes = &bytes[record.start as usize..][..record.size as usize];
+            let content = Content { block, address: address + u64::from(record.start), bytes };
             if [CIE_POINTER, 0].iter().any(|offset| known_at(&known, content.block, *offset).is_some()) {
                 return Err(
                     self.malformed(format!("a relocation changes the record at {:#x} of .eh_frame", record.start))
@@ -107,6 +108,9 @@ impl<'data> Reader<'data> {
                     described.extend(function);
                 }
             }
+        }
+        if !described.is_sorted() {
+            described.sort_unstable();
         }
         Ok(described)
     }

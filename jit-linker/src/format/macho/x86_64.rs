@@ -1,5 +1,6 @@
 //! The relocations of x86-64, after `<mach-o/x86_64/reloc.h>`.
 
+use object::LittleEndian;
 use object::macho::*;
 
 use super::relocation::DifferenceKinds;
@@ -21,6 +22,30 @@ pub(super) fn meaning(relocation: &RelocationInfo) -> Option<(EdgeKind, i64)> {
         (X86_64_RELOC_GOT, 2, true, true) => (EdgeKind::GotDelta32, 0),
         // The symbol of a thread-local variable is its descriptor, whose address is taken.
         (X86_64_RELOC_GOT_LOAD | X86_64_RELOC_TLV, 2, true, true) => (EdgeKind::GotLoad32, 0),
+        _ => return None,
+    })
+}
+
+/// As [`meaning`], with whether a symbol is named, of those that nearly all relocations of code are: an instruction's
+/// field of 32 bits, relative to its place. All but what they name is one byte.
+#[inline]
+pub(super) fn plain_meaning(relocation: &Relocation<LittleEndian>) -> Option<(EdgeKind, i64, bool)> {
+    const RELATIVE: u32 = 1;
+    const BITS_32: u32 = 2 << 1;
+    const EXTERN: u32 = 1 << 3;
+    let shape = relocation.r_word1.get(LittleEndian) >> 24;
+    if shape & 0b111 != RELATIVE | BITS_32 {
+        return None;
+    }
+    let is_extern = shape & EXTERN != 0;
+    Some(match (shape >> 4) as u8 {
+        X86_64_RELOC_SIGNED => (EdgeKind::Delta32, 0, is_extern),
+        X86_64_RELOC_SIGNED_1 => (EdgeKind::Delta32, 1, is_extern),
+        X86_64_RELOC_SIGNED_2 => (EdgeKind::Delta32, 2, is_extern),
+        X86_64_RELOC_SIGNED_4 => (EdgeKind::Delta32, 4, is_extern),
+        X86_64_RELOC_BRANCH => (EdgeKind::Plt32, 0, is_extern),
+        X86_64_RELOC_GOT if is_extern => (EdgeKind::GotDelta32, 0, true),
+        X86_64_RELOC_GOT_LOAD if is_extern => (EdgeKind::GotLoad32, 0, true),
         _ => return None,
     })
 }
