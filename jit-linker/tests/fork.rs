@@ -26,13 +26,13 @@ mod linux {
     use jit_linker::LinkGraph;
     use jit_linker::arch::Architecture;
     use jit_linker::link::prepare;
-    use jit_linker::memory::{Allocation, MemoryManager, SegmentKind, SlabManager, SlotBlock};
+    use jit_linker::memory::{Allocation, FinalizedAllocation, MemoryManager, SegmentKind, SlabManager, SlotBlock};
 
     use crate::forked::{Child, Peer, wait_for};
-    use crate::machine_code::{address, call, code, link};
+    use crate::machine_code::{address, call, code, link, returning};
 
     pub(crate) fn run() {
-        let tests: [(&str, fn()); 14] = [
+        let tests: [(&str, fn()); 16] = [
             ("each_runs_its_own_code", each_runs_its_own_code),
             ("a_child_of_a_child_runs_its_own_code", a_child_of_a_child_runs_its_own_code),
             (
@@ -45,6 +45,8 @@ mod linux {
             ("code_made_after_the_fork_is_nobody_elses", code_made_after_the_fork_is_nobody_elses),
             ("what_is_written_at_once_is_nobody_elses", what_is_written_at_once_is_nobody_elses),
             ("a_limit_on_files_ends_no_process", a_limit_on_files_ends_no_process),
+            ("large_code_is_each_ones_own", large_code_is_each_ones_own),
+            ("who_may_not_run_what_it_wrote_links_large_code", who_may_not_run_what_it_wrote_links_large_code),
             ("slots_and_data_are_independent", slots_and_data_are_independent),
             ("an_open_allocation_stays_with_the_parent", an_open_allocation_stays_with_the_parent),
             (
@@ -264,6 +266,60 @@ mod linux {
             assert!(first() && second());
             let error = Allocation::new(&self::manager(), &code(16)).expect_err("a file may not be so large");
             assert!(error.to_string().starts_with("cannot size a memory file: "), "{error}");
+        })
+        .succeeds();
+    }
+
+    /// A function among so much else that it has pages of its own.
+    fn link_large(manager: &Arc<dyn MemoryManager>, value: u16) -> FinalizedAllocation {
+        let bytes = returning(value);
+        let mut allocation = Allocation::new(manager, &code(5 << 20)).expect("memory");
+        allocation.working(SegmentKind::Code)[..bytes.len()].copy_from_slice(&bytes);
+        allocation.finalize().expect("it can be published")
+    }
+
+    fn large_code_is_each_ones_own() {
+        let manager = manager();
+        let (kept, small) = (link_large(&manager, 1), link(&manager, 2));
+        let mut given = Some(link_large(&manager, 3));
+        let open = Allocation::new(&manager, &code(3 << 20)).expect("memory");
+        let mut open = Some(open);
+        let place = given.as_ref().map(address);
+        let mut child = Child::new(|parent| {
+            given = None;
+            open = None;
+            let mine = link_large(&manager, 4);
+            assert_eq!(Some(address(&mine)), place);
+            parent.go_on();
+            parent.wait();
+            assert_eq!((call(&kept), call(&small), call(&mine), call(&link(&manager, 5))), (1, 2, 4, 5));
+        });
+        child.peer.wait();
+        assert_eq!(given.as_ref().map(call), Some(3));
+        given = None;
+        let mine = link_large(&manager, 6);
+        assert_eq!(Some(address(&mine)), place, "the child has its own");
+        open.take().expect("the parent's").finalize().expect("it can be published");
+        child.peer.go_on();
+        child.succeeds();
+        assert_eq!((call(&kept), call(&small), call(&mine)), (1, 2, 6));
+        drop(given);
+    }
+
+    fn who_may_not_run_what_it_wrote_links_large_code() {
+        Child::new(|_| {
+            let manager = manager();
+            let before = link_large(&manager, 1);
+            // SAFETY: takes numbers, and concerns this process alone.
+            let refused = unsafe { libc::prctl(libc::PR_SET_MDWE, libc::PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) };
+            if refused != 0 {
+                assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL), "Linux before 6.3");
+                return;
+            }
+            let after = link_large(&manager, 2);
+            assert_eq!((call(&before), call(&after)), (1, 2));
+            drop((before, after));
+            assert_eq!(manager.statistics().bytes, [0; 3]);
         })
         .succeeds();
     }

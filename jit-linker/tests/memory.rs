@@ -249,12 +249,11 @@ const POINTER: EdgeKind = if cfg!(target_arch = "aarch64") {
 
 /// A graph of blocks of many sizes and alignments, some of zeros, of each kind: with the content of each, and a symbol there.
 /// Those with room for it end with their own address.
-fn large_graph(seed: usize) -> (LinkGraph, Vec<(SymbolId, Vec<u8>)>) {
-    const LARGEST: usize = 600_000;
+fn large_graph(seed: usize, largest: usize) -> (LinkGraph, Vec<(SymbolId, Vec<u8>)>) {
     let mut graph = LinkGraph::new("large", Architecture::host().expect("tests run"));
     let blocks = (0..900).map(|index| {
         let kind = SegmentKind::ALL[index % 3];
-        let size = if index / 3 == 150 { LARGEST } else { index * 37 % 5000 };
+        let size = if index / 3 == 150 { largest } else { index * 37 % 5000 };
         let align = 1 << (index % 7);
         let is_zero = index % 10 == 0;
         let fill = |offset| if is_zero { 0 } else { (seed + index + offset * 7) as u8 };
@@ -275,8 +274,8 @@ fn large_graph(seed: usize) -> (LinkGraph, Vec<(SymbolId, Vec<u8>)>) {
 
 fn large_graphs_are_written_whole(manager: &Manager) {
     // The second one where the first was.
-    for seed in [1, 100] {
-        let (graph, blocks) = large_graph(seed);
+    for (seed, largest) in [(1, 600_000), (100, 600_000), (2, 5_000_000), (200, 5_000_000)] {
+        let (graph, blocks) = large_graph(seed, largest);
         let allocated = prepare(graph).and_then(|prepared| prepared.allocate(manager)).expect("there is memory");
         let expected: Vec<_> = blocks.iter().map(|(symbol, bytes)| (allocated.address(*symbol), bytes)).collect();
         let fixed = allocated.fix_up().and_then(|fixed| fixed.finalize()).expect("it can be linked");
@@ -494,5 +493,95 @@ mod slab {
         let large = finalize(&manager, &request(0, 0, 100 * MIB));
         assert_eq!(manager.statistics().mappings, before + 1);
         assert_eq!(resident(large.range(SegmentKind::Data)), 0, "zeros need no memory");
+    }
+
+    /// Code of `size` bytes that returns `value`, and constants as large.
+    fn link_large(manager: &Manager, size: usize, value: u16) -> FinalizedAllocation {
+        let mut allocation = Allocation::new(manager, &request(size, size, 0)).expect("memory");
+        for kind in [SegmentKind::Code, SegmentKind::ReadOnly] {
+            let bytes = allocation.working(kind);
+            bytes.fill(value as u8);
+            let function = machine_code::returning(value);
+            bytes[..function.len()].copy_from_slice(&function);
+        }
+        allocation.finalize().expect("it can be published")
+    }
+
+    #[test]
+    fn large_code_is_written_where_it_runs() {
+        let manager = slab_manager();
+        let _small = link(&manager, 1);
+        let before = manager.statistics();
+        let raw = manager.allocate(&request(5 * MIB + 100, 3 * MIB, 8)).expect("memory");
+        assert!(raw.iter().all(|segment| segment.working.as_ptr().addr() as u64 == segment.address));
+        let protections = || raw.map(|segment| protection(segment.address));
+        assert_eq!(protections(), ["rw-"; 3]);
+        // SAFETY: from `allocate`, finalized and given back once.
+        unsafe {
+            manager.finalize(&raw).expect("it can be published");
+            assert_eq!(protections(), ["r-x", "r--", "rw-"]);
+            manager.deallocate(&raw);
+        }
+        assert_eq!([protection(raw[0].address), protection(raw[1].address)], ["---"; 2]);
+        assert_eq!((manager.statistics().bytes, manager.statistics().allocations), (before.bytes, before.allocations));
+        // That of data stays.
+        assert_eq!(manager.statistics().mappings, before.mappings + 1);
+    }
+
+    #[test]
+    fn large_segments_come_and_go() {
+        let manager = slab_manager();
+        let range = manager.range().expect("it has one");
+        let kept = link_large(&manager, 3 * MIB, 7);
+        let mut shape = None;
+        for value in 0..100 {
+            let linked = link_large(&manager, 5 * MIB + 4096 * usize::from(value % 2), value);
+            assert_eq!(call(&linked), u32::from(value));
+            assert!(
+                SegmentKind::ALL
+                    .map(|kind| linked.range(kind))
+                    .iter()
+                    .all(|it| range.start <= it.start && it.end <= range.end)
+            );
+            let constants = bytes_at(linked.range(SegmentKind::ReadOnly));
+            assert!(constants[8..].iter().all(|&byte| byte == value as u8));
+            drop(linked);
+            let now = (manager.statistics(), resident(range.clone()));
+            assert_eq!(*shape.get_or_insert(now), now);
+        }
+        assert_eq!(call(&kept), 7);
+    }
+
+    #[test]
+    fn of_large_segments_no_more_is_there_than_was_asked_for() {
+        let manager = slab_manager();
+        let linked = link_large(&manager, 5 * MIB + 100, 3);
+        for kind in [SegmentKind::Code, SegmentKind::ReadOnly] {
+            let start = linked.range(kind).start;
+            assert_eq!(resident(start..start + 6 * MIB as u64), (5 * MIB + 100).next_multiple_of(region::page::size()));
+        }
+    }
+
+    #[test]
+    fn where_large_segments_were_others_have_room() {
+        let manager: Manager = Arc::new(SlabManager::with_capacity(32 << 20).expect("address space"));
+        drop(link_large(&manager, 10 * MIB, 1));
+        // A larger one takes the place of a smaller, and small ones that of both.
+        let larger = finalize(&manager, &code(20 * MIB));
+        drop(larger);
+        let small = [(MIB, 0, 0), (0, MIB, 0), (0, 0, MIB)];
+        let all: Vec<_> = small
+            .iter()
+            .cycle()
+            .map_while(|&(code, constants, data)| Allocation::new(&manager, &request(code, constants, data)).ok())
+            .map(|mut allocation| {
+                assert!(allocation.working(SegmentKind::Data).iter().all(|&byte| byte == 0));
+                allocation.working(SegmentKind::Code).fill(1);
+                allocation.finalize().expect("it can be published")
+            })
+            .collect();
+        assert!(all.len() > 25, "{} have room", all.len());
+        drop(all);
+        assert_eq!(manager.statistics().bytes, [0; 3]);
     }
 }

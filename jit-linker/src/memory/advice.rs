@@ -1,16 +1,20 @@
 //! What the system is told about memory: it changes nothing that anybody relies on, and is as well not done.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::atomic::AtomicU32;
+
+/// The size of a huge page, on most systems.
+#[cfg(target_os = "linux")]
+pub(super) const HUGE_PAGE: usize = 2 << 20;
 
 /// Asks for huge pages where `memory`, which is about to be used, has room for some: fewer have to be brought, and found again.
 pub fn prefer_huge_pages<T>(memory: &[MaybeUninit<T>]) {
     #[cfg(target_os = "linux")]
     {
-        const HUGE: usize = 2 << 20;
         let range = memory.as_ptr_range();
-        let start = range.start.addr().next_multiple_of(HUGE);
-        let length = range.end.addr().saturating_sub(start) / HUGE * HUGE;
+        let start = range.start.addr().next_multiple_of(HUGE_PAGE);
+        let length = range.end.addr().saturating_sub(start) / HUGE_PAGE * HUGE_PAGE;
         if length > 0 {
             // SAFETY: a program sees no difference, and the range is a part of `memory`.
             unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_HUGEPAGE) };
@@ -22,19 +26,32 @@ pub fn prefer_huge_pages<T>(memory: &[MaybeUninit<T>]) {
 
 /// Gives the pages of `memory` back, which nobody needs any more. Any number may be there afterwards; mostly zero.
 pub fn forget_pages(memory: &[AtomicU32]) {
+    // SAFETY: an atomic may become any number at any time.
+    unsafe { forget_range(memory.as_ptr_range()) };
+}
+
+/// Gives the pages of `memory` back, which holds nothing.
+pub(crate) fn forget<T>(memory: &mut [MaybeUninit<T>]) {
+    // SAFETY: ours alone, and it has no value that could change.
+    unsafe { forget_range(memory.as_ptr_range()) };
+}
+
+/// # Safety
+///
+/// The memory in `range` is of the process's own, and may become any bytes.
+unsafe fn forget_range<T>(range: Range<*const T>) {
     #[cfg(target_os = "linux")]
     {
         let page = region::page::size();
-        let range = memory.as_ptr_range();
         let start = range.start.addr().next_multiple_of(page);
         let length = (range.end.addr() / page * page).saturating_sub(start);
         if length > 0 {
-            // SAFETY: whole pages of `memory`; an atomic may become any number at any time.
+            // SAFETY: whole pages of what the caller says.
             unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
         }
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = memory;
+    let _ = range;
 }
 
 /// Brings all pages of `memory` at once, to be written: cheaper than each at its first write.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jit_linker::memory::{Allocation, FinalizedAllocation, MemoryManager, SegmentKind, SegmentRequest};
 
 /// Instructions of a function that returns `value`.
-fn returning(value: u16) -> Vec<u8> {
+pub(crate) fn returning(value: u16) -> Vec<u8> {
     if cfg!(target_arch = "aarch64") {
         let movz_w0 = 0x5280_0000 | u32::from(value) << 5;
         let ret = 0xd65f_03c0u32;

@@ -104,6 +104,11 @@ impl Heap {
         }
     }
 
+    /// Adds a chunk of memory where segments may have been.
+    pub(super) fn add_used_chunk(&mut self, chunk: Range<u64>) {
+        self.free.insert(chunk);
+    }
+
     /// Calls `release` for whole pages that are free and may be resident.
     pub(super) fn trim(&mut self, page: u64, mut release: impl FnMut(Range<u64>)) {
         self.freed = 0;

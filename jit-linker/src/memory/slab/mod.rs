@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use self::fork::lock;
 pub use self::fork::take_care_of_forks;
 use self::reservation::Region;
-use self::state::State;
+use self::state::{State, is_apart};
 use super::advice::find_pages;
 use super::{MemoryError, MemoryManager, MemoryStatistics, RawAllocation, Request, Segment, SegmentKind};
 use crate::arch::cache::{self, History};
@@ -33,9 +33,11 @@ const LARGEST_ALIGNMENT: usize = 2 << 20;
 /// of it. The range is sought within 2 GiB of the process's libraries.
 ///
 /// Code and read-only data are memory that is mapped twice: executable or readable at its
-/// address, writable elsewhere. No address is ever writable and executable. Data is private
-/// memory. Pages are taken when they are first written, and go back when they are free again.
-/// The address space of a kind of segment, once used, stays with that kind.
+/// address, writable elsewhere. Segments of 2 MiB and more have pages of their own, huge ones if the
+/// system has any, which are written where they are and protected when they are final. No address is
+/// ever writable and executable. Data is private memory. Pages are taken when they are first written,
+/// and go back when they are free again. The address space of a kind of segment, once used, stays with
+/// that kind; that of large ones serves any.
 ///
 /// After a `fork`, parent and child go on independently: neither changes what the other runs or
 /// holds. An allocation that is not final at the fork belongs to the parent; the child may only
@@ -105,8 +107,9 @@ impl SlabManager {
 
 // SAFETY: each heap hands a range out once until it is given back, and heaps have disjoint
 // chunks; chunks are mapped when they are made, at `address` with the protection of their kind and
-// at `working` writable, and stay so until the manager is dropped. What an earlier segment wrote
-// in data is cleared; other memory comes zeroed from the system.
+// at `working` writable, and stay so until the manager is dropped. A large segment has a mapping of
+// its own, in no chunk, which is writable until `finalize`. What an earlier segment wrote in data is
+// cleared; other memory comes zeroed from the system.
 unsafe impl MemoryManager for SlabManager {
     fn allocate(&self, request: &Request) -> Result<RawAllocation, MemoryError> {
         for segment in request {
@@ -123,17 +126,16 @@ unsafe impl MemoryManager for SlabManager {
                 continue;
             }
             match state.allocate(kind, wanted.size, wanted.align) {
-                Ok(place) => {
-                    let working = state.reservation().working(kind, place.address);
-                    allocation[kind as usize] = Segment { address: place.address, working, size: wanted.size };
+                Ok((segment, used)) => {
+                    allocation[kind as usize] = segment;
                     if kind == SegmentKind::Data {
-                        used_data = place.used as usize;
+                        used_data = used;
                     }
                 }
                 Err(error) => {
                     for (kind, segment) in SegmentKind::ALL.into_iter().zip(&allocation) {
                         if segment.size > 0 {
-                            state.free(kind, segment.address, segment.size);
+                            state.free(kind, segment);
                         }
                     }
                     return Err(error);
@@ -150,10 +152,11 @@ unsafe impl MemoryManager for SlabManager {
 
     unsafe fn finalize(&self, allocation: &RawAllocation) -> Result<(), MemoryError> {
         let code = &allocation[SegmentKind::Code as usize];
-        let constants = &allocation[SegmentKind::ReadOnly as usize];
+        let filled = || SegmentKind::ALL.into_iter().zip(allocation).filter(|(_, segment)| segment.size > 0);
         let history = {
             let mut state = self.lock();
-            if [code, constants].into_iter().any(|segment| segment.size > 0 && state.is_inherited(segment.address)) {
+            let is_shared = |kind, segment| kind != SegmentKind::Data && !is_apart(kind, segment);
+            if filled().any(|(kind, segment)| is_shared(kind, segment) && state.is_inherited(segment.address)) {
                 return Err(MemoryError::System {
                     action: "publish memory allocated before the fork",
                     source: io::Error::from_raw_os_error(libc::EOWNERDEAD),
@@ -166,6 +169,10 @@ unsafe impl MemoryManager for SlabManager {
             // SAFETY: both are `code.size` mapped bytes, of the same memory.
             unsafe { cache::publish(code.working.as_ptr(), address, code.size, history) };
         }
+        for (kind, segment) in filled().filter(|(kind, segment)| is_apart(*kind, segment)) {
+            // SAFETY: the caller's contract: what follows `allocate` and writing.
+            unsafe { self.lock().seal(kind, segment)? };
+        }
         Ok(())
     }
 
@@ -177,6 +184,9 @@ unsafe impl MemoryManager for SlabManager {
         parts: &[IoSlice<'_>],
     ) -> bool {
         let segment = &allocation[kind as usize];
+        if is_apart(kind, segment) {
+            return false;
+        }
         let Some((file, start)) = self.lock().file_of(kind, segment.address) else { return false };
         if !reservation::write(&file, start + offset as u64, parts) {
             return false;

@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr::NonNull;
 
-use crate::memory::{MemoryError, SegmentKind};
+use crate::memory::{MemoryError, SegmentKind, prefer_huge_pages};
 
 /// How far code may be from a library: what a signed 32-bit offset reaches, less room for the
 /// libraries around the one that is looked at.
@@ -74,6 +75,11 @@ impl Reservation {
             Some(alias) if kind != SegmentKind::Data => alias + (address - self.base),
             _ => address,
         };
+        self.in_place(address)
+    }
+
+    /// A pointer to what is mapped at an address.
+    pub(super) fn in_place(&self, address: u64) -> NonNull<u8> {
         let pointer = std::ptr::with_exposed_provenance_mut(address as usize);
         NonNull::new(pointer).expect("a mapping is not at address 0")
     }
@@ -81,11 +87,8 @@ impl Reservation {
     /// Makes memory of `file` visible to code in `range`, and writable in the second range. The
     /// offset in the file is that in the range, so that neighbours are one mapping to the system.
     pub(super) fn map_shared(&mut self, file: &File, range: Range<u64>, kind: SegmentKind) -> Result<(), MemoryError> {
-        let (protection, action) = match kind {
-            SegmentKind::Code => (libc::PROT_READ | libc::PROT_EXEC, "map code"),
-            SegmentKind::ReadOnly | SegmentKind::Data => (libc::PROT_READ, "map read-only data"),
-        };
-        self.map(range.start, &range, protection, libc::MAP_SHARED, Some(file)).map_err(system(action))?;
+        let action = if kind == SegmentKind::Code { "map code" } else { "map read-only data" };
+        self.map(range.start, &range, protection(kind), libc::MAP_SHARED, Some(file)).map_err(system(action))?;
         let alias = self.alias().map_err(system("reserve address space"))? + (range.start - self.base);
         self.map(alias, &range, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, Some(file))
             .map_err(system("map the writable alias of code"))
@@ -104,6 +107,50 @@ impl Reservation {
     pub(super) fn map_private(&self, range: Range<u64>) -> Result<(), MemoryError> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         self.map(range.start, &range, libc::PROT_READ | libc::PROT_WRITE, flags, None).map_err(system("map data"))
+    }
+
+    /// Makes private memory writable in `range` that [`seal`](Self::seal) will make what it is to be. In huge pages, as far as
+    /// it fills them: all of it is going to be written.
+    pub(super) fn map_apart(&self, range: Range<u64>, kind: SegmentKind) -> io::Result<()> {
+        const WRITABLE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+        self.map(range.start, &range, WRITABLE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)?;
+        // A process may be forbidden to run what it wrote (`PR_SET_MDWE`), which shows while nothing is there yet, too.
+        // SAFETY: nobody else knows the memory.
+        let probed = unsafe { protect(&range, protection(kind)).and_then(|()| protect(&range, WRITABLE)) };
+        if probed.is_err() {
+            // SAFETY: as above.
+            unsafe { self.unmap(range) };
+            return probed;
+        }
+        let start = std::ptr::with_exposed_provenance::<MaybeUninit<u8>>(range.start as usize);
+        // SAFETY: mapped just now, and not changed meanwhile.
+        prefer_huge_pages(unsafe { std::slice::from_raw_parts(start, (range.end - range.start) as usize) });
+        Ok(())
+    }
+
+    /// Gives what [`map_apart`](Self::map_apart) made its final protection.
+    ///
+    /// # Safety
+    ///
+    /// The memory is written, and nobody writes it any more.
+    pub(super) unsafe fn seal(&self, range: &Range<u64>, kind: SegmentKind) -> Result<(), MemoryError> {
+        // SAFETY: the caller's contract.
+        unsafe { protect(range, protection(kind)) }.map_err(system("protect memory"))
+    }
+
+    /// Undoes [`map_apart`](Self::map_apart).
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the memory.
+    pub(super) unsafe fn unmap(&self, range: Range<u64>) {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        if self.map(range.start, &range, libc::PROT_NONE, flags, None).is_err() {
+            let start = std::ptr::with_exposed_provenance_mut(range.start as usize);
+            // It stays mapped, then, without memory.
+            // SAFETY: the caller's contract.
+            unsafe { libc::madvise(start, (range.end - range.start) as usize, libc::MADV_DONTNEED) };
+        }
     }
 
     /// Maps at `address`, which is in one of the two ranges, memory of the size of `range`.
@@ -153,6 +200,25 @@ impl Drop for Reservation {
             unsafe { unmap(base, self.size) };
         }
     }
+}
+
+/// What may be done with a segment when it is final.
+fn protection(kind: SegmentKind) -> i32 {
+    match kind {
+        SegmentKind::Code => libc::PROT_READ | libc::PROT_EXEC,
+        SegmentKind::ReadOnly => libc::PROT_READ,
+        SegmentKind::Data => libc::PROT_READ | libc::PROT_WRITE,
+    }
+}
+
+/// # Safety
+///
+/// `range` is whole pages that are mapped, and nobody uses them in a way that goes with it.
+unsafe fn protect(range: &Range<u64>, protection: i32) -> io::Result<()> {
+    let start = std::ptr::with_exposed_provenance_mut(range.start as usize);
+    // SAFETY: the caller's contract.
+    let result = unsafe { libc::mprotect(start, (range.end - range.start) as usize, protection) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A file that is only memory, of `size` bytes that take none until written.

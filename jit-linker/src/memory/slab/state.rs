@@ -1,4 +1,4 @@
-//! What a slab manager's lock guards: the heaps, and the address space they get chunks from.
+//! What a slab manager's lock guards: the heaps, the address space they get chunks from, and what large segments have of it.
 
 use std::fs::File;
 use std::ops::Range;
@@ -7,9 +7,14 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 
 use super::fork::{self, Child};
+use super::free_ranges::FreeRanges;
 use super::heap::{GRANULE, Heap, Place};
 use super::reservation::{Region, Reservation, memory_file};
-use crate::memory::{MemoryError, MemoryStatistics, RawAllocation, SegmentKind};
+use crate::memory::advice::HUGE_PAGE;
+use crate::memory::{MemoryError, MemoryStatistics, RawAllocation, Segment, SegmentKind};
+
+/// Code and constants of this size and more have pages of their own, some of them huge.
+const LARGE: u64 = HUGE_PAGE as u64;
 
 /// Code is carved from the low end of the range, so that it stays together, and the rest from the
 /// high end.
@@ -20,6 +25,8 @@ pub(super) struct State {
     file: Option<Arc<File>>,
     unused: Range<u64>,
     heaps: [Heap; 3],
+    /// Nothing is mapped there: large segments had it, or alignment left it out before them.
+    apart: FreeRanges,
     /// Code segments not yet published, at addresses where other code may have run.
     reused_code: FxHashSet<u64>,
     statistics: MemoryStatistics,
@@ -62,6 +69,7 @@ impl State {
             file: None,
             unused: unused.clone(),
             heaps: Default::default(),
+            apart: FreeRanges::default(),
             reused_code: FxHashSet::default(),
             statistics: MemoryStatistics { mappings: 1, ..Default::default() },
             page: region::page::size() as u64,
@@ -87,27 +95,95 @@ impl State {
         self.file.is_some()
     }
 
-    /// Takes `size` bytes, not 0, at a multiple of `align`.
-    pub(super) fn allocate(&mut self, kind: SegmentKind, size: usize, align: usize) -> Result<Place, MemoryError> {
-        let full = MemoryError::RangeFull { size, kind };
+    /// Takes `size` bytes, not 0, at a multiple of `align`. Says how many bytes at their start may hold something.
+    pub(super) fn allocate(
+        &mut self,
+        kind: SegmentKind,
+        size: usize,
+        align: usize,
+    ) -> Result<(Segment, usize), MemoryError> {
         let range = self.reservation.range();
         if size as u64 > range.end - range.start {
-            return Err(full);
+            return Err(MemoryError::RangeFull { size, kind });
         }
-        let (size, align) = ((size as u64).next_multiple_of(GRANULE), (align as u64).max(GRANULE));
+        let granules = (size as u64).next_multiple_of(GRANULE);
         self.release_for_gone_children();
-        let place = match self.heaps[kind as usize].take(size, align) {
-            Some(place) => place,
+        let (place, working) = match self.take_apart(kind, granules) {
+            Some(place) => (place, self.reservation.in_place(place.address)),
             None => {
-                self.grow(kind, size, align)?;
-                self.heaps[kind as usize].take(size, align).ok_or(full)?
+                let place = self.take(kind, granules, (align as u64).max(GRANULE))?;
+                (place, self.reservation.working(kind, place.address))
             }
         };
         if kind == SegmentKind::Code && place.used > 0 {
             self.reused_code.insert(place.address);
         }
-        self.statistics.bytes[kind as usize] += size as usize;
-        Ok(place)
+        self.statistics.bytes[kind as usize] += granules as usize;
+        Ok((Segment { address: place.address, working, size }, place.used as usize))
+    }
+
+    /// Takes a place in a heap.
+    fn take(&mut self, kind: SegmentKind, size: u64, align: u64) -> Result<Place, MemoryError> {
+        if let Some(place) = self.heaps[kind as usize].take(size, align) {
+            return Ok(place);
+        }
+        self.grow(kind, size, align)?;
+        self.heaps[kind as usize].take(size, align).ok_or(MemoryError::RangeFull { size: size as usize, kind })
+    }
+
+    /// Maps pages for a large segment alone. None if it is not large, or what it would need is not to be had: then it is as
+    /// small ones are.
+    fn take_apart(&mut self, kind: SegmentKind, size: u64) -> Option<Place> {
+        if kind == SegmentKind::Data || size < LARGE {
+            return None;
+        }
+        let size = size.next_multiple_of(self.page);
+        let place = match self.apart.take(size, LARGE) {
+            Some(address) => Place { address, used: size },
+            None => self.carve_apart(kind, size)?,
+        };
+        let range = place.address..place.address + size;
+        if self.reservation.map_apart(range.clone(), kind).is_err() {
+            self.apart.insert(range);
+            return None;
+        }
+        self.statistics.mappings += 1;
+        Some(place)
+    }
+
+    /// A place of `size` bytes, whole pages, at the end of the unused range, together with what large segments left there.
+    fn carve_apart(&mut self, kind: SegmentKind, size: u64) -> Option<Place> {
+        let Self { unused, apart, .. } = self;
+        let (left, room) = if kind == SegmentKind::Code {
+            let left = apart.remove_ending_at(unused.start).unwrap_or(unused.start..unused.start);
+            (left.clone(), left.start..unused.end)
+        } else {
+            let left = apart.remove(unused.end).unwrap_or(unused.end..unused.end);
+            (left.clone(), unused.start..left.end)
+        };
+        let address = if kind == SegmentKind::Code {
+            room.start.next_multiple_of(LARGE)
+        } else {
+            room.end.saturating_sub(size) / LARGE * LARGE
+        };
+        let place = address..address + size;
+        let fits = room.start <= place.start && place.end <= room.end;
+        let beside = if !fits {
+            [left.clone(), 0..0]
+        } else if kind == SegmentKind::Code {
+            unused.start = unused.start.max(place.end);
+            [room.start..place.start, place.end..unused.start]
+        } else {
+            unused.end = unused.end.min(place.start);
+            [unused.end..place.start, place.end..room.end]
+        };
+        for range in beside.into_iter().filter(|range| !range.is_empty()) {
+            apart.insert(range);
+        }
+        if !fits {
+            return None;
+        }
+        Some(Place { address, used: if left.is_empty() { 0 } else { size } })
     }
 
     /// Whether other code may have run where this segment is, and forgets it.
@@ -126,21 +202,41 @@ impl State {
         Some((Arc::clone(file), address - self.reservation.range().start))
     }
 
+    /// Gives a segment with pages of its own its final protection.
+    ///
+    /// # Safety
+    ///
+    /// Nobody writes it any more.
+    pub(super) unsafe fn seal(&self, kind: SegmentKind, segment: &Segment) -> Result<(), MemoryError> {
+        let end = segment.address + (segment.size as u64).next_multiple_of(self.page);
+        // SAFETY: the caller's contract.
+        unsafe { self.reservation.seal(&(segment.address..end), kind) }
+    }
+
     /// Takes back every segment of an allocation.
     pub(super) fn deallocate(&mut self, allocation: &RawAllocation) {
         self.statistics.allocations -= 1;
         for (kind, segment) in SegmentKind::ALL.into_iter().zip(allocation) {
             if segment.size > 0 {
-                self.free(kind, segment.address, segment.size);
+                self.free(kind, segment);
             }
         }
     }
 
     /// Takes a segment back.
-    pub(super) fn free(&mut self, kind: SegmentKind, address: u64, size: usize) {
-        let size = (size as u64).next_multiple_of(GRANULE);
+    pub(super) fn free(&mut self, kind: SegmentKind, segment: &Segment) {
+        let address = segment.address;
+        let size = (segment.size as u64).next_multiple_of(GRANULE);
         self.statistics.bytes[kind as usize] -= size as usize;
         self.take_reused(address);
+        if is_apart(kind, segment) {
+            let range = address..address + size.next_multiple_of(self.page);
+            // SAFETY: the segment's own pages, which goes.
+            unsafe { self.reservation.unmap(range.clone()) };
+            self.statistics.mappings -= 1;
+            self.apart.insert(range);
+            return;
+        }
         if kind != SegmentKind::Data {
             if self.inherited.contains(address) {
                 return;
@@ -219,30 +315,53 @@ impl State {
 
     /// Maps a chunk that `size` bytes at a multiple of `align` fit into.
     fn grow(&mut self, kind: SegmentKind, size: u64, align: u64) -> Result<(), MemoryError> {
-        let full = || MemoryError::RangeFull { size: size as usize, kind };
-        let needed = self.carve(kind, size, align, 0).ok_or_else(full)?;
+        let Some(needed) = self.carve(kind, size, align, 0) else { return self.grow_apart(kind, size, align) };
         let wanted = self.heaps[kind as usize].next_chunk(needed.end - needed.start);
         let chunk = self.carve(kind, size, align, wanted).unwrap_or(needed);
-        if kind == SegmentKind::Data {
-            self.reservation.map_private(chunk.clone())?;
-            self.statistics.mappings += 1;
-        } else {
-            let file = match &mut self.file {
-                Some(file) => file,
-                none => {
-                    let range = self.reservation.range();
-                    none.insert(Arc::new(memory_file(range.end - range.start)?))
-                }
-            };
-            self.reservation.map_shared(file, chunk.clone(), kind)?;
-            self.statistics.mappings += 2;
-        }
+        self.map_chunk(kind, chunk.clone())?;
         if kind == SegmentKind::Code {
             self.unused.start = chunk.end;
         } else {
             self.unused.end = chunk.start;
         }
         self.heaps[kind as usize].add_chunk(chunk);
+        Ok(())
+    }
+
+    /// Maps a chunk where large segments were, since nowhere else is room.
+    fn grow_apart(&mut self, kind: SegmentKind, size: u64, align: u64) -> Result<(), MemoryError> {
+        let full = MemoryError::RangeFull { size: size as usize, kind };
+        let chunk_size = size.next_multiple_of(self.page);
+        let Some(start) = self.apart.take(chunk_size, align.max(self.page)) else { return Err(full) };
+        let chunk = start..start + chunk_size;
+        // By its address alone, nobody could tell such a chunk from the parent's.
+        let is_taken_for_inherited = self.is_inherited(chunk.start) || self.is_inherited(chunk.end - 1);
+        let mapped = match kind {
+            SegmentKind::Code | SegmentKind::ReadOnly if is_taken_for_inherited => Err(full),
+            _ => self.map_chunk(kind, chunk.clone()),
+        };
+        match mapped {
+            Ok(()) => self.heaps[kind as usize].add_used_chunk(chunk),
+            Err(_) => self.apart.insert(chunk),
+        }
+        mapped
+    }
+
+    fn map_chunk(&mut self, kind: SegmentKind, chunk: Range<u64>) -> Result<(), MemoryError> {
+        if kind == SegmentKind::Data {
+            self.reservation.map_private(chunk)?;
+            self.statistics.mappings += 1;
+            return Ok(());
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let range = self.reservation.range();
+                none.insert(Arc::new(memory_file(range.end - range.start)?))
+            }
+        };
+        self.reservation.map_shared(file, chunk, kind)?;
+        self.statistics.mappings += 2;
         Ok(())
     }
 
@@ -260,4 +379,9 @@ impl State {
         };
         (start <= carved.start && carved.end <= end).then_some(carved)
     }
+}
+
+/// Whether a segment has pages of its own, which are written where they are.
+pub(super) fn is_apart(kind: SegmentKind, segment: &Segment) -> bool {
+    kind != SegmentKind::Data && segment.working.as_ptr().addr() as u64 == segment.address
 }
