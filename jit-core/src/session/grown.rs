@@ -28,17 +28,20 @@ impl<T> Default for Grown<T> {
     }
 }
 
-/// The segment of an element, its place there, and the segment's length.
-fn place(index: u32) -> (usize, usize, usize) {
+/// The segment of an element, and its place there.
+#[inline]
+fn place(index: u32) -> (usize, usize) {
     let index = index as usize;
     if index < FIRST {
-        return (0, index, FIRST);
+        return (0, index);
     }
     let doubling = index.ilog2();
-    let length = doubling - PARTS.ilog2();
-    // The upper bits count from `PARTS`: the first of them is the doubling itself.
-    let part = (index >> length) - PARTS;
-    (1 + (doubling - FIRST.ilog2()) as usize * PARTS + part, index & ((1 << length) - 1), 1 << length)
+    // In parts of an element, so that nothing but the doubling is shifted by: a lookup comes by here, and each instruction
+    // counts. The upper bits count from `PARTS`: the first of them is the doubling itself.
+    let scaled = index * PARTS;
+    let upper = scaled >> doubling;
+    let segment = doubling as usize * PARTS + upper - (FIRST.ilog2() as usize * PARTS + PARTS - 1);
+    (segment, (scaled - (upper << doubling)) / PARTS)
 }
 
 /// The length of a segment.
@@ -50,7 +53,7 @@ impl<T: Default + Send> Grown<T> {
     /// The element, if the list has grown as far.
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        let (segment, offset, _) = place(index);
+        let (segment, offset) = place(index);
         let elements = self.segments.get(segment)?.load(Ordering::Acquire);
         if elements.is_null() {
             return None;
@@ -70,7 +73,8 @@ impl<T: Default + Send> Grown<T> {
 
     #[cold]
     fn add_segment(&self, index: u32) -> &T {
-        let (segment, offset, length) = place(index);
+        let (segment, offset) = place(index);
+        let length = length_of(segment);
         let mut elements = Vec::with_capacity(length);
         // Lookups in a large table go anywhere in it: with small pages, each would first look for its page.
         prefer_huge_pages(&elements.spare_capacity_mut()[..length]);
@@ -119,10 +123,9 @@ mod tests {
     fn segments_follow_each_other_without_a_gap() {
         let mut expected = (0, 0);
         for index in 0..10_000 {
-            let (segment, offset, length) = place(index);
+            let (segment, offset) = place(index);
             assert_eq!((segment, offset), expected, "{index}");
-            assert_eq!(length, length_of(segment), "{index}");
-            expected = if offset + 1 == length { (segment + 1, 0) } else { (segment, offset + 1) };
+            expected = if offset + 1 == length_of(segment) { (segment + 1, 0) } else { (segment, offset + 1) };
         }
         assert!(place(u32::MAX >> (u32::BITS - sync::PLACE_BITS)).0 < SEGMENTS);
     }

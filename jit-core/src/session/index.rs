@@ -28,9 +28,8 @@ impl Index {
     /// The current table. Its length is a power of two, or 0 before there is one.
     #[inline]
     pub(crate) fn table(&self) -> &[AtomicU32] {
-        let length_log2 = self.length_log2.load(Ordering::Relaxed) as usize;
-        let Some(table) = self.tables.get(length_log2) else { return &[] };
-        let table = table.load(Ordering::Acquire);
+        let length_log2 = self.length_log2.load(Ordering::Relaxed) as usize % TABLES;
+        let table = self.tables[length_log2].load(Ordering::Acquire);
         if table.is_null() {
             return &[];
         }

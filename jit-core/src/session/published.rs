@@ -92,8 +92,9 @@ impl Published {
         self.try_read(&read).or_else(|| self.read_again(read))
     }
 
+    /// As [`read`](Self::read), at the first attempt.
     #[inline]
-    fn try_read<R>(&self, read: impl Fn(&Self) -> R) -> Option<R> {
+    pub(crate) fn try_read<R>(&self, read: impl Fn(&Self) -> R) -> Option<R> {
         let version = self.version.load(Ordering::Acquire);
         if !version.is_multiple_of(2) {
             return None;
@@ -139,6 +140,31 @@ impl Published {
             return None;
         }
         self.probe(&Key::new(index, address(name))).ok()
+    }
+
+    /// As [`find_cell`](Self::find_cell), only where the search begins, where most symbols are: without a loop there is
+    /// little to do. With the cell comes the symbol's condition.
+    #[inline]
+    pub(crate) fn find_at_home<D>(&self, dylib: Id<D>, name: &SymbolName) -> Option<(&Cell, u32)> {
+        let index = dylib.index() as u32;
+        if self.dylibs.get(index)?.load(Ordering::Relaxed) as u32 != dylib.generation() {
+            return None;
+        }
+        let table = self.index.table();
+        if table.is_empty() {
+            return None;
+        }
+        let key = Key::new(index, address(name));
+        let (position, tag) = key.home_and_tag(table);
+        // Greater than the mask if the tag is another one.
+        let number = table[position & (table.len() - 1)].load(Ordering::Relaxed) ^ tag;
+        if number as usize > table.len() - 1 {
+            return None;
+        }
+        let cell = self.cells.get(number.wrapping_sub(1))?;
+        let owner = cell.owner.load(Ordering::Relaxed);
+        let is_it = cell.name.load(Ordering::Relaxed).addr() == key.name && owner >> CONDITION_BITS == index;
+        is_it.then_some((cell, owner & CONDITION))
     }
 
     /// Whether a dylib has generators: what is not there may be made.
@@ -444,7 +470,8 @@ impl Key {
     #[inline]
     fn new(dylib: u32, name: usize) -> Self {
         const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-        let word = (name as u64).rotate_right(3) ^ u64::from(dylib).wrapping_mul(GOLDEN).rotate_left(16);
+        // Addresses have no use for the bits that a dylib's number changes.
+        let word = (name as u64).rotate_right(3) ^ u64::from(dylib).rotate_left(44);
         // The upper bits of a product: all bits of the key reach them.
         Self { dylib, name, hash: (word.wrapping_mul(GOLDEN) >> 32) as u32 }
     }
