@@ -1,7 +1,6 @@
 //! What the system is told about memory: it changes nothing that anybody relies on, and is as well not done.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 use std::sync::atomic::AtomicU32;
 
 /// The size of a huge page, on most systems.
@@ -26,32 +25,19 @@ pub fn prefer_huge_pages<T>(memory: &[MaybeUninit<T>]) {
 
 /// Gives the pages of `memory` back, which nobody needs any more. Any number may be there afterwards; mostly zero.
 pub fn forget_pages(memory: &[AtomicU32]) {
-    // SAFETY: an atomic may become any number at any time.
-    unsafe { forget_range(memory.as_ptr_range()) };
-}
-
-/// Gives the pages of `memory` back, which holds nothing.
-pub(crate) fn forget<T>(memory: &mut [MaybeUninit<T>]) {
-    // SAFETY: ours alone, and it has no value that could change.
-    unsafe { forget_range(memory.as_ptr_range()) };
-}
-
-/// # Safety
-///
-/// The memory in `range` is of the process's own, and may become any bytes.
-unsafe fn forget_range<T>(range: Range<*const T>) {
     #[cfg(target_os = "linux")]
     {
         let page = region::page::size();
+        let range = memory.as_ptr_range();
         let start = range.start.addr().next_multiple_of(page);
         let length = (range.end.addr() / page * page).saturating_sub(start);
         if length > 0 {
-            // SAFETY: whole pages of what the caller says.
+            // SAFETY: whole pages of `memory`; an atomic may become any number at any time.
             unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
         }
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = range;
+    let _ = memory;
 }
 
 /// Brings all pages of `memory` at once, to be written: cheaper than each at its first write.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-pub(crate) use advice::{forget, populate};
+pub(crate) use advice::populate;
 pub use advice::{forget_pages, prefer_huge_pages};
 #[cfg(unix)]
 pub use apple::AppleMemory;

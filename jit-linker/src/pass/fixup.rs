@@ -14,8 +14,8 @@ use crate::graph::{
 use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
 use crate::memory::{self, Allocation, SegmentKind};
 
-/// The memory of so many edges is given back at a time: it is worth a system call.
-const SPARE_EDGES: usize = 1 << 12;
+/// Room for so many edges is given back at a time: it is worth a system call.
+const SPARE_EDGES: usize = 1 << 15;
 
 /// How much memory is brought at a time, ahead of what is written.
 const WINDOW: usize = 256 << 10;
@@ -237,8 +237,6 @@ impl Placement {
         debug_assert!(edges.is_sorted_by_key(|edge| edge.block), "edges are in the order of their blocks");
         let is_whole = self.graph.blocks.iter().all(|block| block.live);
         let mut end = edges.len();
-        // Of edges from here on there is no memory.
-        let mut forgotten = end;
         let mut windows = Windows::new(&self.graph, &self.allocation);
         // From the last: what is done with gives its memory back while more is written.
         for index in (0..self.graph.blocks.len()).rev() {
@@ -256,10 +254,9 @@ impl Placement {
                 }
             }
             end = start;
-            if !keep_edges && forgotten - end > SPARE_EDGES {
+            if !keep_edges && edges.capacity() - end > SPARE_EDGES {
                 edges.truncate(end);
-                memory::forget(&mut edges.spare_capacity_mut()[..forgotten - end]);
-                forgotten = end;
+                edges.shrink_to_fit();
             }
         }
         if keep_edges {

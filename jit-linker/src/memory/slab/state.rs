@@ -108,7 +108,7 @@ impl State {
         }
         let granules = (size as u64).next_multiple_of(GRANULE);
         self.release_for_gone_children();
-        let (place, working) = match self.take_apart(kind, granules) {
+        let (place, working) = match self.take_apart(kind, granules, align as u64) {
             Some(place) => (place, self.reservation.in_place(place.address)),
             None => {
                 let place = self.take(kind, granules, (align as u64).max(GRANULE))?;
@@ -133,26 +133,38 @@ impl State {
 
     /// Maps pages for a large segment alone. None if it is not large, or what it would need is not to be had: then it is as
     /// small ones are.
-    fn take_apart(&mut self, kind: SegmentKind, size: u64) -> Option<Place> {
+    fn take_apart(&mut self, kind: SegmentKind, size: u64, align: u64) -> Option<Place> {
         if kind == SegmentKind::Data || size < LARGE {
             return None;
         }
-        let size = size.next_multiple_of(self.page);
-        let place = match self.apart.take(size, LARGE) {
-            Some(address) => Place { address, used: size },
-            None => self.carve_apart(kind, size)?,
+        let whole = size.next_multiple_of(LARGE);
+        let (start, used) = match self.apart.take(whole, LARGE) {
+            Some(start) => (start, size),
+            None => self.carve_apart(kind, whole)?,
         };
-        let range = place.address..place.address + size;
-        if self.reservation.map_apart(range.clone(), kind).is_err() {
-            self.apart.insert(range);
+        // At the end: it is written from there, and what is written last, when memory is scarcest, has small pages.
+        let pages = size.next_multiple_of(self.page);
+        let address = (start + whole - pages) / align.max(self.page) * align.max(self.page);
+        if self.reservation.map_apart(address..address + pages, kind).is_err() {
+            self.apart.insert(start..start + whole);
             return None;
         }
         self.statistics.mappings += 1;
-        Some(place)
+        Some(Place { address, used })
     }
 
-    /// A place of `size` bytes, whole pages, at the end of the unused range, together with what large segments left there.
-    fn carve_apart(&mut self, kind: SegmentKind, size: u64) -> Option<Place> {
+    /// Takes the pages of a large segment back, and the address space before and behind them.
+    fn give_apart(&mut self, address: u64, size: u64) {
+        let end = address + size.next_multiple_of(self.page);
+        // SAFETY: the segment's own pages; it goes.
+        unsafe { self.reservation.unmap(address..end) };
+        self.statistics.mappings -= 1;
+        self.apart.insert(address / LARGE * LARGE..end.next_multiple_of(LARGE));
+    }
+
+    /// The start of `size` bytes at the end of the unused range, together with what large segments left there, and how many of
+    /// them may have been in a segment.
+    fn carve_apart(&mut self, kind: SegmentKind, size: u64) -> Option<(u64, u64)> {
         let Self { unused, apart, .. } = self;
         let (left, room) = if kind == SegmentKind::Code {
             let left = apart.remove_ending_at(unused.start).unwrap_or(unused.start..unused.start);
@@ -183,7 +195,7 @@ impl State {
         if !fits {
             return None;
         }
-        Some(Place { address, used: if left.is_empty() { 0 } else { size } })
+        Some((address, if left.is_empty() { 0 } else { size }))
     }
 
     /// Whether other code may have run where this segment is, and forgets it.
@@ -230,11 +242,7 @@ impl State {
         self.statistics.bytes[kind as usize] -= size as usize;
         self.take_reused(address);
         if is_apart(kind, segment) {
-            let range = address..address + size.next_multiple_of(self.page);
-            // SAFETY: the segment's own pages, which goes.
-            unsafe { self.reservation.unmap(range.clone()) };
-            self.statistics.mappings -= 1;
-            self.apart.insert(range);
+            self.give_apart(address, size);
             return;
         }
         if kind != SegmentKind::Data {
