@@ -276,6 +276,18 @@ impl Linking {
         }
     }
 
+    /// Which of its symbols need which of its own and of what was found.
+    fn dependences(&self, allocated: &Allocated, found: &[(GraphSymbol, FoundSymbol)]) -> Vec<(SymbolId, SymbolId)> {
+        if self.own.len() + found.len() < 2 {
+            return Vec::new();
+        }
+        let needed = found.iter().map(|(symbol, found)| (*symbol, found.id));
+        let ids: FxHashMap<GraphSymbol, SymbolId> =
+            needed.chain(self.own.iter().map(|own| (own.graph_symbol, own.symbol))).collect();
+        let pairs = allocated.dependences(|symbol| ids.contains_key(&symbol));
+        pairs.into_iter().filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?))).collect()
+    }
+
     /// `slots` keeps those of what was found.
     fn finish(
         mut self,
@@ -291,14 +303,7 @@ impl Linking {
             }
             return;
         }
-        let needed = found.iter().map(|(symbol, found)| (*symbol, found.id));
-        let ids: FxHashMap<GraphSymbol, SymbolId> =
-            needed.chain(self.own.iter().map(|own| (own.graph_symbol, own.symbol))).collect();
-        let dependences: Vec<_> = allocated
-            .dependences(|symbol| ids.contains_key(&symbol))
-            .into_iter()
-            .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
-            .collect();
+        let dependences = self.dependences(&allocated, found);
         // What code uses lives as long as that: a handle may keep it longer than its symbol is there.
         let mut used: Vec<Box<dyn Send + Sync>> = Vec::new();
         used.extend(module.used.clone().map(|used| Box::new(used) as _));
