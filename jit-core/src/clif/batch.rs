@@ -79,7 +79,7 @@ struct Batch<'a> {
     graph: LinkGraph,
     /// The graph's symbol for each reference, by namespace and index.
     references: FxHashMap<(u32, u32), GraphSymbol>,
-    /// Where what it does not define is looked for.
+    /// Where what it does not define is looked for, if anything is compiled.
     order: SearchOrder,
     /// What each external refers to, in the order of their tags.
     externals: Vec<External>,
@@ -151,7 +151,13 @@ impl<'a> Batch<'a> {
     fn compile(&mut self, items: Vec<(Item, MaterializationResponsibility)>) {
         let layer = &self.module.layer;
         let symbols = self.session.first_symbols(items.iter().map(|(_, responsibility)| responsibility));
-        self.order = items.first().map(|(_, responsibility)| responsibility.link_order()).unwrap_or_default();
+        let is_compiled = {
+            let bodies = lock(&self.module.bodies);
+            items.iter().all(|(item, _)| bodies.is_compiled(*item))
+        };
+        if !is_compiled && let Some((_, first)) = items.first() {
+            self.order = first.link_order();
+        }
         let mut context = layer.contexts.take();
         for ((item, responsibility), symbol) in items.into_iter().zip(symbols).rev() {
             // Gone already: its tracker was removed.

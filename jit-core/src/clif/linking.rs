@@ -301,6 +301,18 @@ impl Linking {
         }
     }
 
+    /// Which of its symbols need which of its own and of what was found.
+    fn dependences(&self, allocated: &Allocated, found: &[(GraphSymbol, FoundSymbol)]) -> Vec<(SymbolId, SymbolId)> {
+        if self.own.len() + found.len() < 2 {
+            return Vec::new();
+        }
+        let needed = found.iter().map(|(symbol, found)| (*symbol, found.id));
+        let ids: FxHashMap<GraphSymbol, SymbolId> = needed.chain(self.own_symbols(allocated.graph())).collect();
+        let pairs = allocated.dependences(|symbol| ids.contains_key(&symbol)).into_iter();
+        let pairs = pairs.filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)));
+        pairs.filter(|(from, to)| from != to).collect()
+    }
+
     /// `slots` keeps those of what was found.
     fn finish(
         mut self,
@@ -313,14 +325,7 @@ impl Linking {
         if self.has_failed() {
             return self.fail_all_with(&Arc::new(Cause::Abandoned { unit: module.name.to_string() }));
         }
-        let needed = found.iter().map(|(symbol, found)| (*symbol, found.id));
-        let ids: FxHashMap<GraphSymbol, SymbolId> = needed.chain(self.own_symbols(allocated.graph())).collect();
-        let dependences: Vec<_> = allocated
-            .dependences(|symbol| ids.contains_key(&symbol))
-            .into_iter()
-            .filter_map(|(from, to)| Some((*ids.get(&from)?, *ids.get(&to)?)))
-            .filter(|(from, to)| from != to)
-            .collect();
+        let dependences = self.dependences(&allocated, found);
         // What code uses lives as long as that: a handle may keep it longer than its symbol is there.
         let mut used: Vec<Box<dyn Send + Sync>> = Vec::new();
         used.extend(module.used.clone().map(|used| Box::new(used) as _));

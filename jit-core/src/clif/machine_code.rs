@@ -21,7 +21,7 @@ use crate::platform::code::Details;
 /// was taken: what is linked does not stand in memory twice.
 #[derive(Default)]
 pub(crate) struct MachineCode {
-    chunks: Vec<Chunk>,
+    chunks: SmallVec<[Chunk; 1]>,
     /// The kinds of relocations there are.
     kinds: Vec<Reloc>,
     /// What relocations refer to that is no declaration of the module's.
@@ -31,7 +31,8 @@ pub(crate) struct MachineCode {
 }
 
 struct Chunk {
-    bytes: Arc<Bytes>,
+    /// None once all runs were taken.
+    bytes: Option<Arc<Bytes>>,
     /// Runs that nobody has taken.
     left: u32,
 }
@@ -92,17 +93,18 @@ impl MachineCode {
         }
         let parts = [&head[..], code, frame, &encoded[..]];
         let len = parts.iter().map(|part| part.len()).sum();
-        let last = self.chunks.last().map(|chunk| &chunk.bytes);
+        let last = self.chunks.last().and_then(|chunk| chunk.bytes.as_ref());
         if last.is_none_or(|bytes| bytes.room() < len) {
             let capacity = last.map_or(Self::LEAST_BYTES, |bytes| 2 * bytes.capacity());
             let bytes = Bytes::with_capacity(capacity.min(Self::MOST_BYTES).max(len));
-            self.chunks.push(Chunk { bytes: Arc::new(bytes), left: 0 });
+            self.chunks.push(Chunk { bytes: Some(Arc::new(bytes)), left: 0 });
         }
         let index = self.chunks.len() - 1;
         let chunk = &mut self.chunks[index];
         chunk.left += 1;
-        let start = chunk.bytes.len();
-        if let Some(bytes) = Arc::get_mut(&mut chunk.bytes) {
+        let mut start = 0;
+        if let Some(bytes) = chunk.bytes.as_mut().and_then(Arc::get_mut) {
+            start = bytes.len();
             parts.into_iter().for_each(|part| bytes.push(part));
         }
         // A chunk is small, or one function's, which Cranelift keeps below 4 GiB.
@@ -148,7 +150,7 @@ impl MachineCode {
 
     /// A function's relocations, as long as it was not taken.
     pub(crate) fn relocs(&self, body: &CompiledBody) -> impl Iterator<Item = ModuleReloc> {
-        let bytes = self.chunks.get(body.chunk as usize).map(|chunk| chunk.bytes.get());
+        let bytes = self.chunks.get(body.chunk as usize).and_then(|chunk| Some(chunk.bytes.as_ref()?.get()));
         let run = bytes.and_then(|bytes| Run::at(bytes, body.start));
         let records = run.as_ref().and_then(|run| run.chunk.get(run.relocs.clone())).unwrap_or_default();
         let mut records = EndianSlice::new(records, LittleEndian);
@@ -159,9 +161,9 @@ impl MachineCode {
     pub(crate) fn take(&mut self, index: u32, body: CompiledBody) -> Option<TakenCode> {
         let relocs = self.relocs(&body).collect();
         let chunk = self.chunks.get_mut(body.chunk as usize)?;
-        let Run { code, frame, align, .. } = Run::at(chunk.bytes.get(), body.start)?;
+        let Run { code, frame, align, .. } = Run::at(chunk.bytes.as_ref()?.get(), body.start)?;
         chunk.left = chunk.left.saturating_sub(1);
-        let bytes = if chunk.left == 0 { std::mem::take(&mut chunk.bytes) } else { Arc::clone(&chunk.bytes) };
+        let bytes = if chunk.left == 0 { chunk.bytes.take()? } else { Arc::clone(chunk.bytes.as_ref()?) };
         let details = self.details.remove(&index).map(Box::new);
         Some(TakenCode { bytes, code, frame, align, relocs, details })
     }
@@ -200,12 +202,6 @@ impl TakenCode {
 
     pub(crate) fn align(&self) -> u64 {
         self.align
-    }
-}
-
-impl Default for Bytes {
-    fn default() -> Self {
-        Self::Heap(Vec::new())
     }
 }
 
@@ -284,7 +280,7 @@ mod tests {
                 code.add(&bytes, &frame, &relocs, 32)
             })
             .collect();
-        assert!(code.chunks.iter().any(|chunk| matches!(*chunk.bytes, Bytes::Mapped { .. })));
+        assert!(code.chunks.iter().any(|chunk| matches!(chunk.bytes.as_deref(), Some(Bytes::Mapped { .. }))));
         for (index, body) in bodies.into_iter().enumerate() {
             let Body::Compiled(body) = body else { panic!("not compiled") };
             let (bytes, frame, relocs) = contents(index as u32);
@@ -294,6 +290,6 @@ mod tests {
             assert_eq!((taken.bytes(), taken.frame(), taken.align()), (&*bytes, &*frame, 32));
             assert_eq!(describe(taken.relocs), relocs);
         }
-        assert!(code.chunks.iter().all(|chunk| chunk.bytes.capacity() == 0), "all chunks are gone");
+        assert!(code.chunks.iter().all(|chunk| chunk.bytes.is_none()), "all chunks are gone");
     }
 }

@@ -98,10 +98,12 @@ impl Names {
         for (id, declaration) in module.declarations.get_functions() {
             let linkage = declaration.linkage;
             let defined = module.functions.get(id.index()).is_some_and(Option::is_some);
-            let signature = signatures
-                .entry(&declaration.signature)
-                .or_insert_with(|| session.intern(&describe(&declaration.signature)))
-                .clone();
+            let described = || session.intern(&describe(&declaration.signature));
+            let signature = match module.function_count {
+                // It has nobody to share its text with.
+                1 => described(),
+                _ => signatures.entry(&declaration.signature).or_insert_with(described).clone(),
+            };
             functions.push(Entry {
                 name: name_of(&declaration.name, linkage, defined, "function", id.index())?,
                 signature: Some(signature),
@@ -114,13 +116,13 @@ impl Names {
             });
         }
         let mut data = Vec::new();
-        let data_object = session.intern(DATA_OBJECT);
+        let mut data_object = None;
         for (id, declaration) in module.declarations.get_data_objects() {
             let linkage = declaration.linkage;
             let defined = module.data.get(id.index()).is_some_and(Option::is_some);
             data.push(Entry {
                 name: name_of(&declaration.name, linkage, defined, "data", id.index())?,
-                signature: Some(data_object.clone()),
+                signature: Some(data_object.get_or_insert_with(|| session.intern(DATA_OBJECT)).clone()),
                 is_function: false,
                 linkage,
                 defined,
@@ -386,6 +388,15 @@ impl Bodies {
             Body::Clif(func) => Some(TakenBody::Clif(func)),
             Body::Compiled(compiled) => self.machine_code.take(index, compiled).map(TakenBody::Compiled),
             Body::Lent => None,
+        }
+    }
+
+    /// Whether an item has nothing left to compile.
+    pub(crate) fn is_compiled(&self, item: Item) -> bool {
+        match item {
+            Item::Function(index) => matches!(self.functions.get(index as usize), Some(Some(Body::Compiled(_)))),
+            Item::Promoted(_) => false,
+            Item::Data(_) => true,
         }
     }
 

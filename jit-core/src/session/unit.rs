@@ -575,7 +575,7 @@ impl ExecutionSession {
     pub(crate) fn first_symbols<'a>(
         &self,
         responsibilities: impl Iterator<Item = &'a MaterializationResponsibility>,
-    ) -> Vec<Option<SymbolId>> {
+    ) -> SmallVec<[Option<SymbolId>; 4]> {
         let state = self.state();
         responsibilities.map(|own| state.responsibility(own.unit).ok()?.first().copied()).collect()
     }

@@ -15,9 +15,10 @@ use std::sync::Arc;
 /// assert_eq!(&*member, b"MEMBER");
 /// assert!(archive.slice(6..13).is_none());
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct ObjectBytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    /// None where there are no bytes: most graphs are not read from an object.
+    owner: Option<Arc<dyn AsRef<[u8]> + Send + Sync>>,
     range: Range<usize>,
 }
 
@@ -27,7 +28,7 @@ impl ObjectBytes {
     #[must_use]
     pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
         let range = 0..(*owner).as_ref().len();
-        Self { owner, range }
+        Self { owner: Some(owner), range }
     }
 
     /// A part of the bytes; `None` if it is not within them.
@@ -35,7 +36,7 @@ impl ObjectBytes {
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         self.get(range.clone())?;
         let start = self.range.start + range.start;
-        Some(Self { owner: Arc::clone(&self.owner), range: start..start + range.len() })
+        Some(Self { owner: self.owner.clone(), range: start..start + range.len() })
     }
 }
 
@@ -43,13 +44,8 @@ impl Deref for ObjectBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        (*self.owner).as_ref().get(self.range.clone()).unwrap_or_default()
-    }
-}
-
-impl Default for ObjectBytes {
-    fn default() -> Self {
-        Self { owner: Arc::new([]), range: 0..0 }
+        let bytes = self.owner.as_ref().map(|owner| (**owner).as_ref());
+        bytes.and_then(|bytes| bytes.get(self.range.clone())).unwrap_or_default()
     }
 }
 
