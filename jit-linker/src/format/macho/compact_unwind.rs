@@ -45,12 +45,23 @@ impl Pointer<'_> {
 }
 
 impl<'data> Reader<'data> {
-    /// Adds records for the functions that are not `described` by records of the object.
-    pub(super) fn add_compact_unwind(&mut self, described: &[(BlockId, u32)], edges: &mut Vec<Edge>) -> Parsed<()> {
+    fn compact_section(&self) -> Option<&'data Section64<LittleEndian>> {
         let is_compact = |header: &&Section64<LittleEndian>| {
             header.segment_name() == b"__LD" && header.name() == b"__compact_unwind"
         };
-        let Some(header) = self.sections.iter().copied().find(is_compact) else { return Ok(()) };
+        self.sections.iter().copied().find(is_compact)
+    }
+
+    /// How many edges the records can have that [`add_compact_unwind`](Self::add_compact_unwind) adds.
+    pub(super) fn compact_edges(&self) -> usize {
+        let size = self.compact_section().map_or(0, |header| header.size(LittleEndian));
+        // To the CIE, the function and its language-specific data. No section is larger than the object.
+        3 * (size.min(self.data.len() as u64) as usize / ENTRY)
+    }
+
+    /// Adds records for the functions that are not `described` by records of the object.
+    pub(super) fn add_compact_unwind(&mut self, described: &[(BlockId, u32)], edges: &mut Vec<Edge>) -> Parsed<()> {
+        let Some(header) = self.compact_section() else { return Ok(()) };
         let bytes = header.data(LittleEndian, self.data);
         let bytes =
             bytes.map_err(|()| self.malformed(format!("section {} ends beyond the file", full_name(header))))?;

@@ -64,9 +64,9 @@ impl<'data> Reader<'data> {
     pub(super) fn add_relocations(&mut self) -> Parsed<()> {
         let loaded = self.sections.iter().zip(&self.atoms).filter(|(_, atoms)| atoms.is_some());
         let relocations: usize = loaded.map(|(header, _)| header.nreloc(LittleEndian) as usize).sum();
-        // As many as there can be in the object; and a record of unwinding has two without relocations.
-        let records = self.records.as_ref().map_or(0, Vec::len);
-        let mut edges = Vec::with_capacity(relocations.min(self.data.len() / 8) + 2 * records);
+        // As many as there can be in the object; and a record of unwinding has two without relocations, or is made anew.
+        let unwinding = 2 * self.records.as_ref().map_or(0, Vec::len) + self.compact_edges();
+        let mut edges = Vec::with_capacity(relocations.min(self.data.len() / 8) + unwinding);
         for section in 0..self.sections.len() {
             if self.atoms[section].is_none() {
                 continue;
