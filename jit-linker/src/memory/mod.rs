@@ -5,7 +5,7 @@
 //! writes. Nothing here knows what is in a segment.
 //!
 //! Two managers are provided. [`SlabManager`] packs many small graphs into shared pages and
-//! writes code through a second mapping; [`PageManager`] gives each allocation pages of its own
+//! writes code through a second mapping, unless it is large; [`PageManager`] gives each allocation pages of its own
 //! and changes their protection, for systems where a second mapping can't be had.
 
 mod advice;
