@@ -244,6 +244,8 @@ pub trait TaskDispatcher: Send + Sync {
 struct Queue {
     awaited: VecDeque<Task>,
     ahead: VecDeque<Task>,
+    /// How many threads of a pool are to be at work at a time.
+    size: usize,
     /// Threads of a pool, those that wait for something included.
     threads: usize,
     /// Threads of a pool that wait for something.
@@ -256,8 +258,6 @@ struct Queue {
     running: usize,
     /// A thread is about to fork: only what is waited for is begun.
     forking: bool,
-    /// This is a fork's child, and threads are to be started in place of its parent's.
-    forked: bool,
     stopping: bool,
 }
 
@@ -275,6 +275,17 @@ impl Queue {
         // A thread that is blocked may wait for any of them.
         let only_awaited = self.forking && self.blocked == 0;
         self.awaited.pop_front().or_else(|| if only_awaited { None } else { self.ahead.pop_front() })
+    }
+
+    /// Threads of a pool that wait for nothing but tasks.
+    fn free(&self) -> usize {
+        self.threads - self.blocked
+    }
+
+    /// Whether a pool is to start another thread: there are tasks that no thread which is there is about to begin.
+    fn is_short(&self) -> bool {
+        let begins = !self.forking && !self.stopping;
+        begins && self.free() < self.size && self.awaited.len() + self.ahead.len() > self.idle
     }
 }
 
@@ -369,17 +380,17 @@ impl Shared {
         }
     }
 
-    /// Whether threads are to be started for them, because this is a fork's child.
+    /// Whether a pool's threads are too few for what is to be done.
     fn push(&self, tasks: Vec<Task>) -> bool {
         let count = tasks.len();
         let mut queue = lock(&self.queue);
         queue.push(tasks);
-        let (idle, forked) = (queue.idle, queue.forked);
+        let (idle, is_short) = (queue.idle, queue.is_short());
         drop(queue);
         for _ in 0..count.min(idle) {
             self.work.notify_one();
         }
-        forked
+        is_short
     }
 
     fn idle<'a>(&self, mut queue: MutexGuard<'a, Queue>, deadline: Option<Instant>) -> (MutexGuard<'a, Queue>, bool) {
@@ -427,9 +438,9 @@ impl Crew for Shared {
         *queue = Queue {
             awaited: std::mem::take(&mut queue.awaited),
             ahead: std::mem::take(&mut queue.ahead),
+            size: queue.size,
             threads: running.min(queue.threads).min(1),
             running,
-            forked: queue.threads > 0,
             stopping: queue.stopping,
             ..Queue::default()
         };
@@ -490,6 +501,8 @@ impl TaskDispatcher for InPlaceDispatcher {
 /// Runs tasks on a number of threads. One that has to wait is replaced by a spare one meanwhile.
 /// What somebody waits for comes first.
 ///
+/// All threads but the first are started when there are tasks for them.
+///
 /// A process may fork. That waits until its threads have done what they are at, two seconds at most, because the child has
 /// none of them; it starts its own when it has a task for them. Tasks that nobody has begun are both processes'. What is
 /// being done after two seconds, or by other threads of the program, is never done in the child, and what such a thread has
@@ -515,9 +528,85 @@ impl TaskDispatcher for InPlaceDispatcher {
 /// # }
 /// ```
 pub struct ThreadPoolDispatcher {
+    pool: Pool,
+}
+
+/// What the threads of a pool have of it.
+#[derive(Clone)]
+struct Pool {
     shared: Arc<Shared>,
-    size: usize,
     threads: Arc<Mutex<Vec<Worker>>>,
+}
+
+impl Pool {
+    /// Starts another thread.
+    fn start<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> std::io::Result<()> {
+        queue.threads += 1;
+        drop(queue);
+        let pool = self.clone();
+        let builder = thread::Builder::new().name("orcane-compile".to_owned());
+        match builder.spawn(move || pool.shared.as_runner(|| pool.work())) {
+            Ok(handle) => {
+                let mut threads = lock(&self.threads);
+                // Spares come and go.
+                threads.retain(|thread| !thread.is_over());
+                threads.push(Worker::new(handle));
+                Ok(())
+            }
+            Err(error) => {
+                lock(&self.shared.queue).threads -= 1;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts another thread if those that are there are too few. One that the system refuses is missed by nobody as long
+    /// as there is another: the next task may have more luck.
+    ///
+    /// A thread that is started goes to an idle core. One that slept is woken on the core on which it ran last, even if
+    /// another thread of the pool runs there and other cores are idle: a kernel takes milliseconds to see that.
+    fn start_if_short(&self, queue: MutexGuard<'_, Queue>) {
+        if queue.is_short() {
+            _ = self.start(queue);
+        }
+    }
+
+    /// Has a thread at work for one that waits, which is one of the pool's if it `is_inside`. False if none is to be had.
+    fn leave_to_others(&self, is_inside: bool) -> bool {
+        let mut queue = lock(&self.shared.queue);
+        queue.blocked += usize::from(is_inside);
+        if queue.free() > 0 {
+            self.start_if_short(queue);
+            return true;
+        }
+        let is_started = self.start(queue).is_ok();
+        if !is_started && is_inside {
+            lock(&self.shared.queue).blocked -= 1;
+        }
+        is_started
+    }
+
+    /// What a thread does.
+    fn work(&self) {
+        let shared = &*self.shared;
+        let mut queue = lock(&shared.queue);
+        loop {
+            if queue.free() > queue.size || queue.stopping {
+                queue.threads -= 1;
+                return;
+            }
+            match queue.pop() {
+                Some(task) => {
+                    queue.running += 1;
+                    self.start_if_short(queue);
+                    task.run();
+                    queue = lock(&shared.queue);
+                    queue.running -= 1;
+                }
+                None => queue = shared.idle(queue, None).0,
+            }
+        }
+    }
 }
 
 impl ThreadPoolDispatcher {
@@ -527,130 +616,58 @@ impl ThreadPoolDispatcher {
     ///
     /// When the system refuses a thread.
     pub fn new(size: usize) -> Result<Self, Error> {
-        let size = size.max(1);
-        let pool = Self { shared: Arc::default(), size, threads: Arc::default() };
+        let queue = Queue { size: size.max(1), ..Queue::default() };
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), ..Shared::default() });
+        let pool = Pool { shared, threads: Arc::default() };
         fork::register(&pool.shared);
-        for _ in 0..size {
-            lock(&pool.shared.queue).threads += 1;
-            if let Err(error) = pool.spawn() {
-                lock(&pool.shared.queue).threads -= 1;
-                return Err(Error::Thread(Arc::new(error)));
-            }
-        }
-        Ok(pool)
-    }
-
-    /// Starts a thread that is counted already.
-    fn spawn(&self) -> std::io::Result<()> {
-        let (shared, size) = (Arc::clone(&self.shared), self.size);
-        let builder = thread::Builder::new().name("orcane-compile".to_owned());
-        let handle = builder.spawn(move || shared.as_runner(|| run_worker(&shared, size)))?;
-        let mut threads = lock(&self.threads);
-        // Spares come and go.
-        threads.retain(|thread| !thread.is_over());
-        threads.push(Worker::new(handle));
-        Ok(())
-    }
-
-    /// Starts threads in place of those that a fork's child does not have, if this is one.
-    fn replace_lost(&self) {
-        let missing = {
-            let mut queue = lock(&self.shared.queue);
-            if !std::mem::take(&mut queue.forked) {
-                return;
-            }
-            let missing = self.size.saturating_sub(queue.threads);
-            queue.threads += missing;
-            missing
-        };
-        for _ in 0..missing {
-            if self.spawn().is_err() {
-                let mut queue = lock(&self.shared.queue);
-                queue.threads -= 1;
-                // The next task may have more luck.
-                queue.forked = true;
-            }
-        }
-    }
-}
-
-fn run_worker(shared: &Shared, size: usize) {
-    let mut queue = lock(&shared.queue);
-    loop {
-        let surplus = queue.threads - queue.blocked > size;
-        if surplus || queue.stopping {
-            queue.threads -= 1;
-            return;
-        }
-        match queue.pop() {
-            Some(task) => {
-                queue.running += 1;
-                drop(queue);
-                task.run();
-                queue = lock(&shared.queue);
-                queue.running -= 1;
-            }
-            None => queue = shared.idle(queue, None).0,
-        }
+        pool.start(lock(&pool.shared.queue)).map_err(|error| Error::Thread(Arc::new(error)))?;
+        Ok(Self { pool })
     }
 }
 
 impl TaskDispatcher for ThreadPoolDispatcher {
     fn dispatch(&self, tasks: Vec<Task>) {
-        if self.shared.push(tasks) {
-            self.replace_lost();
+        if self.pool.shared.push(tasks) {
+            self.pool.start_if_short(lock(&self.pool.shared.queue));
         }
     }
 
     fn wait(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
-        self.replace_lost();
-        if !self.shared.is_running_here() {
-            let threads = lock(&self.shared.queue).threads;
-            return match threads {
-                // None to be had, after a fork.
-                0 => self.shared.help(done, deadline),
-                _ => self.shared.sleep(done, deadline),
-            };
-        }
+        let shared = &*self.pool.shared;
         if done() {
             return;
         }
-        let spare = {
-            let mut queue = lock(&self.shared.queue);
-            queue.blocked += 1;
-            let spare = queue.threads - queue.blocked < self.size;
-            queue.threads += usize::from(spare);
-            spare
-        };
-        if spare && self.spawn().is_err() {
-            // No spare to be had: this thread runs the tasks itself.
-            let mut queue = lock(&self.shared.queue);
-            queue.threads -= 1;
-            queue.blocked -= 1;
-            drop(queue);
-            return self.shared.help(done, deadline);
+        let is_inside = shared.is_running_here();
+        if !self.pool.leave_to_others(is_inside) {
+            return shared.help(done, deadline);
         }
-        self.shared.sleep(done, deadline);
-        lock(&self.shared.queue).blocked -= 1;
-        // A spare that is idle leaves.
-        self.shared.work.notify_all();
+        shared.sleep(done, deadline);
+        if is_inside {
+            lock(&shared.queue).blocked -= 1;
+            // A spare that is idle leaves.
+            shared.work.notify_all();
+        }
     }
 
     fn wake(&self) {
-        self.shared.wake();
+        self.pool.shared.wake();
     }
 
     fn concurrency(&self) -> usize {
-        self.size
+        lock(&self.pool.shared.queue).size
     }
 }
 
 impl Drop for ThreadPoolDispatcher {
     fn drop(&mut self) {
-        lock(&self.shared.queue).stopping = true;
-        self.shared.work.notify_all();
-        // The last task of all may be what drops the session: its thread does not wait for itself.
-        let threads = std::mem::take(&mut *lock(&self.threads));
-        threads.into_iter().for_each(Worker::join);
+        lock(&self.pool.shared.queue).stopping = true;
+        self.pool.shared.work.notify_all();
+        // Those that are started meanwhile are there before the one that starts them ends. The last task of all may be what
+        // drops the session: its thread does not wait for itself.
+        loop {
+            let last = lock(&self.pool.threads).pop();
+            let Some(worker) = last else { break };
+            worker.join();
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Where and when work is done, and what happens when it can't be.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -66,6 +67,48 @@ fn task_02_a_pool_runs_a_task_elsewhere_and_its_end_waits_for_it() {
     let (thread, owned) = receive.try_recv().unwrap();
     assert_ne!(thread, std::thread::current().id());
     assert_eq!(*owned, 42);
+}
+
+#[test]
+fn a_pool_runs_as_many_tasks_at_a_time_as_it_has_threads_however_they_come() {
+    const SIZE: usize = 4;
+    let pool = Arc::new(ThreadPoolDispatcher::new(SIZE).unwrap());
+    let (met, meetings) = mpsc::channel();
+    // Each ends when all have begun.
+    let tasks = || {
+        let (begun, met) = (Arc::new(AtomicUsize::new(0)), met.clone());
+        (0..SIZE).map(move |_| {
+            let (begun, met) = (Arc::clone(&begun), met.clone());
+            Task::new(Priority::Ahead, move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let deadline = Instant::now() + Duration::from_secs(20);
+                while begun.load(Ordering::SeqCst) < SIZE && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                met.send((begun.load(Ordering::SeqCst), std::thread::current().id())).unwrap();
+            })
+        })
+    };
+    let meet = || {
+        let threads = meetings.iter().take(SIZE).map(|(begun, thread)| {
+            assert_eq!(begun, SIZE);
+            thread
+        });
+        threads.collect::<HashSet<_>>()
+    };
+    // One by one, while no thread is there but the first.
+    tasks().for_each(|task| pool.dispatch(vec![task]));
+    let threads = meet();
+    assert_eq!(threads.len(), SIZE);
+    pool.dispatch(tasks().collect());
+    assert_eq!(meet(), threads);
+    let (for_task, inner) = (Arc::clone(&pool), tasks().collect::<Vec<_>>());
+    pool.dispatch(vec![Task::new(Priority::Ahead, move || for_task.dispatch(inner))]);
+    assert_eq!(meet(), threads);
+    // All at once.
+    let fresh = ThreadPoolDispatcher::new(SIZE).unwrap();
+    fresh.dispatch(tasks().collect());
+    assert_eq!(meet().len(), SIZE);
 }
 
 #[test]
