@@ -10,7 +10,7 @@ use orcane::linker::arch::Architecture;
 use orcane::linker::format::archive::{Archive, is_archive};
 use orcane::linker::format::macho::slice;
 use orcane::linker::format::{self, open};
-use orcane::linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionRole, Symbol};
+use orcane::linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionBound, SectionRole, Symbol};
 use orcane::linker::link::{self, Allocated, TlsLocation};
 use orcane::linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
 use orcane::linker::{SymbolName, SymbolStringPool};
@@ -208,6 +208,7 @@ pub(crate) fn link(options: &LinkOptions) -> Result<ExitCode> {
         graph.retain_comdats(|comdat| comdats.insert(comdat.signature.clone()));
     }
     leave_to_others(&mut graphs);
+    check_bounds(&graphs)?;
     let mut allocated = Vec::new();
     for graph in graphs {
         allocated.push(link::prepare(graph)?.allocate(&memory)?);
@@ -268,6 +269,25 @@ fn check_target(options: &LinkOptions, graph: &LinkGraph) -> Result<()> {
         && graph.architecture() != wanted
     {
         return Err(format!("{} is for {}, not {wanted}", graph.name(), graph.architecture()).into());
+    }
+    Ok(())
+}
+
+/// Refuses bounds of sections that several files have: each has its own where it is itself.
+fn check_bounds(graphs: &[LinkGraph]) -> Result<()> {
+    let mut owners: HashMap<String, HashSet<usize>> = HashMap::new();
+    for (owner, graph) in graphs.iter().enumerate() {
+        for section in graph.named_sections() {
+            section.bounded().for_each(|name| _ = owners.entry(name.to_owned()).or_default().insert(owner));
+        }
+    }
+    for graph in graphs {
+        for SectionBound { name, .. } in graph.section_bounds() {
+            if owners.get(&name).is_some_and(|owners| owners.len() > 1) {
+                let what = "it asks for the bounds of what several files have, which stays apart, in";
+                return Err(format!("{}: {what} '{name}'", graph.name()).into());
+            }
+        }
     }
     Ok(())
 }

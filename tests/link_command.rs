@@ -98,6 +98,21 @@ fn the_largest_of_several_commons_is_linked() {
 }
 
 #[test]
+fn bounds_of_a_section_that_several_files_have_are_an_error() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("link_bounds");
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    let folder = &*folder;
+    let own = "__attribute__((used, section(\"list\"))) static long own = 1;\n";
+    compile(folder, "asks", &format!("{own}extern long __start_list[]; long *start = __start_list;\n"));
+    compile(folder, "other", own);
+    let output = orcane(&["link", "--no-exec", "asks.o"], folder);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = orcane(&["link", "--no-exec", "other.o", "asks.o"], folder);
+    let error = text(&output.stderr);
+    assert!(!output.status.success() && error.contains("asks.o") && error.contains("'list'"), "{error}");
+}
+
+#[test]
 fn a_section_whose_name_is_longer_than_a_files_is_written() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("link_long_name");
     std::fs::create_dir_all(&folder).expect("a folder can be made");

@@ -165,6 +165,67 @@ fn macho_33_sections_are_enumerated_between_their_bounds() {
 }
 
 #[test]
+fn macho_33_bounds_are_those_of_what_all_objects_have() {
+    let registered = |names: &str| {
+        let entry = "struct entry { const char *text; long number; };\n";
+        let register = |name: char| {
+            format!(
+                "__attribute__((used, section(\"__DATA,registry\"))) static struct entry {name} = {{\"{name}\", 1}};\n"
+            )
+        };
+        entry.to_owned() + &names.chars().map(register).collect::<String>()
+    };
+    let main = "void say(const char *, long); extern struct entry start __asm(\"section$start$__DATA$registry\");
+        extern struct entry end __asm(\"section$end$__DATA$registry\"); int touch(void);
+        int main(void) { long sum = touch(); for (struct entry *at = &start; at < &end; at++) say(at->text, sum += at->number); return 0; }";
+    let other = |names| registered(names) + "int touch(void) { return 0; }";
+    let directory = directory("macho-gathered");
+    let say = elf(&directory, "say.c", SAY);
+    for level in ["-O0", "-O2"] {
+        let object = |file: &str, text: &str| macho(&directory, &[level], file, text);
+        let two = object("two.c", &(registered("ab") + main));
+        let none = object("none.c", &(registered("") + main));
+        let (one, three) = (object("one.c", &other("c")), object("three.c", &registered("def")));
+        runs(&directory, &[&two, &one, &say], "a 1\nb 2\nc 3\n", 0);
+        runs(&directory, &[&three, &one, &two, &say], "d 1\ne 2\nf 3\nc 4\na 5\nb 6\n", 0);
+        // The one that asks need not have any.
+        runs(&directory, &["--lazy", &none, &three, &one, &say], "d 1\ne 2\nf 3\nc 4\n", 0);
+    }
+}
+
+#[test]
+fn macho_33_bounds_of_what_stays_with_several_objects_are_an_error() {
+    let directory = directory("macho-apart");
+    let asks = |bound: &str| {
+        let text = format!(
+            "extern char start __asm(\"{bound}\"); void touch(void); char *volatile at;
+             __attribute__((used, section(\"OWN,one\"))) long one = 1; int main(void) {{ touch(); at = &start; return 0; }}"
+        );
+        macho(&directory, &[], "asks.c", &text)
+    };
+    let other = "__attribute__((used, section(\"OWN,two\"))) long two = 2; void touch(void) {}";
+    let other = macho(&directory, &[], "other.c", other);
+    for (bound, refused) in [
+        ("segment$start$OWN", "what several have in segment 'OWN'"),
+        ("section$end$__TEXT$__text", "what several have in section '__TEXT$__text'"),
+    ] {
+        fails(&directory, &[&asks(bound), &other], refused);
+        fails(&directory, &[&other, &asks(bound)], refused);
+    }
+    for target in [X86_64, ARM64] {
+        let asks = |bound: &str| format!(".section OWN,one\n.quad 1\n.data\n.globl _bound\n_bound: .quad {bound}");
+        let other = ".section OWN,two\n.quad 2\n.data\n.quad 3";
+        for (bound, refused) in [("segment$end$OWN", "'OWN'"), ("section$start$__DATA$__data", "'__DATA$__data'")] {
+            let error = linked_data(target, &directory, &[&asks(bound), other]).unwrap_err();
+            assert!(error.contains("the bounds of what several files have") && error.contains(refused), "{error}");
+            linked_data(target, &directory, &[&asks(bound)]).unwrap();
+        }
+    }
+    // One section of the segment is one object's.
+    runs(&directory, &[&asks("section$start$OWN$one"), &other], "", 0);
+}
+
+#[test]
 fn macho_33_segments_lie_between_their_bounds_in_both_architectures() {
     let directory = directory("macho-segments");
     // The sections of the segments come in turn.

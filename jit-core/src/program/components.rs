@@ -457,8 +457,8 @@ impl Shared {
     pub(super) fn settle_sections(&self, component: &str, graph: &LinkGraph, number: u64) -> Result<Vec<Share>, Cause> {
         let mut components = lock(&self.components);
         let Some(component) = components.get_mut(component) else { return Ok(Vec::new()) };
-        let code = |section| Cause::Other(format!("{}: {OF_CODE} '{section}'", graph.name()).into());
-        component.gathered.settle(graph, number).map_err(code)
+        let stays = |what| Cause::Other(format!("{}: {what}", graph.name()).into());
+        component.gathered.settle(graph, number).map_err(stays)
     }
 
     pub(super) fn forget_commons(&self, component: &str, linked: &[SymbolName]) {
@@ -583,9 +583,6 @@ static STACK_GUARD: LazyLock<Box<u64>> = LazyLock::new(|| Box::new(RandomState::
 const TOO_LATE: &str = "the program is in memory with a smaller or less aligned";
 
 const GATHERED: &str = "the program is in memory, and asks for the bounds of its section";
-
-/// What objects can't share.
-const OF_CODE: &str = "code stays with its object, and the program asks for the bounds of what several have in section";
 
 const NO_EXECUTABLE_STACK: &str = "it needs an executable stack, as for GCC's nested functions whose addresses are taken \
      (-ftrampoline-impl=heap does without)";

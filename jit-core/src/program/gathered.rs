@@ -1,9 +1,9 @@
-//! Sections whose bounds a program asks for (`__start_X`, `__stop_X`): what the objects of a component have in sections of
-//! one name lies in one piece, in the order of addition.
+//! Sections whose bounds a program asks for (`__start_X`, `__stop_X`; of Mach-O `section$start$S$X`, `section$end$S$X`): what
+//! the objects of a component have in sections of one name lies in one piece, in the order of addition.
 //!
 //! The piece has memory of its own, of the size that all objects known by then need when the first of them is linked. Each
 //! object is linked as if its part were there, and its content goes there when it is final. Who asks for the bounds needs
-//! all objects that have a part.
+//! all objects that have a part. A segment of Mach-O's, whose bounds can be asked for too, is not brought together.
 
 use std::ops::Range;
 
@@ -15,13 +15,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::sync::{Arc, Mutex, lock};
 
-/// The sections of a component's objects by their names.
+/// The sections of a component's objects by their names, and the segments of Mach-O's.
 #[derive(Debug, Default)]
 pub(super) struct Gathered(FxHashMap<String, Gathering>);
 
 #[derive(Debug, Default)]
 struct Gathering {
-    /// What each object has, by the objects' numbers.
+    /// What each object has of a section, by the objects' numbers.
     parts: Vec<(u64, NamedSection)>,
     /// The symbols that stand for the objects with parts.
     wholes: FxHashMap<u64, SymbolName>,
@@ -61,6 +61,11 @@ pub(super) struct Share {
     pub(super) needed: Vec<SymbolName>,
 }
 
+const OF_CODE: &str = "code stays with its object, and the program asks for the bounds of what several have in section";
+
+const OF_SEGMENT: &str =
+    "sections stay with their object, and the program asks for the bounds of what several have in segment";
+
 impl Gathered {
     /// Takes note of what an object has and asks for.
     ///
@@ -69,17 +74,18 @@ impl Gathered {
     /// With the name of a section that is in memory already and can't have another part.
     pub(super) fn add(&mut self, graph: &LinkGraph, number: u64, whole: &SymbolName) -> Result<(), String> {
         for section in graph.named_sections() {
-            let gathering = self.0.entry(section.name.clone()).or_default();
-            if !gathering.linked.is_empty() && !gathering.users.is_empty() {
-                return Err(section.name);
+            for name in section.bounded() {
+                let gathering = self.0.entry(name.to_owned()).or_default();
+                if !gathering.linked.is_empty() && !gathering.users.is_empty() {
+                    return Err(name.to_owned());
+                }
+                gathering.wholes.insert(number, whole.clone());
             }
-            gathering.wholes.insert(number, whole.clone());
-            gathering.parts.push((number, section));
+            self.0.entry(section.name.clone()).or_default().parts.push((number, section));
         }
         for SectionBound { name, .. } in graph.section_bounds() {
             let gathering = self.0.entry(name.clone()).or_default();
-            let is_apart = |(part, _): &(u64, NamedSection)| gathering.linked.contains(part);
-            if gathering.piece.is_none() && gathering.parts.iter().any(is_apart) {
+            if gathering.piece.is_none() && gathering.wholes.keys().any(|owner| gathering.linked.contains(owner)) {
                 return Err(name);
             }
             gathering.users.insert(number);
@@ -91,13 +97,16 @@ impl Gathered {
     ///
     /// # Errors
     ///
-    /// With the name of a section of code: code stays where its object is.
+    /// What stays where its object is, although it is asked for the bounds of it and others': code, and segments.
     pub(super) fn settle(&mut self, graph: &LinkGraph, number: u64) -> Result<Vec<Share>, String> {
         if self.0.is_empty() {
             return Ok(Vec::new());
         }
         let mut of: FxHashMap<String, Uses> = FxHashMap::default();
         for section in graph.named_sections() {
+            if let Some(segment) = section.segment() {
+                of.entry(segment.to_owned()).or_default();
+            }
             of.entry(section.name).or_default().sections.push(section.section);
         }
         for SectionBound { symbol, name, end } in graph.section_bounds() {
@@ -106,7 +115,7 @@ impl Gathered {
         let mut shares = Vec::new();
         for (name, Uses { sections, bounds }) in of {
             let Some(gathering) = self.0.get_mut(&name) else { continue };
-            if !gathering.parts.is_empty() {
+            if !gathering.wholes.is_empty() {
                 gathering.linked.insert(number);
             }
             if gathering.is_apart() {
@@ -114,7 +123,10 @@ impl Gathered {
             }
             let piece = match &gathering.piece {
                 Some(piece) => Arc::clone(piece),
-                None if gathering.parts.iter().any(|(_, part)| part.kind == SegmentKind::Code) => return Err(name),
+                None if gathering.parts.is_empty() => return Err(format!("{OF_SEGMENT} '{name}'")),
+                None if gathering.parts.iter().any(|(_, part)| part.kind == SegmentKind::Code) => {
+                    return Err(format!("{OF_CODE} '{name}'"));
+                }
                 None => Arc::clone(gathering.piece.insert(Arc::new(Piece::new(&name, &gathering.parts)))),
             };
             let others = gathering.wholes.iter().filter(|(other, _)| !bounds.is_empty() && **other != number);
@@ -134,7 +146,7 @@ impl Gathered {
             if gathering.linked.is_empty() {
                 gathering.piece = None;
             }
-            !gathering.parts.is_empty() || !gathering.users.is_empty() || !gathering.linked.is_empty()
+            !gathering.wholes.is_empty() || !gathering.users.is_empty() || !gathering.linked.is_empty()
         });
     }
 }
@@ -143,7 +155,7 @@ impl Gathering {
     /// Whether each object can have its part where it is itself: nobody asks for the bounds, or only the one that has all.
     fn is_apart(&self) -> bool {
         let is_owners = |user: &u64| self.wholes.len() == 1 && self.wholes.contains_key(user);
-        self.piece.is_none() && (self.parts.is_empty() || self.users.iter().all(is_owners))
+        self.piece.is_none() && (self.wholes.is_empty() || self.users.iter().all(is_owners))
     }
 }
 

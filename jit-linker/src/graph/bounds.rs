@@ -1,15 +1,17 @@
-//! Sections whose bounds a program can ask for (`__start_X`, `__stop_X`): a program may have a section in several graphs.
+//! Sections whose bounds a program can ask for (`__start_X`, `__stop_X`; of Mach-O `section$start$S$X`, `section$end$S$X`):
+//! a program may have a section in several graphs.
 
 use super::section::{Section, SectionRole};
 use super::{Definition, LinkGraph, SectionId, SymbolId};
+use crate::format::macho;
 use crate::memory::SegmentKind;
 
-/// A section whose name is a C identifier, so that symbols can stand for its bounds.
+/// A section for whose bounds symbols can stand: of an ELF object one whose name is a C identifier, of a Mach-O object any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedSection {
     /// Which one it is in its graph.
     pub section: SectionId,
-    /// Its name.
+    /// Its name; of a Mach-O object its segment's and its own, with a dollar between them.
     pub name: String,
     /// Which segment it goes to.
     pub kind: SegmentKind,
@@ -19,29 +21,43 @@ pub struct NamedSection {
     pub align: u64,
 }
 
-/// A symbol that stands for a bound of a section.
+impl NamedSection {
+    /// The segment that it is in; of a Mach-O object only.
+    #[must_use]
+    pub fn segment(&self) -> Option<&str> {
+        self.name.split_once('$').map(|(segment, _)| segment)
+    }
+
+    /// The names of what symbols can stand for bounds of that it is a part of.
+    pub fn bounded(&self) -> impl Iterator<Item = &str> {
+        self.segment().into_iter().chain([&*self.name])
+    }
+}
+
+/// A symbol that stands for a bound of a section, or of a segment of Mach-O's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SectionBound {
     /// The symbol.
     pub symbol: SymbolId,
-    /// The section's name.
+    /// The section's name, as [`NamedSection`] has it. A segment's has no dollar.
     pub name: String,
     /// Whether it is the section's end.
     pub end: bool,
 }
 
 impl LinkGraph {
-    /// The sections whose bounds symbols can stand for; of an ELF object only.
+    /// The sections whose bounds symbols can stand for.
     #[must_use]
     pub fn named_sections(&self) -> Vec<NamedSection> {
-        if !self.is_elf() {
-            return Vec::new();
-        }
+        let Some(format) = self.format() else { return Vec::new() };
         let of_its_name = |(id, section): (SectionId, &Section)| {
             let start = section.label.start as usize;
             let name = self.object.get(start..start + section.label.length as usize)?;
-            let is_named = section.role == SectionRole::Plain && is_identifier(name);
-            let name = is_named.then(|| String::from_utf8_lossy(name).into_owned())?;
+            let name = match format {
+                _ if section.role != SectionRole::Plain => return None,
+                Format::Elf => is_identifier(name).then(|| text(name))?,
+                Format::MachO => full_name(macho::segment_beside(&self.object, start)?, Some(name)),
+            };
             Some(NamedSection { section: id, name, kind: section.kind, size: 0, align: 1 << section.align_log2 })
         };
         let mut named: Vec<_> = self.sections().filter_map(of_its_name).collect();
@@ -65,25 +81,59 @@ impl LinkGraph {
     /// The symbols that stand for bounds of such sections: of the graph's own, and of what may be another's.
     #[must_use]
     pub fn section_bounds(&self) -> Vec<SectionBound> {
-        if !self.is_elf() {
-            return Vec::new();
-        }
-        let bound = |(symbol, found): (SymbolId, &super::Symbol)| match found.definition {
-            Definition::SectionBound { section, end } if self.section(section).role == SectionRole::Plain => {
-                Some(SectionBound { symbol, name: self.section_name(section).into_owned(), end })
+        let Some(format) = self.format() else { return Vec::new() };
+        let bound = |(symbol, found): (SymbolId, &super::Symbol)| {
+            let is_bound = match found.definition {
+                Definition::SectionBound { section, .. } => self.section(section).role == SectionRole::Plain,
+                Definition::External => true,
+                _ => false,
+            };
+            if !is_bound {
+                return None;
             }
-            Definition::External => {
-                let (name, end) = bound_of(found.name.as_ref()?.as_bytes())?;
-                let name = std::str::from_utf8(name).ok().filter(|name| is_identifier(name.as_bytes()))?;
-                Some(SectionBound { symbol, name: name.to_owned(), end })
-            }
-            _ => None,
+            let label = self.symbol_label(symbol);
+            let (name, end) = match format {
+                Format::Elf => {
+                    let (name, end) = bound_of(label.as_bytes())?;
+                    (is_identifier(name).then(|| text(name))?, end)
+                }
+                Format::MachO => {
+                    let mangled = found.name.as_ref().map(|name| macho::symbol_name(name.as_str()));
+                    let label = mangled.unwrap_or(label);
+                    let (segment, name, end) = macho::bound_of(label.as_bytes())?;
+                    (full_name(segment, name), end)
+                }
+            };
+            Some(SectionBound { symbol, name, end })
         };
         self.symbols().filter_map(bound).collect()
     }
 
-    fn is_elf(&self) -> bool {
-        self.object.starts_with(b"\x7fELF")
+    /// Of the object that it was read from, if it was.
+    fn format(&self) -> Option<Format> {
+        match &*self.object {
+            [0x7f, b'E', b'L', b'F', ..] => Some(Format::Elf),
+            object if macho::is_macho(object) => Some(Format::MachO),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    Elf,
+    MachO,
+}
+
+fn text(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
+
+/// What identifies a section of Mach-O's, or a segment.
+fn full_name(segment: &[u8], section: Option<&[u8]>) -> String {
+    match section {
+        Some(section) => format!("{}${}", text(segment), text(section)),
+        None => text(segment),
     }
 }
 

@@ -36,6 +36,7 @@ use crate::arch::Architecture;
 use crate::graph::{GraphError, LinkGraph, ObjectBytes, SymbolId, Text};
 use crate::name::SymbolStringPool;
 
+pub(crate) use self::section::{bound_of, segment_beside};
 pub(super) use self::universal::part_for_host;
 pub use self::universal::{is_universal, slice};
 

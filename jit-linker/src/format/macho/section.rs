@@ -255,26 +255,15 @@ impl<'data> Reader<'data> {
     /// The section that a symbol like `section$start$__DATA$__name` or `segment$end$__DATA` is a bound of, and whether of
     /// its end.
     pub(super) fn bound(&mut self, symbol: &[u8]) -> Parsed<Option<(SectionId, bool)>> {
-        let Some(dollar) = symbol.iter().position(|byte| *byte == b'$') else { return Ok(None) };
-        let (kind, rest) = symbol.split_at(dollar);
-        let (name, end) = match rest.strip_prefix(b"$start$") {
-            Some(name) => (name, false),
-            None => match rest.strip_prefix(b"$end$") {
-                Some(name) => (name, true),
-                None => return Ok(None),
-            },
+        let Some((segment, name, end)) = bound_of(symbol) else { return Ok(None) };
+        let section = match name {
+            Some(name) => self.section_named(segment, name),
+            None => self.end_of_segment(segment, end)?,
         };
-        Ok(match kind {
-            b"section" => self.section_named(name).map(|section| (section, end)),
-            b"segment" => self.end_of_segment(name, end)?.map(|section| (section, end)),
-            _ => None,
-        })
+        Ok(section.map(|section| (section, end)))
     }
 
-    /// The section of a segment and a name, with a dollar between them.
-    fn section_named(&self, name: &[u8]) -> Option<SectionId> {
-        let dollar = name.iter().position(|byte| *byte == b'$')?;
-        let (segment, name) = (&name[..dollar], &name[dollar + 1..]);
+    fn section_named(&self, segment: &[u8], name: &[u8]) -> Option<SectionId> {
         let is_it = |header: &&&Section64<LittleEndian>| header.segment_name() == segment && header.name() == name;
         let index = self.sections.iter().position(|header| is_it(&header))?;
         self.section_of(index)
@@ -309,6 +298,33 @@ impl<'data> Reader<'data> {
         self.graph.block(block).section
     }
 }
+
+/// The segment, and the section if it is not the whole of that, whose start or, if that is true, end a symbol of a name
+/// stands for.
+pub(crate) fn bound_of(symbol: &[u8]) -> Option<(&[u8], Option<&[u8]>, bool)> {
+    let mut words = symbol.splitn(4, |byte| *byte == b'$');
+    let (kind, end, segment, name) = (words.next()?, words.next()?, words.next()?, words.next());
+    let is_bound = match kind {
+        b"section" => name.is_some(),
+        b"segment" => name.is_none(),
+        _ => false,
+    };
+    let end = match end {
+        b"start" => false,
+        b"end" => true,
+        _ => return None,
+    };
+    is_bound.then_some((segment, name, end))
+}
+
+/// The segment of a section, by where the object has the section's name.
+pub(crate) fn segment_beside(object: &[u8], name: usize) -> Option<&[u8]> {
+    let header = object.get(name..name + 2 * NAME)?;
+    header[NAME..].split(|byte| *byte == 0).next()
+}
+
+/// Bytes of a section's name, which the segment's follows in its header (`section_64`).
+const NAME: usize = 16;
 
 /// A section's segment and name, which together identify it.
 pub(super) fn full_name(header: &Section64<LittleEndian>) -> String {
