@@ -396,13 +396,12 @@ mod linux {
         let managers: Vec<_> = (0..3).map(|_| manager()).collect();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            for manager in &managers {
-                scope.spawn(|| {
-                    while !done.load(Ordering::Relaxed) {
-                        assert_eq!(call(&link(manager, 1)), 1);
-                    }
-                });
-            }
+            let link_and_call = |manager| {
+                while !done.load(Ordering::Relaxed) {
+                    assert_eq!(call(&link(manager, 1)), 1);
+                }
+            };
+            let threads: Vec<_> = managers.iter().map(|manager| scope.spawn(move || link_and_call(manager))).collect();
             let forks = if cfg!(target_arch = "aarch64") { 10 } else { 100 };
             let all_right = catch_unwind(AssertUnwindSafe(|| {
                 for _ in 0..forks {
@@ -413,6 +412,8 @@ mod linux {
                 }
             }));
             done.store(true, Ordering::Relaxed);
+            // Joined, they are gone: the scope ends before their stacks do, which the next test counts.
+            threads.into_iter().for_each(|thread| thread.join().expect("it calls what it linked"));
             all_right.expect("all children succeed");
         });
     }

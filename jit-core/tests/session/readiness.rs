@@ -299,9 +299,11 @@ fn gap_12_ten_thousand_names_in_one_ring_become_ready_together() {
     ];
     for order in orders {
         let best = |count: usize| (0..3).map(|_| time_to_emit_ring(&order(count))).min().unwrap();
-        let (small, large) = (best(COUNT / 8), best(COUNT));
-        // Eight times as many take about eight times as long. What looked at all of them for each would take 64 times.
-        assert!(large < 24 * small, "{small:?} and {large:?}");
+        let times = std::iter::repeat_with(|| (best(COUNT / 8), best(COUNT)));
+        // Eight times as many take about eight times as long. What looked at all of them for each would take 64 times, and
+        // whatever else the machine does, does not take a larger part of the longer one each time.
+        let times: Vec<_> = times.take(5).take_while(|(small, large)| *large >= 24 * *small).collect();
+        assert!(times.len() < 5, "{times:?}");
     }
 }
 
