@@ -323,3 +323,21 @@ fn functions_in_functions_run_on_the_stack() {
         same_as_native(&directory, &[&main], &["-lpthread", "-z", "execstack"], &[]);
     }
 }
+
+#[test]
+fn intermediate_code_is_refused_as_what_it_is() {
+    let directory = directory("intermediate");
+    let main = "int main(void) { return puts(\"main\") < 0; }";
+    let fat = c(&directory, &["-flto", "-ffat-lto-objects"], "fat.c", main);
+    same_as_native(&directory, &[&fat], &[], &[]);
+    let slim = c(&directory, &["-flto", "-fno-fat-lto-objects"], "slim.c", main);
+    let bitcode = ["--target=x86_64-linux-gnu", "--target=arm64-apple-macos11"].map(|target| {
+        let file = if target.contains("apple") { "darwin.c" } else { "linux.c" };
+        compile(&directory, &["clang-22", target, "-flto"], file, &format!("int puts(const char *);\n{main}"))
+    });
+    for (object, whose) in [(&slim, "GCC's"), (&bitcode[0], "LLVM's"), (&bitcode[1], "LLVM's")] {
+        let (_, error, status) = told(&orcane(&directory, &["run", object]));
+        let expected = [object, "not a relocatable object", whose, "intermediate code"];
+        assert!(expected.iter().all(|part| error.contains(part)) && status == Some(127), "{error}");
+    }
+}

@@ -3,6 +3,7 @@
 mod clif;
 mod inputs;
 mod libraries;
+mod outermost;
 mod search;
 
 use std::error::Error;
@@ -242,7 +243,6 @@ fn call_main(entry: u64, arguments: Vec<CString>) -> i32 {
     unsafe extern "C" {
         static environ: *const *const c_char;
     }
-    type Main = unsafe extern "C-unwind" fn(i32, *const *const c_char, *const *const c_char) -> i32;
     let count = arguments.len() as i32;
     let mut pointers: Vec<*const c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
     pointers.push(std::ptr::null());
@@ -252,8 +252,8 @@ fn call_main(entry: u64, arguments: Vec<CString>) -> i32 {
     // SAFETY: the entry is a function of the program's; whoever has it run vouches for it. The
     // environment is the C library's.
     unsafe {
-        let main = std::mem::transmute::<*const (), Main>(entry as *const ());
-        main(count, pointers.as_ptr(), environ)
+        let main = std::mem::transmute::<*const (), outermost::Main>(entry as *const ());
+        outermost::call(count, pointers.as_ptr(), environ, main)
     }
 }
 

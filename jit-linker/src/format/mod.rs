@@ -77,8 +77,16 @@ pub fn parse_with(
     if macho::is_macho(&object) {
         return macho::parse_with(name, object, names, options);
     }
-    Err(ParseError::Unrecognized { object: name.to_owned() })
+    let is_bitcode = LLVM_BITCODE.iter().any(|magic| object.starts_with(magic));
+    let object = name.to_owned();
+    Err(match is_bitcode {
+        true => ParseError::NotLinkable { object, what: "it is LLVM's intermediate code (-flto)".to_owned() },
+        false => ParseError::Unrecognized { object },
+    })
 }
+
+/// How bitcode begins, as it is and in its wrapper for Darwin.
+const LLVM_BITCODE: [&[u8]; 2] = [b"BC\xc0\xde", b"\xde\xc0\x17\x0b"];
 
 /// What readers return, a relocation a time: an error is rare, and too large to be carried around.
 type Parsed<T> = Result<T, Box<ParseError>>;

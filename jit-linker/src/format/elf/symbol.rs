@@ -19,6 +19,9 @@ const SHN_X86_64_LCOMMON: u16 = 0xff02;
 /// What local-dynamic code with TLS descriptors counts the component's variables from.
 const TLS_MODULE_BASE: &[u8] = b"_TLS_MODULE_BASE_";
 
+/// What GCC marks an object by that has no machine code.
+const LTO_SLIM: &[u8] = b"__gnu_lto_slim";
+
 impl<'data> Reader<'data> {
     /// Adds what the object defines.
     pub(super) fn add_symbols(&mut self) -> Parsed<()> {
@@ -85,6 +88,10 @@ impl<'data> Reader<'data> {
             SHN_UNDEF => return Ok(None),
             SHN_ABS => return Ok(Some((Definition::Absolute, value))),
             SHN_COMMON | SHN_X86_64_LCOMMON => {
+                if self.symbol_name(symbol)? == LTO_SLIM {
+                    let what = "it is GCC's intermediate code (-flto without -ffat-lto-objects)".to_owned();
+                    return Err(Box::new(ParseError::NotLinkable { object: self.graph.name().to_owned(), what }));
+                }
                 let size = symbol.st_size.get(LittleEndian);
                 let block = self.graph.add_zero_block(SegmentKind::Data, size, value.max(1));
                 let block = block.map_err(|source| self.graph_error(source))?;
