@@ -54,6 +54,17 @@ pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
     }
 }
 
+/// Links an item that is all that its module defines.
+pub(crate) fn run_alone(
+    session: &ExecutionSession,
+    module: &Arc<ModuleUnits>,
+    item: Item,
+    responsibility: MaterializationResponsibility,
+) {
+    compile_and_link(session, module, vec![(item, responsibility)]);
+    module.layer.spent.free();
+}
+
 fn compile_and_link(
     session: &ExecutionSession,
     module: &Arc<ModuleUnits>,
@@ -73,6 +84,8 @@ fn compile_and_link(
 struct Batch<'a> {
     session: ExecutionSession,
     module: &'a Arc<ModuleUnits>,
+    /// How many it is for.
+    items: usize,
     /// Whether this is another thread than the one that added the module.
     is_elsewhere: bool,
     architecture: Architecture,
@@ -120,7 +133,10 @@ impl<'a> Batch<'a> {
     fn new(session: &ExecutionSession, module: &'a Arc<ModuleUnits>, items: usize) -> Self {
         let architecture = session.executor().architecture();
         let mut graph = LinkGraph::new(&*module.name, architecture);
-        graph.reserve(items);
+        let is_alone = items == 1;
+        if !is_alone {
+            graph.reserve(items);
+        }
         let frames = module.layer.services.want_frames().then(|| Frames::of_functions(architecture, items));
         Self {
             session: session.clone(),
@@ -128,7 +144,8 @@ impl<'a> Batch<'a> {
             is_elsewhere: thread::current().id() != module.added_by,
             architecture,
             graph,
-            references: FxHashMap::with_capacity_and_hasher(2 * items, FxBuildHasher),
+            references: FxHashMap::with_capacity_and_hasher(if is_alone { 0 } else { 2 * items }, FxBuildHasher),
+            items,
             order: SearchOrder::new(),
             externals: Vec::new(),
             own: Vec::with_capacity(items),
@@ -523,8 +540,15 @@ impl<'a> Batch<'a> {
         if self.module.is_redirectable(namespace, index) {
             return self.graph.define(Some(name), block, 0, tag);
         }
-        let symbol = self.reference(namespace, index);
-        self.graph.define_external(symbol, block, 0, tag);
+        let is_last = self.own.len() + 1 == self.items;
+        let symbol = if is_last && !self.references.contains_key(&(namespace, index)) {
+            // Nothing refers to it, and nothing that could comes after it.
+            self.graph.define(Some(name), block, 0, tag)
+        } else {
+            let symbol = self.reference(namespace, index);
+            self.graph.define_external(symbol, block, 0, tag);
+            symbol
+        };
         if namespace == FUNCTION
             && let Some(address) = self.references.get(&(ADDRESS_OF, index)).copied()
         {
