@@ -2,6 +2,7 @@
 
 use jit_linker::SymbolName;
 use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
 
 use super::arena::Id;
 use super::manager::Notification;
@@ -115,7 +116,7 @@ impl State {
             units = self.dependants(units);
         }
         let cause = Arc::new(if self.ended { Cause::SessionEnded } else { Cause::Removed });
-        let symbols: Vec<SymbolId> = units
+        let symbols: SmallVec<[SymbolId; 4]> = units
             .iter()
             .filter_map(|unit| self.units.get(*unit))
             .flat_map(|unit| unit.symbols.iter().copied())
