@@ -15,7 +15,7 @@ use jit_linker::arch::Architecture;
 use jit_linker::graph::{BlockId, Edge, LinkGraph, Linkage, SymbolId as GraphSymbol};
 use jit_linker::memory::SegmentKind;
 use rustc_hash::{FxBuildHasher, FxHashMap};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::libcall;
 use super::linking::{Compiled, External, Extra, Own, Told};
@@ -23,7 +23,7 @@ use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, mo
 use super::optimize::optimize;
 use super::reloc::{edge_kind, field_size};
 use super::transform::FunctionTransform;
-use super::units::{BoxedFunction, Item, ModuleUnits, TakenBody};
+use super::units::{BoxedFunction, Item, ModuleUnits, OwnedItem, TakenBody};
 use super::{cache, cfi, panic};
 use crate::dump::Form;
 use crate::error::Cause;
@@ -47,7 +47,7 @@ pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
         false => items.into_iter().partition(|(item, _)| module.large.contains(item)),
     };
     for items in large.into_iter().map(|item| vec![item]).chain((!items.is_empty()).then_some(items)) {
-        compile_and_link(session, module, items);
+        compile_and_link(session, module, items.into());
     }
     if lock(&module.bodies).are_done() {
         module.layer.spent.free();
@@ -61,15 +61,11 @@ pub(crate) fn run_alone(
     item: Item,
     responsibility: MaterializationResponsibility,
 ) {
-    compile_and_link(session, module, vec![(item, responsibility)]);
+    compile_and_link(session, module, smallvec![(item, responsibility)]);
     module.layer.spent.free();
 }
 
-fn compile_and_link(
-    session: &ExecutionSession,
-    module: &Arc<ModuleUnits>,
-    items: Vec<(Item, MaterializationResponsibility)>,
-) {
+fn compile_and_link(session: &ExecutionSession, module: &Arc<ModuleUnits>, items: SmallVec<[OwnedItem; 1]>) {
     let mut batch = Batch::new(session, module, items.len());
     let start = Instant::now();
     batch.compile(items);
@@ -132,7 +128,7 @@ fn describe_failure(error: &CodegenError) -> String {
 impl<'a> Batch<'a> {
     fn new(session: &ExecutionSession, module: &'a Arc<ModuleUnits>, items: usize) -> Self {
         let architecture = session.executor().architecture();
-        let mut graph = LinkGraph::new(&*module.name, architecture);
+        let mut graph = LinkGraph::new(Arc::clone(&module.name), architecture);
         let is_alone = items == 1;
         if !is_alone {
             graph.reserve(items);
@@ -165,7 +161,7 @@ impl<'a> Batch<'a> {
         counters.data_bytes.fetch_add(self.data_bytes, Ordering::Relaxed);
     }
 
-    fn compile(&mut self, items: Vec<(Item, MaterializationResponsibility)>) {
+    fn compile(&mut self, items: SmallVec<[OwnedItem; 1]>) {
         let layer = &self.module.layer;
         let symbols = self.session.first_symbols(items.iter().map(|(_, responsibility)| responsibility));
         let is_compiled = {

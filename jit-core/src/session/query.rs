@@ -1,6 +1,7 @@
 //! Lookups that wait, and how they are answered.
 
 use jit_linker::SymbolName;
+use smallvec::SmallVec;
 
 use super::ExecutionSession;
 use super::arena::Id;
@@ -42,6 +43,9 @@ pub(crate) enum Outcome {
     Missing(SymbolFailure),
     Failed(SymbolFailure),
 }
+
+/// What is known of each name of a query, in their order. Most have one.
+pub(crate) type Outcomes = SmallVec<[Outcome; 1]>;
 
 /// What became of each name of a query, in their order.
 pub(crate) type Answers = Vec<Result<FoundSymbol, SymbolFailure>>;
@@ -151,7 +155,7 @@ impl Control {
     }
 
     /// Gives the answer, if nobody has. User code runs: no lock is held.
-    pub(crate) fn answer(&self, outcomes: Vec<Outcome>) {
+    pub(crate) fn answer(&self, outcomes: Outcomes) {
         let completion = lock(&self.progress).completion.take();
         match completion {
             Some(Completion::All(complete)) => complete(all_or_nothing(outcomes)),
@@ -174,7 +178,7 @@ impl Control {
 }
 
 /// The symbols found, or everything that failed.
-pub(crate) fn all_or_nothing(outcomes: Vec<Outcome>) -> Result<Vec<FoundSymbol>, LookupError> {
+pub(crate) fn all_or_nothing(outcomes: Outcomes) -> Result<Vec<FoundSymbol>, LookupError> {
     let mut found = Vec::with_capacity(outcomes.len());
     let mut failures = Vec::new();
     for outcome in outcomes {
@@ -194,12 +198,12 @@ pub(crate) struct Query {
     pub(crate) priority: Priority,
     outstanding: usize,
     failed: bool,
-    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) outcomes: Outcomes,
 }
 
 impl Query {
     pub(crate) fn new(control: Arc<Control>) -> Self {
-        let outcomes = Vec::with_capacity(control.request.names.len());
+        let outcomes = Outcomes::with_capacity(control.request.names.len());
         let priority = control.request.priority;
         Self { control, priority, outstanding: 0, failed: false, outcomes }
     }

@@ -34,10 +34,13 @@ pub(crate) struct Dylib {
     pub(crate) trackers: FxHashSet<Id<Tracker>>,
 }
 
+/// Units of a tracker: often it is one.
+pub(crate) type UnitList = SmallVec<[Id<Unit>; 2]>;
+
 /// What is removed together.
 pub(crate) struct Tracker {
     pub(crate) dylib: Id<Dylib>,
-    pub(crate) units: Vec<Id<Unit>>,
+    pub(crate) units: UnitList,
     pub(crate) memory_limit: Option<u64>,
     /// What its units hold, and those trackers' that it counts.
     pub(crate) memory_used: u64,
@@ -158,7 +161,7 @@ pub(crate) struct Effects {
     pub(crate) answers: SmallVec<[Query; 1]>,
     pub(crate) discards: Vec<Discard>,
     pub(crate) dropped: Vec<Box<dyn MaterializationUnit>>,
-    pub(crate) garbage: Vec<Unit>,
+    pub(crate) garbage: SmallVec<[Unit; 1]>,
     /// What was held, and the errors of removed symbols, which are the user's too.
     pub(crate) resources: Vec<Box<dyn Send>>,
     /// Watches of code that must not be called any more.
@@ -713,7 +716,7 @@ impl Tracker {
     pub(crate) fn new(dylib: Id<Dylib>) -> Self {
         Self {
             dylib,
-            units: Vec::new(),
+            units: UnitList::new(),
             memory_limit: None,
             memory_used: 0,
             counted_by: None,

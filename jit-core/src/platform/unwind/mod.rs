@@ -146,7 +146,7 @@ impl Frames {
         let mut frames = Self::default();
         frames.cies.push(Cie::of_calls(architecture));
         frames.frames.reserve(count);
-        frames.instructions.reserve(count * 12);
+        frames.instructions.reserve((count + 1) * 12);
         frames
     }
 
