@@ -37,9 +37,9 @@ fn prepare(name: &str) -> Work {
 #[bench::link_object(args = ("link-object"), config = checked_in(12_807_190))]
 #[bench::lazy(args = ("lazy"), config = checked_in(9_859_892))]
 #[bench::first_jit(args = ("first-jit"), config = checked_in(18_177))]
-#[bench::define(args = ("define"), config = checked_in(8_266_599))]
-#[bench::lookup(args = ("lookup"), config = checked_in(2_555_091))]
-#[bench::cycle(args = ("cycle"), config = checked_in(9_497_991))]
+#[bench::define(args = ("define"), config = checked_in(6_949_177))]
+#[bench::lookup(args = ("lookup"), config = checked_in(2_025_521))]
+#[bench::cycle(args = ("cycle"), config = checked_in(7_611_106))]
 fn whole(work: Work) {
     work().expect("a workload works");
 }

@@ -2,13 +2,19 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
 use common::{add, define, jit};
 use cranelift_codegen::Context;
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleError, ModuleReloc, ModuleRelocTarget};
-use jit_core::{Cause, ClifLayer, ClifModule, CompileAt, Error, Jit, OptLevel};
+use jit_core::{
+    Cause, ClifLayer, ClifModule, CompileAt, Error, InPlaceDispatcher, Jit, OptLevel, SymbolState, Task, TaskDispatcher,
+};
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
 
@@ -44,6 +50,50 @@ fn a_function_is_compiled_linked_and_called() {
         assert_eq!(call(&jit, "factorial", 10), 3_628_800);
         assert_eq!(jit.stats().compile.functions, 1);
     }
+}
+
+/// Counts the tasks that it is given.
+struct Counting {
+    dispatcher: InPlaceDispatcher,
+    tasks: Arc<AtomicUsize>,
+}
+
+impl TaskDispatcher for Counting {
+    fn dispatch(&self, tasks: Vec<Task>) {
+        self.tasks.fetch_add(tasks.len(), Ordering::Relaxed);
+        self.dispatcher.dispatch(tasks);
+    }
+
+    fn wait(&self, done: &dyn Fn() -> bool, deadline: Option<Instant>) {
+        self.dispatcher.wait(done, deadline);
+    }
+
+    fn wake(&self) {
+        self.dispatcher.wake();
+    }
+}
+
+#[test]
+fn what_is_all_that_its_module_defines_takes_one_task() {
+    let tasks = Arc::new(AtomicUsize::new(0));
+    let dispatcher = Counting { dispatcher: InPlaceDispatcher::new(), tasks: Arc::clone(&tasks) };
+    let jit = Jit::builder().dispatcher(Box::new(dispatcher)).build().unwrap();
+    for round in 1..=3 {
+        let tracker = add(&jit, FACTORIAL);
+        assert_eq!(call(&jit, "factorial", 5), 120);
+        // Its unit. It waits for no other, and the thread is answered where the unit has run.
+        assert_eq!(tasks.load(Ordering::Relaxed), round);
+        tracker.remove().unwrap();
+    }
+    // Code of the user's is called in a task of its own.
+    add(&jit, FACTORIAL);
+    let names = vec![jit.session().intern("factorial")];
+    let (sender, answer) = std::sync::mpsc::channel();
+    jit.session().lookup_async(&jit.search_order(), names, SymbolState::Ready, move |found| {
+        sender.send(found.map(|found| found.len())).unwrap();
+    });
+    assert_eq!(answer.recv().unwrap().unwrap(), 1);
+    assert_eq!(tasks.load(Ordering::Relaxed), 5);
 }
 
 #[test]

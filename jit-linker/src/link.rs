@@ -146,7 +146,7 @@ impl Prepared {
     pub fn allocate(self, memory: &Arc<dyn MemoryManager>) -> Result<Allocated, LinkError> {
         let Self { graph, indirection, request, mut passes } = self;
         let allocation = Allocation::new(memory, &request)?;
-        let mut placement = Placement::new(graph, indirection, allocation);
+        let mut placement = Box::new(Placement::new(graph, indirection, allocation));
         if !passes.after_allocation.is_empty() {
             plugin::run(Stage::AfterAllocation, &mut passes.after_allocation, &mut placement.graph)?;
             placement.graph.check()?;
@@ -159,7 +159,7 @@ impl Prepared {
 /// A graph whose addresses are settled, waiting for those of its externals.
 #[derive(Debug)]
 pub struct Allocated {
-    placement: Placement,
+    placement: Box<Placement>,
     passes: Passes,
 }
 
@@ -212,6 +212,9 @@ impl Allocated {
     #[must_use]
     pub fn stub_ranges(&self) -> Vec<Range<u64>> {
         let indirection = &self.placement.indirection;
+        if indirection.stubs.is_empty() && indirection.tls_resolver.is_none() {
+            return Vec::new();
+        }
         let mut blocks: Vec<_> = indirection.stubs.iter().map(|stub| stub.block).collect();
         blocks.extend(indirection.tls_resolver);
         blocks.sort_unstable_by_key(|block| block.index());
@@ -247,7 +250,7 @@ impl Allocated {
     /// the symbol can be redirected: calls go through it. A weak symbol that was not found is at
     /// address 0.
     pub fn resolve(&mut self, symbol: SymbolId, address: u64, slot: Option<u64>) {
-        let Placement { graph, slots, .. } = &mut self.placement;
+        let Placement { graph, slots, .. } = &mut *self.placement;
         if let Some(found) = graph.symbols.get_mut(symbol.index()) {
             found.address = address;
             match slot {
@@ -393,7 +396,7 @@ pub struct Resolver {
 /// A graph whose content is final in working memory.
 #[derive(Debug)]
 pub struct Fixed {
-    placement: Placement,
+    placement: Box<Placement>,
 }
 
 impl Fixed {

@@ -15,7 +15,7 @@ use jit_linker::arch::Architecture;
 use jit_linker::graph::{BlockId, Edge, LinkGraph, Linkage, SymbolId as GraphSymbol};
 use jit_linker::memory::SegmentKind;
 use rustc_hash::{FxBuildHasher, FxHashMap};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::libcall;
 use super::linking::{Compiled, External, Extra, Own, Told};
@@ -23,7 +23,7 @@ use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, mo
 use super::optimize::optimize;
 use super::reloc::{edge_kind, field_size};
 use super::transform::FunctionTransform;
-use super::units::{BoxedFunction, Item, ModuleUnits, TakenBody};
+use super::units::{BoxedFunction, Item, ModuleUnits, OwnedItem, TakenBody};
 use super::{cache, cfi, panic};
 use crate::dump::Form;
 use crate::error::Cause;
@@ -47,18 +47,25 @@ pub(crate) fn run(session: &ExecutionSession, module: &Arc<ModuleUnits>) {
         false => items.into_iter().partition(|(item, _)| module.large.contains(item)),
     };
     for items in large.into_iter().map(|item| vec![item]).chain((!items.is_empty()).then_some(items)) {
-        compile_and_link(session, module, items);
+        compile_and_link(session, module, items.into());
     }
     if lock(&module.bodies).are_done() {
         module.layer.spent.free();
     }
 }
 
-fn compile_and_link(
+/// Links an item that is all that its module defines.
+pub(crate) fn run_alone(
     session: &ExecutionSession,
     module: &Arc<ModuleUnits>,
-    items: Vec<(Item, MaterializationResponsibility)>,
+    item: Item,
+    responsibility: MaterializationResponsibility,
 ) {
+    compile_and_link(session, module, smallvec![(item, responsibility)]);
+    module.layer.spent.free();
+}
+
+fn compile_and_link(session: &ExecutionSession, module: &Arc<ModuleUnits>, items: SmallVec<[OwnedItem; 1]>) {
     let mut batch = Batch::new(session, module, items.len());
     let start = Instant::now();
     batch.compile(items);
@@ -73,6 +80,8 @@ fn compile_and_link(
 struct Batch<'a> {
     session: ExecutionSession,
     module: &'a Arc<ModuleUnits>,
+    /// How many it is for.
+    items: usize,
     /// Whether this is another thread than the one that added the module.
     is_elsewhere: bool,
     architecture: Architecture,
@@ -119,8 +128,11 @@ fn describe_failure(error: &CodegenError) -> String {
 impl<'a> Batch<'a> {
     fn new(session: &ExecutionSession, module: &'a Arc<ModuleUnits>, items: usize) -> Self {
         let architecture = session.executor().architecture();
-        let mut graph = LinkGraph::new(&*module.name, architecture);
-        graph.reserve(items);
+        let mut graph = LinkGraph::new(Arc::clone(&module.name), architecture);
+        let is_alone = items == 1;
+        if !is_alone {
+            graph.reserve(items);
+        }
         let frames = module.layer.services.want_frames().then(|| Frames::of_functions(architecture, items));
         Self {
             session: session.clone(),
@@ -128,7 +140,8 @@ impl<'a> Batch<'a> {
             is_elsewhere: thread::current().id() != module.added_by,
             architecture,
             graph,
-            references: FxHashMap::with_capacity_and_hasher(2 * items, FxBuildHasher),
+            references: FxHashMap::with_capacity_and_hasher(if is_alone { 0 } else { 2 * items }, FxBuildHasher),
+            items,
             order: SearchOrder::new(),
             externals: Vec::new(),
             own: Vec::with_capacity(items),
@@ -148,7 +161,7 @@ impl<'a> Batch<'a> {
         counters.data_bytes.fetch_add(self.data_bytes, Ordering::Relaxed);
     }
 
-    fn compile(&mut self, items: Vec<(Item, MaterializationResponsibility)>) {
+    fn compile(&mut self, items: SmallVec<[OwnedItem; 1]>) {
         let layer = &self.module.layer;
         let symbols = self.session.first_symbols(items.iter().map(|(_, responsibility)| responsibility));
         let is_compiled = {
@@ -523,8 +536,15 @@ impl<'a> Batch<'a> {
         if self.module.is_redirectable(namespace, index) {
             return self.graph.define(Some(name), block, 0, tag);
         }
-        let symbol = self.reference(namespace, index);
-        self.graph.define_external(symbol, block, 0, tag);
+        let is_last = self.own.len() + 1 == self.items;
+        let symbol = if is_last && !self.references.contains_key(&(namespace, index)) {
+            // Nothing refers to it, and nothing that could comes after it.
+            self.graph.define(Some(name), block, 0, tag)
+        } else {
+            let symbol = self.reference(namespace, index);
+            self.graph.define_external(symbol, block, 0, tag);
+            symbol
+        };
         if namespace == FUNCTION
             && let Some(address) = self.references.get(&(ADDRESS_OF, index)).copied()
         {

@@ -308,7 +308,7 @@ impl ClifLayer {
         }
         data.resize_with(names.data.len(), || None);
         let bodies = Bodies {
-            followed: vec![false; functions.len()],
+            followed: Vec::new(),
             functions,
             references,
             data,
@@ -317,12 +317,14 @@ impl ClifLayer {
             waiting: Vec::new(),
             scheduled: 0,
         };
+        let defined = names.functions.iter().chain(&names.data).filter(|entry| entry.defined).count();
         Ok(Arc::new(ModuleUnits {
             layer: Arc::clone(&self.shared),
             name,
             added_by: thread::current().id(),
             functions: names.functions,
             data: names.data,
+            defined,
             source,
             transforms,
             variables,

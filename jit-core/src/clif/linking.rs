@@ -9,6 +9,7 @@ use jit_linker::link::{Allocated, Loaded, Prepared};
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
 use jit_linker::{LinkError, SymbolName, link};
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::module::{DATA, FUNCTION};
 use super::units::ModuleUnits;
@@ -72,7 +73,7 @@ pub(super) struct External {
 impl Compiled {
     /// Links it, as soon as what it refers to has its addresses.
     pub(super) fn link(self) {
-        let Self { session, module, graph, externals, own, frames } = self;
+        let Self { session, module, graph, mut externals, own, frames } = self;
         if own.is_empty() {
             return;
         }
@@ -104,10 +105,10 @@ impl Compiled {
             Extra::FirstTier(body) => body.entry(allocated.address(own.graph_symbol)),
             _ => allocated.address(own.graph_symbol),
         };
-        let definitions: Vec<_> = linking.own.iter().map(|own| (own.symbol, SymbolDef::at(address(own)))).collect();
+        let definitions = linking.own.iter().map(|own| (own.symbol, SymbolDef::at(address(own))));
+        let definitions: SmallVec<[_; 1]> = definitions.collect();
         linking.publish(&definitions);
-        let externals: Vec<_> =
-            externals.into_iter().filter(|external| allocated.is_external(external.symbol)).collect();
+        externals.retain(|external| allocated.is_external(external.symbol));
         if externals.is_empty() {
             return linking.finish(allocated, &[], None);
         }
@@ -370,7 +371,7 @@ impl Linking {
         self.register(&mut code, frames, functions);
         used.into_iter().chain(slots).for_each(|used| code.attach(used));
         let code = Arc::new(code);
-        let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility).collect();
+        let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility);
         // What failed with a dependence has told whoever waited for it.
         let names = |id| name_of(found.iter().map(|(_, found)| found), id);
         _ = self.session.emit(responsibilities, Some(&code), &dependences, &names);

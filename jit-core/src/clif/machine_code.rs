@@ -79,8 +79,8 @@ pub(crate) struct TakenCode {
 const LISTED: u8 = u8::MAX;
 
 impl MachineCode {
-    /// Of the first chunk. Each next one is twice as large as the last.
-    const LEAST_BYTES: usize = 1 << 10;
+    /// Of the first chunk, which is all that one function needs. Each next one is twice as large as the last.
+    const LEAST_BYTES: usize = 512;
     const MOST_BYTES: usize = 64 << 10;
 
     /// Adds a function. Nothing is added once something was taken.

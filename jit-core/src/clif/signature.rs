@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use cranelift_codegen::ir::{AbiParam, ArgumentExtension, ArgumentPurpose, Signature, Type, types};
+use cranelift_codegen::isa::CallConv;
 
 /// Stands in the place of a data object's signature: no function may be called by its name.
 pub(crate) const DATA_OBJECT: &str = "data";
@@ -18,8 +19,12 @@ pub(crate) fn describe(signature: &Signature) -> String {
         text.push_str(" -> ");
         list(&mut text, &signature.returns);
     }
-    // Writing to a string can't fail.
-    _ = write!(text, " {}", signature.call_conv);
+    text.push(' ');
+    match convention(signature.call_conv) {
+        Some(name) => text.push_str(name),
+        // Writing to a string can't fail.
+        None => _ = write!(text, "{}", signature.call_conv),
+    }
     text
 }
 
@@ -58,9 +63,28 @@ fn name_of(value_type: Type) -> Option<&'static str> {
     })
 }
 
+/// How CLIF writes a calling convention that functions mostly have.
+fn convention(call_conv: CallConv) -> Option<&'static str> {
+    Some(match call_conv {
+        CallConv::SystemV => "system_v",
+        CallConv::Fast => "fast",
+        CallConv::Tail => "tail",
+        CallConv::AppleAarch64 => "apple_aarch64",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calling_conventions_are_written_as_clif_writes_them() {
+        for call_conv in [CallConv::SystemV, CallConv::Fast, CallConv::Tail, CallConv::AppleAarch64] {
+            assert_eq!(convention(call_conv), Some(&*call_conv.to_string()));
+        }
+        assert_eq!(convention(CallConv::WindowsFastcall), None);
+    }
 
     #[test]
     fn types_are_written_as_clif_writes_them() {

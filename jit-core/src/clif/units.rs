@@ -156,6 +156,8 @@ pub(crate) struct ModuleUnits {
     pub(crate) added_by: ThreadId,
     pub(crate) functions: Vec<Entry>,
     pub(crate) data: Vec<Entry>,
+    /// How many of those it defines.
+    pub(super) defined: usize,
     pub(crate) source: Option<Arc<SourceText>>,
     /// What is done to a function before it is compiled, in turn.
     pub(crate) transforms: Vec<Box<dyn FunctionTransform>>,
@@ -176,7 +178,7 @@ pub(crate) struct Bodies {
     pub(super) references: References,
     pub(crate) data: Vec<Option<DataDescription>>,
     pub(super) machine_code: MachineCode,
-    /// Functions whose references have been followed.
+    /// Functions whose references have been followed; empty until the first is.
     pub(super) followed: Vec<bool>,
     /// What those lead to, and nobody has asked the session for: callees after their callers.
     pub(super) planned: Vec<Item>,
@@ -301,6 +303,10 @@ impl ModuleUnits {
     /// Has an item compiled and linked with others that wait.
     pub(super) fn wait_for(self: &Arc<Self>, item: Item, responsibility: MaterializationResponsibility) {
         let session = responsibility.session().clone();
+        if self.defined < 2 {
+            // There is nothing to wait for.
+            return batch::run_alone(&session, self, item, responsibility);
+        }
         let schedule;
         {
             let mut bodies = lock(&self.bodies);
@@ -322,6 +328,7 @@ impl ModuleUnits {
     /// be needed, and asked for early it is compiled in one batch with others, callees first.
     fn follow(&self, bodies: &mut Bodies, function: u32) {
         let Bodies { functions, references, machine_code, followed, planned, .. } = bodies;
+        followed.resize(functions.len(), false);
         let mut work: SmallVec<[u32; 8]> = smallvec![function];
         while let Some(index) = work.pop() {
             if std::mem::replace(&mut followed[index as usize], true) {

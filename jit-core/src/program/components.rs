@@ -280,7 +280,7 @@ impl Program {
                 return;
             }
             visited.push(dylib.clone());
-            for (id, _) in dylib.link_order().dylibs {
+            for (id, _) in dylib.link_order().dylibs.iter().copied() {
                 visit(&JitDylib { session: dylib.session().clone(), id }, visited, order);
             }
             order.push(dylib.clone());

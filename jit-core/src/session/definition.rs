@@ -53,14 +53,15 @@ impl State {
         strong: impl Fn() -> I,
     ) -> Result<(), Error> {
         self.dylibs.get(dylib).ok_or(Error::DylibGone)?;
+        let is_alone = strong().nth(1).is_none();
         // Whoever is asked for the names keeps them.
         let mut here: FxHashSet<NonOwningSymbolName> = FxHashSet::default();
-        if count > 1 {
+        if !is_alone {
             here.reserve(count);
         }
         let mut duplicates = Vec::new();
         for (name, _, unit) in strong() {
-            let earlier = match here.insert(name.non_owning()) {
+            let earlier = match is_alone || here.insert(name.non_owning()) {
                 true => self.symbols.find(dylib, &name).and_then(|existing| self.irreplaceable(existing)),
                 false => strong().find(|(other, ..)| *other == name).map(|(.., unit)| unit.to_owned()),
             };

@@ -76,7 +76,11 @@ impl JitDylib {
 
     /// Changes the link order. Lookups that have begun keep the one they began with.
     fn change_link_order(&self, change: impl FnOnce(&mut Vec<(Id<Dylib>, DylibLookup)>)) -> Result<(), Error> {
-        change(&mut self.session.state().dylibs.get_mut(self.id).ok_or(Error::DylibGone)?.link_order);
+        let mut state = self.session.state();
+        let order = &mut state.dylibs.get_mut(self.id).ok_or(Error::DylibGone)?.link_order;
+        let mut changed = order.to_vec();
+        change(&mut changed);
+        *order = changed.into();
         Ok(())
     }
 
@@ -101,7 +105,7 @@ impl JitDylib {
     /// When the dylib was removed, or one is another session's.
     pub fn set_exact_link_order(&self, order: &SearchOrder) -> Result<(), Error> {
         order.check(&self.session)?;
-        self.change_link_order(|own| own.clone_from(&order.dylibs))
+        self.change_link_order(|own| *own = order.dylibs.to_vec())
     }
 
     /// Appends a dylib to the link order, if it is not there already.
@@ -121,7 +125,7 @@ impl JitDylib {
     pub fn extend_link_order(&self, order: &SearchOrder) -> Result<(), Error> {
         order.check(&self.session)?;
         self.change_link_order(|own| {
-            for entry in &order.dylibs {
+            for entry in &*order.dylibs {
                 if !own.contains(entry) {
                     own.push(*entry);
                 }

@@ -69,24 +69,27 @@ pub enum SymbolLookup {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct SearchOrder {
-    pub(crate) dylibs: Vec<(Id<Dylib>, DylibLookup)>,
+    pub(crate) dylibs: LinkOrder,
     /// The number of the session that they are of, if there are any.
     session: Option<u64>,
 }
+
+/// The dylibs of an order. Every lookup has one, and most of them the same.
+pub(crate) type LinkOrder = std::sync::Arc<[(Id<Dylib>, DylibLookup)]>;
 
 /// What stands for dylibs of several sessions.
 const SEVERAL: u64 = 0;
 
 impl SearchOrder {
     /// An order of dylibs of one session.
-    pub(super) fn of(session: &ExecutionSession, dylibs: Vec<(Id<Dylib>, DylibLookup)>) -> Self {
+    pub(super) fn of(session: &ExecutionSession, dylibs: LinkOrder) -> Self {
         Self { dylibs, session: Some(session.shared.number) }
     }
 
     /// An order of dylibs of the session that it is used with.
     #[cfg(feature = "cranelift")]
-    pub(super) fn of_any(dylibs: Vec<(Id<Dylib>, DylibLookup)>) -> Self {
-        Self { dylibs, session: None }
+    pub(super) fn of_any(dylibs: impl Into<LinkOrder>) -> Self {
+        Self { dylibs: dylibs.into(), session: None }
     }
 
     fn is_foreign(&self, session: &ExecutionSession) -> bool {
@@ -109,7 +112,7 @@ impl SearchOrder {
     pub fn then(mut self, dylib: &JitDylib, visibility: DylibLookup) -> Self {
         let number = dylib.session.shared.number;
         self.session = Some(if self.session.is_none_or(|other| other == number) { number } else { SEVERAL });
-        self.dylibs.push((dylib.id, visibility));
+        self.dylibs = self.dylibs.iter().copied().chain([(dylib.id, visibility)]).collect();
         self
     }
 }
@@ -500,17 +503,10 @@ impl ExecutionSession {
         }
         let owner = dispatch::current_unit(self).map(Owner::Thread);
         let request = Request { names, required, kind, priority, owner, others: Vec::new() };
-        let answer = Arc::new(Mutex::new(None));
-        let (to, session) = (Arc::clone(&answer), self.clone());
-        let complete = move |result| {
-            *lock(&to) = Some(result);
-            session.shared.dispatcher.wake();
-        };
-        let control = self.start(order, request, Completion::All(Box::new(complete)));
-        self.wait_for_answer(&control, deadline, &|| lock(&answer).is_some());
-        let result = lock(&answer).take();
+        let control = self.start(order, request, Completion::Thread(self.clone()));
+        self.wait_for_answer(&control, deadline, &|| control.is_answered());
         // The wait is over, so the answer is there.
-        result.unwrap_or(Ok(Vec::new()))
+        control.take_answer().unwrap_or(Ok(Vec::new()))
     }
 
     /// Waits until a lookup of this thread's is answered.
@@ -552,14 +548,20 @@ impl ExecutionSession {
         if order.is_foreign(self) {
             return None;
         }
+        let count = names.len();
         self.read(|published| {
-            let mut all = Vec::with_capacity(names.len());
+            let mut all = Vec::new();
             for names in names.names.chunks(FETCHED) {
                 if let (Some((dylib, _)), 2..) = (order.dylibs.first(), names.len()) {
                     published.fetch(*dylib, names);
                 }
                 for name in names {
-                    all.push(find_there(published, order, name, required)?);
+                    let found = find_there(published, order, name, required)?;
+                    if all.is_empty() {
+                        // Where the first is missing, nothing was allocated.
+                        all.reserve_exact(count);
+                    }
+                    all.push(found);
                 }
             }
             Some(all)
@@ -678,7 +680,7 @@ fn find_there(
 /// be asked before.
 #[inline]
 fn find<'a>(published: &'a Published, order: &SearchOrder, name: &SymbolName) -> Option<(u32, &'a Cell)> {
-    for (dylib, visibility) in &order.dylibs {
+    for (dylib, visibility) in &*order.dylibs {
         match published.find_cell(*dylib, name) {
             Some((place, cell)) if is_seen(Condition::of(cell), *visibility) => return Some((place, cell)),
             // What it has and hides is not for its generators to define.

@@ -287,13 +287,16 @@ impl ExecutionSession {
 
     /// Does what a transition asked for. No lock is held.
     fn perform(&self, effects: Effects) {
+        if effects.is_empty() && !self.shared.managers.are_there() {
+            return;
+        }
         let Effects { dispatch, answers, discards, dropped, garbage, resources, unusable, generators } = effects;
         for watch in unusable {
             watch.unusable();
         }
         if garbage.len() + resources.len() > 0 {
             // Code before what it uses: tuples drop in order.
-            unit::contain(|| self.shared.scopes.retire(Box::new((garbage, resources))));
+            unit::contain(|| self.shared.scopes.retire((garbage, resources)));
         }
         if self.shared.managers.are_there() {
             self.notify_managers();
@@ -305,15 +308,20 @@ impl ExecutionSession {
         for slot in generators {
             self.close_generator(&slot, || Cause::GeneratorRemoved);
         }
-        if dispatch.len() + answers.len() > 0 {
-            let units = dispatch
-                .into_iter()
-                .map(|(id, priority)| TaskKind::Materialize(self.clone(), id).with_priority(priority));
-            let answers = answers.into_iter().map(|query| {
-                let priority = query.priority;
-                TaskKind::Answer(query).with_priority(priority)
-            });
-            self.shared.dispatcher.dispatch(units.chain(answers).collect());
+        let mut tasks = Vec::with_capacity(dispatch.len());
+        for (id, priority) in dispatch {
+            tasks.push(TaskKind::Materialize(self.clone(), id).with_priority(priority));
+        }
+        for query in answers {
+            if query.control.is_threads {
+                query.answer();
+                continue;
+            }
+            let priority = query.priority;
+            tasks.push(TaskKind::Answer(query).with_priority(priority));
+        }
+        if !tasks.is_empty() {
+            self.shared.dispatcher.dispatch(tasks);
         }
     }
 

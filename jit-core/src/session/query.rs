@@ -1,6 +1,7 @@
 //! Lookups that wait, and how they are answered.
 
 use jit_linker::SymbolName;
+use smallvec::SmallVec;
 
 use super::ExecutionSession;
 use super::arena::Id;
@@ -43,6 +44,9 @@ pub(crate) enum Outcome {
     Failed(SymbolFailure),
 }
 
+/// What is known of each name of a query, in their order. Most have one.
+pub(crate) type Outcomes = SmallVec<[Outcome; 1]>;
+
 /// What became of each name of a query, in their order.
 pub(crate) type Answers = Vec<Result<FoundSymbol, SymbolFailure>>;
 
@@ -52,6 +56,8 @@ pub(crate) enum Completion {
     All(Box<dyn FnOnce(Result<Vec<FoundSymbol>, LookupError>) + Send>),
     /// Answered once each symbol has been found or has failed, in the order of the names.
     Each(Box<dyn FnOnce(Answers) + Send>),
+    /// As [`All`](Self::All), for a thread that waits, which takes the answer from the [`Control`].
+    Thread(ExecutionSession),
 }
 
 /// What a lookup asks for.
@@ -89,20 +95,25 @@ pub(crate) struct Control {
     /// The unit whose code started it.
     pub(crate) started_by: Option<Id<Unit>>,
     all: bool,
+    /// No code of the user's runs when it is answered.
+    pub(crate) is_threads: bool,
     progress: Mutex<Progress>,
 }
 
 struct Progress {
     completion: Option<Completion>,
     query: Option<Id<Query>>,
+    /// The answer for a thread.
+    answer: Option<Result<Vec<FoundSymbol>, LookupError>>,
 }
 
 impl Control {
     pub(crate) fn new(session: &ExecutionSession, request: Request, completion: Completion) -> Arc<Self> {
         let (session, started_by) = (session.address(), dispatch::current_unit(session));
-        let all = matches!(completion, Completion::All(_));
-        let progress = Mutex::new(Progress { completion: Some(completion), query: None });
-        Arc::new(Self { request, inside: search::inside(), session, started_by, all, progress })
+        let is_threads = matches!(completion, Completion::Thread(_));
+        let all = is_threads || matches!(completion, Completion::All(_));
+        let progress = Mutex::new(Progress { completion: Some(completion), query: None, answer: None });
+        Arc::new(Self { request, inside: search::inside(), session, started_by, all, is_threads, progress })
     }
 
     /// The unit that it is for.
@@ -133,8 +144,18 @@ impl Control {
         lock(&self.progress).query
     }
 
+    /// Whether the answer is there that a thread waits for.
+    pub(crate) fn is_answered(&self) -> bool {
+        lock(&self.progress).answer.is_some()
+    }
+
+    /// Takes the answer that a thread has waited for.
+    pub(crate) fn take_answer(&self) -> Option<Result<Vec<FoundSymbol>, LookupError>> {
+        lock(&self.progress).answer.take()
+    }
+
     /// Gives the answer, if nobody has. User code runs: no lock is held.
-    pub(crate) fn answer(&self, outcomes: Vec<Outcome>) {
+    pub(crate) fn answer(&self, outcomes: Outcomes) {
         let completion = lock(&self.progress).completion.take();
         match completion {
             Some(Completion::All(complete)) => complete(all_or_nothing(outcomes)),
@@ -146,13 +167,18 @@ impl Control {
                 });
                 complete(outcomes.collect());
             }
+            Some(Completion::Thread(session)) => {
+                let answer = all_or_nothing(outcomes);
+                lock(&self.progress).answer = Some(answer);
+                session.shared.dispatcher.wake();
+            }
             None => {}
         }
     }
 }
 
 /// The symbols found, or everything that failed.
-pub(crate) fn all_or_nothing(outcomes: Vec<Outcome>) -> Result<Vec<FoundSymbol>, LookupError> {
+pub(crate) fn all_or_nothing(outcomes: Outcomes) -> Result<Vec<FoundSymbol>, LookupError> {
     let mut found = Vec::with_capacity(outcomes.len());
     let mut failures = Vec::new();
     for outcome in outcomes {
@@ -172,12 +198,12 @@ pub(crate) struct Query {
     pub(crate) priority: Priority,
     outstanding: usize,
     failed: bool,
-    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) outcomes: Outcomes,
 }
 
 impl Query {
     pub(crate) fn new(control: Arc<Control>) -> Self {
-        let outcomes = Vec::with_capacity(control.request.names.len());
+        let outcomes = Outcomes::with_capacity(control.request.names.len());
         let priority = control.request.priority;
         Self { control, priority, outstanding: 0, failed: false, outcomes }
     }

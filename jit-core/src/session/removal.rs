@@ -2,11 +2,13 @@
 
 use jit_linker::SymbolName;
 use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
 
 use super::arena::Id;
+use super::edges;
 use super::manager::Notification;
 use super::query::Query;
-use super::state::{Dylib, Effects, Reach, State, Tracker, Unit};
+use super::state::{Dylib, Effects, Reach, State, Tracker, Unit, UnitList};
 use super::symbol::{SymbolId, SymbolState};
 use super::symbols::RemovedSymbol;
 use crate::error::{Cause, Error, Use};
@@ -28,9 +30,9 @@ pub enum RemovalPolicy {
 impl RemovedSymbol {
     /// Leaves the error that it had failed with, which may be the user's, to be dropped without the lock; `ours` is the
     /// removal's own.
-    fn leave_failure(self, ours: &Arc<Cause>, effects: &mut Effects) {
+    fn leave_failure(self, ours: Option<&Arc<Cause>>, effects: &mut Effects) {
         if let Some(failure) = self.failure
-            && !Arc::ptr_eq(&failure, ours)
+            && !ours.is_some_and(|ours| Arc::ptr_eq(&failure, ours))
         {
             effects.resources.push(Box::new(failure));
         }
@@ -69,7 +71,7 @@ impl State {
     }
 
     /// The units of all of a dylib's trackers.
-    fn units_of(&self, id: Id<Dylib>) -> Result<Vec<Id<Unit>>, Error> {
+    fn units_of(&self, id: Id<Dylib>) -> Result<UnitList, Error> {
         let trackers = &self.dylibs.get(id).ok_or(Error::DylibGone)?.trackers;
         let trackers = trackers.iter().filter_map(|tracker| self.trackers.get(*tracker));
         Ok(trackers.flat_map(|tracker| tracker.units.iter().copied()).collect())
@@ -93,7 +95,7 @@ impl State {
     }
 
     /// Units that depend on one of `units`, and those themselves.
-    fn dependants(&self, units: Vec<Id<Unit>>) -> Vec<Id<Unit>> {
+    fn dependants(&self, units: UnitList) -> UnitList {
         let mut seen: FxHashSet<_> = units.iter().copied().collect();
         let mut all = units;
         let mut position = 0;
@@ -110,26 +112,39 @@ impl State {
         all
     }
 
-    fn remove_all(&mut self, mut units: Vec<Id<Unit>>, policy: RemovalPolicy, effects: &mut Effects) {
+    fn remove_all(&mut self, mut units: UnitList, policy: RemovalPolicy, effects: &mut Effects) {
         if policy == RemovalPolicy::Cascade {
             units = self.dependants(units);
         }
-        let cause = Arc::new(if self.ended { Cause::SessionEnded } else { Cause::Removed });
-        let symbols: Vec<SymbolId> = units
+        let symbols: SmallVec<[SymbolId; 4]> = units
             .iter()
             .filter_map(|unit| self.units.get(*unit))
             .flat_map(|unit| unit.symbols.iter().copied())
             .collect();
-        self.fail_all(symbols.iter().copied(), &cause, Reach::All, effects);
+        // Of the others nobody hears why they are gone.
+        let noticed = || symbols.iter().copied().filter(|symbol| self.is_noticed(*symbol));
+        let mut cause = None;
+        if noticed().next().is_some() {
+            let noticed: Vec<_> = noticed().collect();
+            let cause = cause.insert(Arc::new(if self.ended { Cause::SessionEnded } else { Cause::Removed }));
+            self.fail_all(noticed, cause, Reach::All, effects);
+        }
         for symbol in symbols {
             if let Some(removed) = self.remove_symbol(symbol) {
-                removed.leave_failure(&cause, effects);
+                removed.leave_failure(cause.as_ref(), effects);
             }
         }
         for unit in units {
             self.telling.remove(&unit);
             effects.garbage.extend(self.take_unit(unit));
         }
+    }
+
+    /// Whether somebody waits for a symbol, needs or watches it, or it has failed.
+    fn is_noticed(&self, id: SymbolId) -> bool {
+        let Some(symbol) = self.symbols.get(id) else { return false };
+        let is_used = symbol.pending.is_some() || symbol.needed_by != edges::NONE;
+        is_used || self.watches.contains_key(&id) || self.aliases.contains_key(&id)
     }
 
     pub(crate) fn remove_symbol(&mut self, id: SymbolId) -> Option<RemovedSymbol> {
@@ -180,7 +195,7 @@ impl State {
             self.fail_all([id], &cause, Reach::All, effects);
             let Some(symbol) = self.remove_symbol(id) else { continue };
             let owner = symbol.unit;
-            symbol.leave_failure(&cause, effects);
+            symbol.leave_failure(Some(&cause), effects);
             let Some(unit) = self.units.get_mut(owner) else { continue };
             unit.symbols.retain(|other| *other != id);
             if unit.symbols.is_empty() {

@@ -33,7 +33,18 @@ impl ExecutionScopes {
     }
 
     /// Drops something that was unlinked, as soon as no thread can be inside it.
-    pub(crate) fn retire(&self, garbage: Box<dyn Send>) {
+    pub(crate) fn retire(&self, garbage: impl Send + 'static) {
+        // Whoever was inside when it was unlinked is counted on one of the sides, until they leave.
+        if !sync::is_unordered() {
+            fence(Ordering::SeqCst);
+        }
+        if self.inside.iter().all(|inside| inside.load(Ordering::SeqCst) == 0) && self.retired() == 0 {
+            return drop(garbage);
+        }
+        self.retire_later(Box::new(garbage));
+    }
+
+    fn retire_later(&self, garbage: Box<dyn Send>) {
         {
             let mut retired = lock(&self.retired);
             retired.push_back((self.epoch.load(Ordering::SeqCst), garbage));

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use jit_linker::SymbolName;
 use rustc_hash::FxHashSet;
+use smallvec::SmallVec;
 
 use super::arena::Id;
 use super::dispatch::{Priority, TaskKind};
@@ -88,7 +89,8 @@ impl GeneratorSlot {
         if !gate.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, control)) {
             return None;
         }
-        let next = gate.parked.pop_front();
+        let mut next = gate.parked.pop_front();
+        next.iter_mut().for_each(|next| next.has_turn = true);
         gate.current = next.as_ref().map(|search| Arc::clone(&search.control));
         next
     }
@@ -110,6 +112,8 @@ pub(crate) struct Search {
     dylib: usize,
     /// Generators of that dylib that are done.
     done: Vec<Arc<GeneratorSlot>>,
+    /// Whether a generator's turn may have been left to it.
+    has_turn: bool,
     /// Generators that it asks without waiting for its turn, by address: that would wait for it.
     out_of_turn: Vec<usize>,
 }
@@ -143,7 +147,7 @@ pub(super) fn set_inside(generators: Vec<usize>) -> Vec<usize> {
 
 impl Search {
     pub(crate) fn new(session: ExecutionSession, order: SearchOrder, control: Arc<Control>) -> Self {
-        Self { session, order, control, dylib: 0, done: Vec::new(), out_of_turn: Vec::new() }
+        Self { session, order, control, dylib: 0, done: Vec::new(), has_turn: false, out_of_turn: Vec::new() }
     }
 
     /// As [`Control::home`].
@@ -187,7 +191,7 @@ impl Search {
 
     /// The next generator that can define something that is missing.
     fn next_step(&mut self) -> Result<Option<Step>, Cause> {
-        let mut left = Vec::new();
+        let mut left = SmallVec::<[_; 1]>::new();
         let step = {
             let state = self.session.state();
             loop {
@@ -201,13 +205,11 @@ impl Search {
                     self.dylib += 1;
                     continue;
                 };
-                let waiting: Vec<_> = entry
-                    .generators
-                    .iter()
-                    .filter(|slot| !self.done.iter().any(|done| Arc::ptr_eq(done, slot)))
-                    .cloned()
-                    .collect();
-                if !waiting.is_empty() && !self.control.is_over() {
+                let is_done = |slot: &Arc<GeneratorSlot>| self.done.iter().any(|done| Arc::ptr_eq(done, slot));
+                let mut waiting = entry.generators.iter().filter(|slot| !is_done(slot)).peekable();
+                if let Some(slot) = waiting.peek()
+                    && !self.control.is_over()
+                {
                     let searched = &self.order.dylibs[..=self.dylib];
                     // What the dylib has and hides is not for its generators to define.
                     let missing = |name: &&SymbolName| {
@@ -217,16 +219,13 @@ impl Search {
                     let names = self.control.request.names.iter().map(|(name, _)| name);
                     let names: Vec<_> = names.filter(missing).filter(|name| seen.insert(*name)).cloned().collect();
                     if !names.is_empty() {
-                        break Ok(waiting.first().map(|slot| Step {
-                            slot: Arc::clone(slot),
-                            dylib,
-                            visibility,
-                            names,
-                        }));
+                        break Ok(Some(Step { slot: Arc::clone(slot), dylib, visibility, names }));
                     }
                 }
                 // A turn that was kept for this search and is not needed any more.
-                left.extend(waiting);
+                if self.has_turn {
+                    left.extend(waiting.cloned());
+                }
                 self.done.clear();
                 self.dylib += 1;
             }

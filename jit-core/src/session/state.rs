@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::arena::{Arena, Id};
 use super::dispatch::Priority;
 use super::edges::{self, Edges};
-use super::lookup::{DylibLookup, SymbolLookup};
+use super::lookup::{DylibLookup, LinkOrder, SymbolLookup};
 use super::manager::Notification;
 use super::published::MAX_DYLIBS;
 use super::query::{self, Control, Outcome, Query, Waiter, failure};
@@ -27,17 +27,20 @@ use crate::sync::Arc;
 /// A table of symbols, and where it looks for those it does not define.
 pub(crate) struct Dylib {
     pub(crate) name: String,
-    pub(crate) link_order: Vec<(Id<Dylib>, DylibLookup)>,
+    pub(crate) link_order: LinkOrder,
     pub(crate) generators: Vec<Arc<GeneratorSlot>>,
     pub(crate) default_tracker: Id<Tracker>,
     /// All of them, the default one included.
     pub(crate) trackers: FxHashSet<Id<Tracker>>,
 }
 
+/// Units of a tracker: often it is one.
+pub(crate) type UnitList = SmallVec<[Id<Unit>; 2]>;
+
 /// What is removed together.
 pub(crate) struct Tracker {
     pub(crate) dylib: Id<Dylib>,
-    pub(crate) units: Vec<Id<Unit>>,
+    pub(crate) units: UnitList,
     pub(crate) memory_limit: Option<u64>,
     /// What its units hold, and those trackers' that it counts.
     pub(crate) memory_used: u64,
@@ -154,16 +157,25 @@ pub(crate) struct Telling {
 /// What a transition asks to be done once the lock is gone.
 #[derive(Default)]
 pub(crate) struct Effects {
-    pub(crate) dispatch: Vec<(Id<Unit>, Priority)>,
-    pub(crate) answers: Vec<Query>,
+    pub(crate) dispatch: SmallVec<[(Id<Unit>, Priority); 1]>,
+    pub(crate) answers: SmallVec<[Query; 1]>,
     pub(crate) discards: Vec<Discard>,
     pub(crate) dropped: Vec<Box<dyn MaterializationUnit>>,
-    pub(crate) garbage: Vec<Unit>,
+    pub(crate) garbage: SmallVec<[Unit; 1]>,
     /// What was held, and the errors of removed symbols, which are the user's too.
     pub(crate) resources: Vec<Box<dyn Send>>,
     /// Watches of code that must not be called any more.
     pub(crate) unusable: Watches,
     pub(crate) generators: Vec<Arc<GeneratorSlot>>,
+}
+
+impl Effects {
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { dispatch, answers, discards, dropped, garbage, resources, unusable, generators } = self;
+        let for_users = discards.len() + dropped.len() + resources.len() + unusable.len() + generators.len();
+        dispatch.len() + answers.len() + garbage.len() + for_users == 0
+    }
 }
 
 #[derive(Default)]
@@ -213,7 +225,7 @@ impl State {
         self.dylib_names.insert(name.to_owned(), id);
         Ok(self.dylibs.insert(Dylib {
             name: name.to_owned(),
-            link_order: vec![(id, DylibLookup::All)],
+            link_order: LinkOrder::from([(id, DylibLookup::All)]),
             generators: Vec::new(),
             default_tracker,
             trackers: FxHashSet::from_iter([default_tracker]),
@@ -511,14 +523,16 @@ impl State {
         if pending.waiters.is_empty() {
             return;
         }
-        let waiters: SmallVec<[Waiter; 1]> = if pending.failure.is_some() {
-            pending.waiters.drain(..).collect()
-        } else {
-            let (ready, waiting) = pending.waiters.drain(..).partition(|waiter| waiter.required <= state);
-            pending.waiters = waiting;
-            ready
-        };
-        for waiter in waiters {
+        let has_failed = pending.failure.is_some();
+        let mut answered = SmallVec::<[Waiter; 1]>::new();
+        pending.waiters.retain(|waiter| {
+            let is_answered = has_failed || waiter.required <= state;
+            if is_answered {
+                answered.push(*waiter);
+            }
+            !is_answered
+        });
+        for waiter in answered {
             // Whoever asked for what has no address did not require it: others were told at once.
             let outcome = self.outcome(id, waiter.required, SymbolLookup::WeaklyReferenced);
             let Some(query) = self.queries.get_mut(waiter.query) else { continue };
@@ -548,7 +562,7 @@ impl State {
         effects: &mut Effects,
     ) {
         // Roots come first: each has the cause itself, whether or not it depends on another.
-        let mut work: Vec<(SymbolId, Arc<Cause>, u64)> =
+        let mut work: SmallVec<[(SymbolId, Arc<Cause>, u64); 1]> =
             symbols.into_iter().map(|symbol| (symbol, Arc::clone(cause), 0)).collect();
         let roots = work.len();
         let mut position = 0;
@@ -702,7 +716,7 @@ impl Tracker {
     pub(crate) fn new(dylib: Id<Dylib>) -> Self {
         Self {
             dylib,
-            units: Vec::new(),
+            units: UnitList::new(),
             memory_limit: None,
             memory_used: 0,
             counted_by: None,

@@ -357,7 +357,7 @@ impl MaterializationResponsibility {
             .filter_map(|(name, needed)| Some((own.iter().find(|symbol| symbol.name == *name)?.id, needed.id)))
             .collect();
         let session = self.session.clone();
-        session.emit(vec![self], None, &pairs, &|id| name_of(dependences.iter().map(|(_, needed)| needed), id))
+        session.emit([self], None, &pairs, &|id| name_of(dependences.iter().map(|(_, needed)| needed), id))
     }
 
     /// As [`emit`](Self::emit), with what is needed said of several symbols at once. Symbols in no
@@ -544,16 +544,17 @@ impl ExecutionSession {
     /// Emits the symbols of several responsibilities at once. Their code is `code`, shared.
     pub(crate) fn emit(
         &self,
-        responsibilities: Vec<MaterializationResponsibility>,
+        responsibilities: impl IntoIterator<Item = MaterializationResponsibility>,
         code: Option<&Arc<FinalizedAllocation>>,
         dependences: &[(SymbolId, SymbolId)],
         names: NamesOf<'_>,
     ) -> Result<(), Error> {
-        let units: Vec<_> = responsibilities.into_iter().map(MaterializationResponsibility::settle).collect();
+        let units = responsibilities.into_iter().map(MaterializationResponsibility::settle);
+        let units: SmallVec<[Id<Unit>; 4]> = units.collect();
         let mut effects = Effects::default();
         let result = {
             let mut state = self.state();
-            let mut symbols = Vec::with_capacity(units.len());
+            let mut symbols = SmallVec::<[SymbolId; 4]>::with_capacity(units.len());
             let mut gone = Ok(());
             for unit in units {
                 match state.units.get_mut(unit) {

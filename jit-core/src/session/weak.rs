@@ -35,7 +35,7 @@ impl WeakDylib {
     /// Searches it alone.
     #[cfg(feature = "cranelift")]
     pub(crate) fn order(&self) -> SearchOrder {
-        SearchOrder::of_any(vec![(self.id, DylibLookup::All)])
+        SearchOrder::of_any([(self.id, DylibLookup::All)])
     }
 
     pub(crate) fn upgrade(&self) -> Option<JitDylib> {

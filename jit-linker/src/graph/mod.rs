@@ -12,6 +12,7 @@ mod symbol;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 pub use self::bounds::{NamedSection, SectionBound};
 pub(crate) use self::bounds::{bound_of, is_identifier};
@@ -143,7 +144,7 @@ pub struct Edge {
 /// ```
 #[derive(Clone, Debug)]
 pub struct LinkGraph {
-    name: String,
+    name: Arc<str>,
     architecture: Architecture,
     pub(crate) blocks: Vec<Block>,
     pub(crate) symbols: Vec<Symbol>,
@@ -171,7 +172,7 @@ pub struct LinkGraph {
 impl LinkGraph {
     /// An empty graph. The name appears in errors.
     #[must_use]
-    pub fn new(name: impl Into<String>, architecture: Architecture) -> Self {
+    pub fn new(name: impl Into<Arc<str>>, architecture: Architecture) -> Self {
         Self {
             name: name.into(),
             architecture,
@@ -337,7 +338,7 @@ impl LinkGraph {
     }
 
     /// An empty graph whose content is borrowed from an object.
-    pub(crate) fn from_object(name: impl Into<String>, architecture: Architecture, object: ObjectBytes) -> Self {
+    pub(crate) fn from_object(name: impl Into<Arc<str>>, architecture: Architecture, object: ObjectBytes) -> Self {
         Self { object, ..Self::new(name, architecture) }
     }
 

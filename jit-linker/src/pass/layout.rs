@@ -8,6 +8,9 @@ use crate::memory::{Request, SegmentRequest};
 /// next to each other.
 pub(crate) fn order(graph: &LinkGraph) -> Vec<BlockId> {
     let mut order: Vec<_> = graph.blocks().filter(|(_, block)| block.live).map(|(id, _)| id).collect();
+    if graph.sections.is_empty() {
+        return order;
+    }
     // A block without a section stays behind those of the section before it.
     let mut rank = 0;
     let rank = |id: &BlockId| {

@@ -146,7 +146,7 @@ impl Frames {
         let mut frames = Self::default();
         frames.cies.push(Cie::of_calls(architecture));
         frames.frames.reserve(count);
-        frames.instructions.reserve(count * 12);
+        frames.instructions.reserve((count + 1) * 12);
         frames
     }
 
@@ -267,9 +267,10 @@ impl Frames {
         section
     }
 
-    /// The contents of an `.eh_frame` section, without the terminator: position-independent.
+    /// The contents of an `.eh_frame` section, without the terminator: position-independent. There is room for one.
     fn encode(&self, frames: &[Frame]) -> Vec<u8> {
-        let mut table = Encoder { bytes: Vec::with_capacity(self.size_bound(frames)), cies: SmallVec::new() };
+        let size = self.size_bound(frames) + Table::TERMINATOR;
+        let mut table = Encoder { bytes: Vec::with_capacity(size), cies: SmallVec::new() };
         table.cies.resize(self.cies.len(), None);
         for frame in frames {
             table.frame(self, frame);

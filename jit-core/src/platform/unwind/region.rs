@@ -34,7 +34,7 @@ pub(super) struct Part {
 #[derive(Debug, Default)]
 struct Region {
     /// The numbers of the parts, and their entries.
-    parts: Vec<(u32, Box<[u8]>)>,
+    parts: Vec<(u32, Vec<u8>)>,
     next: u32,
     table: Option<TableList>,
 }
@@ -75,7 +75,7 @@ impl Region {
         // After 2³² parts the first ones are long gone.
         self.next = self.next.wrapping_add(1);
         entries.extend_from_slice(&[0; TableList::TERMINATOR]);
-        self.parts.push((id, entries.into_boxed_slice()));
+        self.parts.push((id, entries));
         self.replace();
         id
     }
