@@ -45,7 +45,7 @@ impl Atom {
 /// Where to look for what is at an offset: a section's content is looked up in no order that could be guessed.
 #[derive(Debug)]
 struct Guide {
-    /// Parts have this power of two of bytes: a few times less than atoms have.
+    /// Parts have this power of two of bytes: at most what an atom has on average.
     log2: u32,
     /// By part of the section, the atom that its first byte is in; and at the end the last atom.
     first: Vec<u32>,
@@ -53,7 +53,7 @@ struct Guide {
 
 impl Guide {
     fn new(list: &[Atom], size: u32) -> Self {
-        let log2 = (size / list.len().max(1) as u32).checked_ilog2().map_or(0, |log2| log2.saturating_sub(1));
+        let log2 = (size / list.len().max(1) as u32).checked_ilog2().unwrap_or(0);
         let parts = (u64::from(size) >> log2) as usize + 1;
         // First, by part, the last of the atoms that begin where it does or in the one before.
         let mut first = vec![0; parts + 1];
