@@ -246,6 +246,10 @@ pub(crate) fn apply(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Ope
 /// whether it is applied.
 #[inline]
 pub(crate) fn apply_direct(kind: EdgeKind, block: &mut [u8], offset: u32, operands: Operands) -> bool {
+    // Most are the distance from an instruction to what it refers to.
+    if let EdgeKind::X86_64(x86_64::EdgeKind::Delta32 | x86_64::EdgeKind::Branch32 | x86_64::EdgeKind::Plt32) = kind {
+        return x86_64::apply(x86_64::EdgeKind::Delta32, block, offset, operands).is_ok();
+    }
     let (referent, origin) = (kind.referent(), kind.origin());
     matches!(referent, Referent::Symbol | Referent::Branch)
         && !matches!(origin, Origin::GotBase | Origin::GotPage)

@@ -243,26 +243,31 @@ impl LinkGraph {
         size: u32,
         align: u64,
     ) -> Result<BlockId, GraphError> {
+        let block = self.new_block(kind, content, size, align)?;
+        let id = BlockId::new(self.blocks.len());
+        self.blocks.push(block);
+        Ok(id)
+    }
+
+    #[inline]
+    fn new_block(&self, kind: SegmentKind, content: Content, size: u32, align: u64) -> Result<Block, GraphError> {
         if !align.is_power_of_two() || align > 1 << 31 {
             return Err(GraphError::Alignment { align });
         }
         if self.settled {
             return Err(GraphError::Settled);
         }
-        let id = BlockId::new(self.blocks.len());
-        let align_log2 = align.trailing_zeros() as u8;
-        self.blocks.push(Block {
+        Ok(Block {
             kind,
             section: None,
             content,
             size,
-            align_log2,
+            align_log2: align.trailing_zeros() as u8,
             align_offset: 0,
             live: true,
             keep: false,
             segment_offset: 0,
-        });
-        Ok(id)
+        })
     }
 
     /// Adds a symbol at an offset of a block. `tag` is the host's own.
@@ -322,6 +327,29 @@ impl LinkGraph {
         let section = &mut self.sections[section.index()];
         section.align_log2 = section.align_log2.max(block.align_log2);
         Ok(id)
+    }
+
+    /// Adds the parts of a section, each an offset and a size, as blocks that keep the alignment they have in the whole.
+    /// Their content is the object's from `start` on, or zeros. Returns the first one's index.
+    pub(crate) fn add_section_parts(
+        &mut self,
+        section: SectionId,
+        start: Option<u32>,
+        align: u64,
+        parts: impl Iterator<Item = (u32, u32)>,
+    ) -> Result<u32, GraphError> {
+        let first = self.blocks.len();
+        let kind = self.sections[section.index()].kind;
+        let like = Block { section: Some(section), ..self.new_block(kind, Content::Zero, 0, align)? };
+        self.blocks.extend(parts.map(|(offset, size)| {
+            let content = start.map_or(Content::Zero, |start| Content::Object { start: start + offset });
+            Block { content, size, align_offset: offset & (align - 1) as u32, ..like }
+        }));
+        // Those before have lower ones.
+        BlockId::new(self.blocks.len());
+        let section = &mut self.sections[section.index()];
+        section.align_log2 = section.align_log2.max(like.align_log2);
+        Ok(BlockId::new(first).0)
     }
 
     /// Adds a block to a section. Its content is the bytes, which are copied.

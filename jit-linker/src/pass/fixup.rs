@@ -32,37 +32,51 @@ struct Window {
     has_content: bool,
 }
 
+impl Window {
+    /// Brings the memory of a block that begins before the window, and of those before that one.
+    #[cold]
+    fn advance(&mut self, allocation: &mut Allocation, graph: &LinkGraph, index: usize) {
+        let block = &graph.blocks[index];
+        let start = block.segment_offset as usize;
+        let range = start.saturating_sub(WINDOW)..self.first;
+        self.first = range.start;
+        self.has_content = self.has_content && write_content(allocation, graph, index, range.clone());
+        // A small segment shares its pages with others, which have brought some.
+        if !self.has_content && allocation.size(block.kind) >= WINDOW {
+            let end = (start + block.size as usize).min(range.end);
+            memory::populate(&mut allocation.working(block.kind)[range.start..end]);
+        }
+    }
+}
+
 /// By kind of segment.
 struct Windows([Window; 3]);
 
 impl Windows {
     fn new(graph: &LinkGraph, allocation: &Allocation) -> Self {
+        // By kind: where the block before begins.
+        let mut before = [0; 3];
+        let mut is_sorted = [true; 3];
+        for block in graph.blocks.iter().filter(|block| block.live) {
+            let before = &mut before[block.kind as usize];
+            is_sorted[block.kind as usize] &= *before <= block.segment_offset;
+            *before = block.segment_offset;
+        }
         Self(SegmentKind::ALL.map(|kind| {
             let size = Some(allocation.size(kind)).filter(|size| *size >= LARGE);
-            let blocks = graph.blocks.iter().filter(|block| block.live && block.kind == kind);
             // Data comes zeroed, and zeros are not written again.
             let may_write = size.is_some() && kind != SegmentKind::Data;
-            Window {
-                first: size.unwrap_or(0),
-                has_content: may_write && blocks.is_sorted_by_key(|block| block.segment_offset),
-            }
+            Window { first: size.unwrap_or(0), has_content: may_write && is_sorted[kind as usize] }
         }))
     }
 
     /// Brings the memory of a block that is about to be written, and of those before it. Says whether its content is there.
+    #[inline]
     fn open(&mut self, allocation: &mut Allocation, graph: &LinkGraph, index: usize) -> bool {
         let block = &graph.blocks[index];
         let window = &mut self.0[block.kind as usize];
-        let start = block.segment_offset as usize;
-        if start < window.first {
-            let range = start.saturating_sub(WINDOW)..window.first;
-            window.first = range.start;
-            window.has_content = window.has_content && write_content(allocation, graph, index, range.clone());
-            // A small segment shares its pages with others, which have brought some.
-            if !window.has_content && allocation.size(block.kind) >= WINDOW {
-                let end = (start + block.size as usize).min(range.end);
-                memory::populate(&mut allocation.working(block.kind)[range.start..end]);
-            }
+        if (block.segment_offset as usize) < window.first {
+            window.advance(allocation, graph, index);
         }
         window.has_content
     }
@@ -91,6 +105,7 @@ fn write_content(allocation: &mut Allocation, graph: &LinkGraph, index: usize, r
 /// What is written one behind the other, put together from its end.
 struct Parts<'a> {
     graph: &'a LinkGraph,
+    object: &'a [u8],
     list: Vec<IoSlice<'a>>,
     /// The part of the object that comes first so far. What the object has before it may come before it here, too.
     run: Range<usize>,
@@ -98,22 +113,20 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(graph: &'a LinkGraph) -> Self {
-        Self { graph, list: Vec::new(), run: 0..0 }
+        Self { graph, object: graph.object(), list: Vec::new(), run: 0..0 }
     }
 
     /// Puts a part of a block before the others, and so many zeros between them.
     fn put(&mut self, block: &Block, part: Range<usize>, zeros: usize) {
         if let Content::Object { start } = block.content {
-            let start = start as usize;
-            let between = start + part.end..self.run.start;
-            let continues = between.end.checked_sub(between.start) == Some(zeros)
-                && self.graph.object().get(between).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
-            if !continues {
+            let (start, end) = (start as usize + part.start, start as usize + part.end);
+            let follows = zeros == 0 && end == self.run.start;
+            if !follows && !self.has_zeros_behind(end, zeros) {
                 self.put_zeros(zeros);
                 self.end_run();
-                self.run.end = start + part.end;
+                self.run.end = end;
             }
-            self.run.start = start + part.start;
+            self.run.start = start;
             return;
         }
         self.put_zeros(zeros);
@@ -124,6 +137,13 @@ impl<'a> Parts<'a> {
             }
             None => self.put_zeros(part.len()),
         }
+    }
+
+    /// Whether the object has so many zeros from an offset on, and then the part that comes first so far.
+    fn has_zeros_behind(&self, offset: usize, zeros: usize) -> bool {
+        let between = offset..self.run.start;
+        between.end.checked_sub(between.start) == Some(zeros)
+            && self.object.get(between).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
     }
 
     fn put_zeros(&mut self, mut size: usize) {
@@ -139,7 +159,7 @@ impl<'a> Parts<'a> {
     }
 
     fn end_run(&mut self) {
-        let bytes = self.graph.object().get(std::mem::take(&mut self.run)).unwrap_or_default();
+        let bytes = self.object.get(std::mem::take(&mut self.run)).unwrap_or_default();
         if !bytes.is_empty() {
             self.list.push(IoSlice::new(bytes));
         }

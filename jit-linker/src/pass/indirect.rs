@@ -92,7 +92,11 @@ impl Indirection {
         let mut this = Self { islands: Islands::new(graph, order), needs_got, ..Self::default() };
         for edge in &graph.edges {
             // Nearly all need nothing.
-            if is_plain(edge.kind) || is_local_branch(graph, edge) || !graph.blocks[edge.block.index()].live {
+            if is_distance(edge.kind)
+                || is_local_branch(graph, edge)
+                || is_plain(edge.kind)
+                || !graph.blocks[edge.block.index()].live
+            {
                 continue;
             }
             this.visit(graph, edge);
@@ -198,6 +202,12 @@ impl Indirection {
     pub(crate) fn stub_for(&self, graph: &LinkGraph, edge: &Edge) -> Option<&Stub> {
         self.stub_of.get(&self.stub_key(graph, edge)).map(|index| &self.stubs[*index as usize])
     }
+}
+
+/// Whether an edge is what most are that are no branches: plain, and told at once.
+#[inline]
+fn is_distance(kind: EdgeKind) -> bool {
+    matches!(kind, EdgeKind::X86_64(x86_64::EdgeKind::Delta32))
 }
 
 /// Whether an edge needs neither entry nor stub: it is about where its symbol is.

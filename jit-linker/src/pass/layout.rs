@@ -1,27 +1,29 @@
 //! Places blocks in their segments.
 
-use crate::graph::{BlockId, Content, LinkGraph, SectionRole};
+use crate::graph::{Block, BlockId, Content, LinkGraph, SectionId, SectionRole};
 use crate::link::LinkError;
 use crate::memory::{Request, SegmentRequest};
 
 /// The live blocks in the order they are placed: that of the table, with the blocks of a section
 /// next to each other.
 pub(crate) fn order(graph: &LinkGraph) -> Vec<BlockId> {
-    let mut order: Vec<_> = graph.blocks().filter(|(_, block)| block.live).map(|(id, _)| id).collect();
-    if graph.sections.is_empty() {
-        return order;
-    }
+    let mut order = Vec::with_capacity(graph.blocks.len());
     // A block without a section stays behind those of the section before it.
-    let mut rank = 0;
-    let rank = |id: &BlockId| {
-        if let Some(section) = graph.block(*id).section {
-            rank = section.index();
-        }
-        rank
-    };
-    let ranks: Vec<_> = order.iter().map(rank).collect();
-    if !ranks.is_sorted() {
-        let mut ranked: Vec<_> = ranks.into_iter().zip(order).collect();
+    let rank = |block: &Block, before: usize| block.section.map_or(before, SectionId::index);
+    let (mut is_sorted, mut last) = (true, 0);
+    for (id, block) in graph.blocks().filter(|(_, block)| block.live) {
+        order.push(id);
+        let next = rank(block, last);
+        is_sorted &= last <= next;
+        last = next;
+    }
+    if !is_sorted {
+        let mut last = 0;
+        let ranked = order.into_iter().map(|id| {
+            last = rank(graph.block(id), last);
+            (last, id)
+        });
+        let mut ranked: Vec<_> = ranked.collect();
         ranked.sort_by_key(|(rank, _)| *rank);
         order = ranked.into_iter().map(|(_, id)| id).collect();
     }
@@ -45,26 +47,28 @@ pub(crate) fn assign(graph: &mut LinkGraph, order: &[BlockId]) -> Result<Request
     for id in order {
         let block = &mut graph.blocks[id.index()];
         let end = &mut ends[block.kind as usize];
-        let segment = &mut request[block.kind as usize];
+        let segment_align = &mut request[block.kind as usize].align;
         let mut align = 1u64 << block.align_log2;
         let opens = block.section.filter(|section| current != Some(*section));
         if let Some(section) = opens {
             current = Some(section);
             align = align.max(1 << graph.sections[section.index()].align_log2);
         }
-        segment.align = segment.align.max(align as usize);
+        *segment_align = (*segment_align).max(align as usize);
         let start = *end + (u64::from(block.align_offset).wrapping_sub(*end) & (align - 1));
         *end = start + u64::from(block.size);
-        let too_large = |_| LinkError::TooLarge { size: *end };
-        block.segment_offset = u32::try_from(start).map_err(too_large)?;
-        let end_offset = u32::try_from(*end).map_err(too_large)?;
+        let Ok(end_offset) = u32::try_from(*end) else { return Err(LinkError::TooLarge { size: *end }) };
+        // It is not behind its end.
+        block.segment_offset = start as u32;
         if let Some(section) = block.section.map(|section| &mut graph.sections[section.index()]) {
             if opens.is_some() {
                 section.start = block.segment_offset;
             }
             section.end = end_offset;
         }
-        segment.size = usize::try_from(*end).map_err(|_| LinkError::TooLarge { size: *end })?;
+    }
+    for (segment, end) in request.iter_mut().zip(ends) {
+        segment.size = usize::try_from(end).map_err(|_| LinkError::TooLarge { size: end })?;
     }
     Ok(request)
 }

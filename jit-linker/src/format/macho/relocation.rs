@@ -9,6 +9,7 @@ use object::macho::*;
 use object::read::macho::{Nlist, Section as _};
 use object::{LittleEndian, SymbolIndex};
 
+use super::atom::Atoms;
 use super::section::{full_name, is_eh_frame, is_note};
 use super::{Reader, aarch64, x86_64};
 use crate::arch::Architecture;
@@ -91,7 +92,12 @@ impl<'data> Reader<'data> {
         // Those of blocks that were made on the way.
         edges.append(&mut self.graph.edges);
         // The parts of a difference stay in their order.
-        if !edges.is_sorted_by_key(place) {
+        let mut before = 0;
+        let is_sorted = edges.iter().map(place).fold(true, |is_sorted, place| {
+            let follows = std::mem::replace(&mut before, place) <= place;
+            is_sorted & follows
+        });
+        if !is_sorted {
             edges.sort_by_key(place);
         }
         self.graph.edges = edges;
@@ -144,11 +150,13 @@ impl<'data> Reader<'data> {
     ) {
         if self.graph.architecture() == Architecture::X86_64 {
             // What is relative to its place is no part of another, and has none.
-            while let Some((relocation, rest)) = relocations.split()
-                && let Some(edge) = self.plain_x86_64(fields, relocation)
-            {
-                edges.push(edge);
-                relocations.rest = rest;
+            let (rest, first) = (relocations.rest, edges.len());
+            if relocations.is_descending {
+                self.add_plain_x86_64(fields, rest.iter().rev(), edges);
+                relocations.rest = &rest[..rest.len() - (edges.len() - first)];
+            } else {
+                self.add_plain_x86_64(fields, rest.iter(), edges);
+                relocations.rest = &rest[edges.len() - first..];
             }
             return;
         }
@@ -166,22 +174,46 @@ impl<'data> Reader<'data> {
         }
     }
 
+    #[inline]
+    fn add_plain_x86_64<'a>(
+        &mut self,
+        fields: &mut Fields<'data>,
+        relocations: impl Iterator<Item = &'a Relocation<LittleEndian>>,
+        edges: &mut Vec<Edge>,
+    ) {
+        let bytes = fields.bytes;
+        for relocation in relocations {
+            let Some(edge) = self.plain_x86_64(fields, bytes, relocation) else { return };
+            edges.push(edge);
+        }
+    }
+
     /// The edge of what nearly all relocations of code are: an instruction's field of 32 bits. The others, and what may be
     /// wrong with any, are left to those below.
-    #[inline]
-    fn plain_x86_64(&mut self, fields: &mut Fields<'data>, relocation: &Relocation<LittleEndian>) -> Option<Edge> {
-        let (kind, behind, is_extern) = x86_64::plain_meaning(relocation)?;
+    #[inline(always)]
+    fn plain_x86_64(
+        &mut self,
+        fields: &mut Fields<'data>,
+        bytes: &[u8],
+        relocation: &Relocation<LittleEndian>,
+    ) -> Option<Edge> {
+        let (kind, behind) = x86_64::plain_meaning(relocation)?;
         let offset = relocation.r_word0.get(LittleEndian);
-        let bytes: &[u8; 4] = fields.bytes.get(offset as usize..)?.first_chunk()?;
-        let value = i64::from(i32::from_le_bytes(*bytes));
-        let (target, addend) = if is_extern {
+        let value = i64::from(i32::from_le_bytes(*bytes.get(offset as usize..)?.first_chunk()?));
+        let (target, addend) = if x86_64::is_extern(relocation) {
             (self.known(relocation)?, value - 4)
         } else {
+            let section = (number(relocation) as usize).wrapping_sub(1);
+            let atoms = self.atoms.get(section)?.as_ref()?;
             let address = fields.address.wrapping_add(offset.into()).wrapping_add_signed(value + behind + 4);
-            let (target, addend) = self.target_at(relocation.info(LittleEndian), address).ok()?;
+            let at = address.wrapping_sub(atoms.address).cast_signed();
+            let (target, addend) = match atoms.anchor(at) {
+                Some(found) => found,
+                None => self.add_anchor(section, at)?,
+            };
             (target, addend.wrapping_sub(behind + 4))
         };
-        let (block, start) = fields.place(self, offset);
+        let (block, start) = fields.place(&self.atoms, offset);
         Some(Edge { block, offset: offset - start, kind: EdgeKind::X86_64(kind), target, addend })
     }
 
@@ -202,15 +234,14 @@ impl<'data> Reader<'data> {
             return None;
         }
         let (kind, target) = (EdgeKind::Aarch64(aarch64::meaning(&info, bytes)?), self.known(relocation)?);
-        let (block, start) = fields.place(self, offset);
+        let (block, start) = fields.place(&self.atoms, offset);
         Some(Edge { block, offset: offset - start, kind, target, addend: 0 })
     }
 
     /// The symbol that a relocation names, if the graph has it already.
     #[inline]
     fn known(&self, relocation: &Relocation<LittleEndian>) -> Option<SymbolId> {
-        let number = relocation.r_word1.get(LittleEndian) & 0x00ff_ffff;
-        self.symbol_ids.get(number as usize).copied().flatten()
+        self.symbol_ids.get(number(relocation) as usize).copied().flatten()
     }
 
     /// A relocation and the part of it that comes before: a subtrahend, or an addend.
@@ -374,7 +405,7 @@ impl<'data> Reader<'data> {
             return Err(self.no_field(section, relocation));
         };
         let address = fields.address + u64::from(offset);
-        let (block, start) = fields.place(self, offset);
+        let (block, start) = fields.place(&self.atoms, offset);
         Ok(Field { section, offset, address, block, block_offset: offset.wrapping_sub(start), bytes })
     }
 
@@ -454,7 +485,13 @@ impl<'data> Reader<'data> {
 const LONE_SUBTRAHEND: &str = "a subtrahend is not followed by its minuend";
 const LONE_ADDEND: &str = "an addend is not followed by what it is for";
 
+/// The number of a relocation's symbol, or section.
+fn number(relocation: &Relocation<LittleEndian>) -> u32 {
+    relocation.r_word1.get(LittleEndian) & 0x00ff_ffff
+}
+
 /// By block, and by offset there.
+#[inline]
 fn place(edge: &Edge) -> u64 {
     u64::from(edge.block.0) << 32 | u64::from(edge.offset)
 }
@@ -472,8 +509,7 @@ struct Fields<'data> {
     /// The section's address in the object.
     address: u64,
     bytes: &'data [u8],
-    /// The atom of the last field: its number, its range in the section, and its block.
-    near: usize,
+    /// The atom of the last field: its range in the section, and its block.
     atom: Range<u32>,
     block: BlockId,
 }
@@ -488,18 +524,23 @@ impl<'data> Fields<'data> {
             }
             None => (0, Default::default()),
         };
-        Self { section, address, bytes, near: 0, atom: 0..0, block: BlockId::new(0) }
+        Self { section, address, bytes, atom: 0..0, block: BlockId::new(0) }
     }
 
     /// The block that an offset of the section is in, and where that starts.
     #[inline]
-    fn place(&mut self, reader: &Reader<'data>, offset: u32) -> (BlockId, u32) {
-        if !self.atom.contains(&offset)
-            && let Some(atoms) = &reader.atoms[self.section]
-        {
-            (self.block, self.atom) = atoms.find_range(&mut self.near, offset);
+    fn place(&mut self, atoms: &[Option<Atoms>], offset: u32) -> (BlockId, u32) {
+        if !self.atom.contains(&offset) {
+            self.enter(atoms, offset);
         }
         (self.block, self.atom.start)
+    }
+
+    #[inline(never)]
+    fn enter(&mut self, atoms: &[Option<Atoms>], offset: u32) {
+        if let Some(Some(atoms)) = atoms.get(self.section) {
+            (self.block, self.atom) = atoms.find_range(offset);
+        }
     }
 }
 
@@ -517,12 +558,6 @@ impl<'data> Ascending<'data> {
         let address = |relocation: &Relocation<LittleEndian>| relocation.r_word0.get(LittleEndian);
         let is_descending = rest.first().map(address) > rest.last().map(address);
         Self { rest, is_descending, architecture }
-    }
-
-    /// The next one without its part, and those that come after.
-    #[inline]
-    fn split(&self) -> Option<(&'data Relocation<LittleEndian>, &'data [Relocation<LittleEndian>])> {
-        if self.is_descending { self.rest.split_last() } else { self.rest.split_first() }
     }
 
     fn is_part(&self, relocation: &Relocation<LittleEndian>) -> bool {

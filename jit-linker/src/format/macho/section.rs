@@ -209,7 +209,8 @@ impl<'data> Reader<'data> {
         }
         let mut cuts = at_symbols;
         cuts.push(0);
-        cuts.sort_unstable();
+        // Runs of local and of visible symbols, most of them in order.
+        cuts.sort();
         cuts.dedup();
         // A symbol at the end is one more of the last atom.
         cuts.retain(|cut| *cut == 0 || *cut < place.size);

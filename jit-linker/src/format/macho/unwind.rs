@@ -19,6 +19,9 @@ pub(super) type Described = Vec<(BlockId, u32)>;
 type Known = Vec<((BlockId, u32), usize)>;
 
 fn known_at(known: &Known, block: BlockId, offset: u32) -> Option<usize> {
+    if known.is_empty() {
+        return None;
+    }
     let behind = known.partition_point(|(place, _)| *place <= (block, offset));
     let (place, index) = known.get(behind.checked_sub(1)?)?;
     (*place == (block, offset)).then_some(*index)
@@ -29,11 +32,34 @@ fn known_at(known: &Known, block: BlockId, offset: u32) -> Option<usize> {
 struct Cie {
     symbol: SymbolId,
     /// How addresses of functions are stored.
-    function: u8,
+    function: Pointer,
     /// How addresses of language-specific data are, if there are any.
-    lsda: Option<u8>,
+    lsda: Option<Pointer>,
     /// Whether the length of the augmentation data is stored.
     is_sized: bool,
+}
+
+/// How an address is stored.
+#[derive(Clone, Copy)]
+struct Pointer {
+    /// Bytes, if the encoding is understood.
+    size: Option<usize>,
+    is_relative: bool,
+    /// What the field becomes, if there is such a kind.
+    kind: Option<EdgeKind>,
+}
+
+impl Pointer {
+    fn of(encoding: u8, kinds: &Kinds) -> Self {
+        let (size, is_relative) = (pointer_size(encoding), encoding & 0x70 == 0x10);
+        let kind = match (is_relative, size) {
+            (true, Some(4)) => Some(kinds.delta_32),
+            (true, Some(8)) => Some(kinds.delta_64),
+            (false, Some(8)) => Some(kinds.pointer_64),
+            _ => None,
+        };
+        Self { size, is_relative, kind }
+    }
 }
 
 /// A record's block and its bytes.
@@ -80,7 +106,10 @@ impl<'data> Reader<'data> {
         let of_records = self.record_edges.clone();
         let mut known: Known = of_records.map(|index| ((edges[index].block, edges[index].offset), index)).collect();
         known.sort_unstable();
+        let kinds = Kinds::of(self.graph.architecture());
         let mut cies = FxHashMap::default();
+        // Records of one CIE come together.
+        let mut last = None;
         let (address, blocks): (_, Vec<_>) = (atoms.address, atoms.blocks().collect());
         self.graph.attached.reserve(blocks.len());
         described.reserve(blocks.len());
@@ -97,14 +126,16 @@ impl<'data> Reader<'data> {
             match record.kind {
                 RecordKind::Cie => {
                     let symbol = self.graph.define(None, content.block, 0, 0);
-                    let cie = read_cie(content.bytes, symbol).ok_or_else(|| self.bad_record(record))?;
+                    let cie = read_cie(content.bytes, symbol, &kinds).ok_or_else(|| self.bad_record(record))?;
                     cies.insert(record.start, cie);
                 }
-                RecordKind::Fde { cie } => {
-                    let Some(cie) = cies.get(&cie).copied() else {
-                        return Err(self.malformed(format!("an FDE of .eh_frame has no CIE at {cie:#x}")));
+                RecordKind::Fde { cie: start } => {
+                    let known_cie = last.filter(|(last, _)| *last == start).map(|(_, cie)| cie);
+                    let Some(cie) = known_cie.or_else(|| cies.get(&start).copied()) else {
+                        return Err(self.malformed(format!("an FDE of .eh_frame has no CIE at {start:#x}")));
                     };
-                    let function = self.add_fde_edges(record, content, cie, &known, edges)?;
+                    last = Some((start, cie));
+                    let function = self.add_fde_edges(record, content, &cie, &kinds, &known, edges)?;
                     described.extend(function);
                 }
             }
@@ -120,19 +151,18 @@ impl<'data> Reader<'data> {
         &mut self,
         record: &Record,
         content: Content<'data>,
-        cie: Cie,
+        cie: &Cie,
+        kinds: &Kinds,
         known: &Known,
         edges: &mut Vec<Edge>,
     ) -> Parsed<Option<(BlockId, u32)>> {
         let Content { block, bytes, .. } = content;
-        let back = Kinds::of(self.graph.architecture()).back_32;
-        edges.push(Edge { block, offset: CIE_POINTER, kind: back, target: cie.symbol, addend: 0 });
-        let size = pointer_size(cie.function).ok_or_else(|| self.bad_record(record))?;
+        edges.push(Edge { block, offset: CIE_POINTER, kind: kinds.back_32, target: cie.symbol, addend: 0 });
+        let size = cie.function.size.ok_or_else(|| self.bad_record(record))?;
         let function = match known_at(known, block, FUNCTION) {
             Some(index) => {
                 let edge = &mut edges[index];
                 if let Definition::Block { block, offset } = self.graph.symbol(edge.target).definition {
-                    let kinds = Kinds::of(self.graph.architecture());
                     let is_address = [kinds.delta_32, kinds.delta_64, kinds.pointer_64].contains(&edge.kind);
                     // A function whose label is no symbol is told by its distance from the symbol before it.
                     let offset = i64::from(offset).checked_add(edge.addend).filter(|_| is_address);
@@ -146,13 +176,13 @@ impl<'data> Reader<'data> {
             }
             None => self.add_pointer(record, content, FUNCTION, cie.function, edges)?,
         };
-        if let Some(encoding) = cie.lsda
+        if let Some(pointer) = cie.lsda
             && cie.is_sized
         {
             let mut at = FUNCTION as usize + 2 * size;
             let length = read_uleb(bytes, &mut at).ok_or_else(|| self.bad_record(record))?;
             if length > 0 && known_at(known, block, at as u32).is_none() {
-                self.add_pointer(record, content, at as u32, encoding, edges)?;
+                self.add_pointer(record, content, at as u32, pointer, edges)?;
             }
         }
         let Some(Definition::Block { block: host, offset }) = function.map(|id| self.graph.symbol(id).definition)
@@ -169,12 +199,11 @@ impl<'data> Reader<'data> {
         record: &Record,
         content: Content<'data>,
         offset: u32,
-        encoding: u8,
+        pointer: Pointer,
         edges: &mut Vec<Edge>,
     ) -> Parsed<Option<SymbolId>> {
-        let kinds = Kinds::of(self.graph.architecture());
-        let bytes = pointer_size(encoding).and_then(|size| content.bytes.get(offset as usize..)?.get(..size));
-        let (Some(bytes), is_relative) = (bytes, encoding & 0x70 == 0x10) else { return Err(self.bad_record(record)) };
+        let bytes = pointer.size.and_then(|size| content.bytes.get(offset as usize..)?.get(..size));
+        let Some(bytes) = bytes else { return Err(self.bad_record(record)) };
         let value = match *bytes {
             [a, b, c, d] => i64::from(i32::from_le_bytes([a, b, c, d])),
             _ => i64::from_le_bytes(bytes.try_into().unwrap_or_default()),
@@ -182,13 +211,8 @@ impl<'data> Reader<'data> {
         if value == 0 && offset != FUNCTION {
             return Ok(None);
         }
-        let origin = if is_relative { content.address + u64::from(offset) } else { 0 };
-        let kind = match (is_relative, bytes.len()) {
-            (true, 4) => kinds.delta_32,
-            (true, _) => kinds.delta_64,
-            (false, 8) => kinds.pointer_64,
-            (false, _) => return Err(self.bad_record(record)),
-        };
+        let origin = if pointer.is_relative { content.address + u64::from(offset) } else { 0 };
+        let kind = pointer.kind.ok_or_else(|| self.bad_record(record))?;
         let address = origin.wrapping_add_signed(value);
         let Some((section, at)) = self.section_at(address) else {
             let what =
@@ -224,11 +248,12 @@ fn pointer_size(encoding: u8) -> Option<usize> {
     }
 }
 
-fn read_cie(bytes: &[u8], symbol: SymbolId) -> Option<Cie> {
+fn read_cie(bytes: &[u8], symbol: SymbolId, kinds: &Kinds) -> Option<Cie> {
     let version = *bytes.get(8)?;
     let augmentation = bytes.get(9..)?.split(|byte| *byte == 0).next()?;
     let mut at = 9 + augmentation.len() + 1;
-    let mut cie = Cie { symbol, function: 0, lsda: None, is_sized: augmentation.first() == Some(&b'z') };
+    let is_sized = augmentation.first() == Some(&b'z');
+    let mut cie = Cie { symbol, function: Pointer::of(0, kinds), lsda: None, is_sized };
     read_uleb(bytes, &mut at)?;
     read_uleb(bytes, &mut at)?;
     match version {
@@ -241,8 +266,11 @@ fn read_cie(bytes: &[u8], symbol: SymbolId) -> Option<Cie> {
     read_uleb(bytes, &mut at)?;
     for kind in &augmentation[1..] {
         match kind {
-            b'R' => cie.function = take(bytes, &mut at)?,
-            b'L' => cie.lsda = Some(take(bytes, &mut at)?).filter(|encoding| *encoding != 0xff),
+            b'R' => cie.function = Pointer::of(take(bytes, &mut at)?, kinds),
+            b'L' => {
+                let encoding = Some(take(bytes, &mut at)?).filter(|encoding| *encoding != 0xff);
+                cie.lsda = encoding.map(|encoding| Pointer::of(encoding, kinds));
+            }
             b'P' => {
                 let encoding = take(bytes, &mut at)?;
                 at += pointer_size(encoding)?;

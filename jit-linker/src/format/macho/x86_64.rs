@@ -26,29 +26,44 @@ pub(super) fn meaning(relocation: &RelocationInfo) -> Option<(EdgeKind, i64)> {
     })
 }
 
-/// As [`meaning`], with whether a symbol is named, of those that nearly all relocations of code are: an instruction's
-/// field of 32 bits, relative to its place. All but what they name is one byte.
+/// As [`meaning`], of those that nearly all relocations of code are: an instruction's field of 32 bits, relative to its
+/// place. All but what they name is one byte.
 #[inline]
-pub(super) fn plain_meaning(relocation: &Relocation<LittleEndian>) -> Option<(EdgeKind, i64, bool)> {
-    const RELATIVE: u32 = 1;
-    const BITS_32: u32 = 2 << 1;
-    const EXTERN: u32 = 1 << 3;
-    let shape = relocation.r_word1.get(LittleEndian) >> 24;
-    if shape & 0b111 != RELATIVE | BITS_32 {
-        return None;
-    }
-    let is_extern = shape & EXTERN != 0;
-    Some(match (shape >> 4) as u8 {
-        X86_64_RELOC_SIGNED => (EdgeKind::Delta32, 0, is_extern),
-        X86_64_RELOC_SIGNED_1 => (EdgeKind::Delta32, 1, is_extern),
-        X86_64_RELOC_SIGNED_2 => (EdgeKind::Delta32, 2, is_extern),
-        X86_64_RELOC_SIGNED_4 => (EdgeKind::Delta32, 4, is_extern),
-        X86_64_RELOC_BRANCH => (EdgeKind::Plt32, 0, is_extern),
-        X86_64_RELOC_GOT if is_extern => (EdgeKind::GotDelta32, 0, true),
-        X86_64_RELOC_GOT_LOAD if is_extern => (EdgeKind::GotLoad32, 0, true),
-        _ => return None,
-    })
+pub(super) fn plain_meaning(relocation: &Relocation<LittleEndian>) -> Option<(EdgeKind, i64)> {
+    let shape = (relocation.r_word1.get(LittleEndian) >> 24) as u8;
+    let (kind, behind) = PLAIN[usize::from(shape >> 3)];
+    (shape & 0b111 == RELATIVE | BITS_32 && behind != NOT_PLAIN).then_some((kind, behind.into()))
 }
+
+/// Whether a symbol is named.
+#[inline]
+pub(super) fn is_extern(relocation: &Relocation<LittleEndian>) -> bool {
+    relocation.r_word1.get(LittleEndian) >> 27 & 1 != 0
+}
+
+const RELATIVE: u8 = 1;
+const BITS_32: u8 = 2 << 1;
+
+/// More than an instruction has behind a field.
+const NOT_PLAIN: u8 = u8::MAX;
+
+/// By type of relocation, twice its number, and one more where a symbol is named. A table, because types come in no order
+/// that could be guessed.
+static PLAIN: [(EdgeKind, u8); 32] = {
+    let mut table = [(EdgeKind::Delta32, NOT_PLAIN); 32];
+    let mut named = 0;
+    while named < 2 {
+        table[2 * X86_64_RELOC_SIGNED as usize + named] = (EdgeKind::Delta32, 0);
+        table[2 * X86_64_RELOC_SIGNED_1 as usize + named] = (EdgeKind::Delta32, 1);
+        table[2 * X86_64_RELOC_SIGNED_2 as usize + named] = (EdgeKind::Delta32, 2);
+        table[2 * X86_64_RELOC_SIGNED_4 as usize + named] = (EdgeKind::Delta32, 4);
+        table[2 * X86_64_RELOC_BRANCH as usize + named] = (EdgeKind::Plt32, 0);
+        named += 1;
+    }
+    table[2 * X86_64_RELOC_GOT as usize + 1] = (EdgeKind::GotDelta32, 0);
+    table[2 * X86_64_RELOC_GOT_LOAD as usize + 1] = (EdgeKind::GotLoad32, 0);
+    table
+};
 
 /// The kinds for the difference of two addresses, in a field of a power of two of bytes.
 pub(super) fn difference(length: u8) -> Option<DifferenceKinds> {
