@@ -1,26 +1,26 @@
 //! Places blocks in their segments.
 
-use crate::graph::{BlockId, Content, LinkGraph, SectionRole};
+use crate::graph::{BlockId, Content, LAYOUT_BLOCKS, LinkGraph, SectionId, SectionRole};
 use crate::link::LinkError;
 use crate::memory::{Request, SegmentRequest};
 
 /// The live blocks in the order they are placed: that of the table, with the blocks of a section
 /// next to each other.
 pub(crate) fn order(graph: &LinkGraph) -> Vec<BlockId> {
-    let mut order: Vec<_> = graph.blocks().filter(|(_, block)| block.live).map(|(id, _)| id).collect();
+    let mut order = Vec::with_capacity(graph.blocks.len() + LAYOUT_BLOCKS);
+    order.extend(graph.blocks().filter(|(_, block)| block.live).map(|(id, _)| id));
     // A block without a section stays behind those of the section before it.
-    let mut rank = 0;
-    let rank = |id: &BlockId| {
-        if let Some(section) = graph.block(*id).section {
-            rank = section.index();
-        }
-        rank
+    let ranks = || {
+        order.iter().scan(0, |rank, id: &BlockId| {
+            *rank = graph.block(*id).section.map_or(*rank, SectionId::index);
+            Some(*rank)
+        })
     };
-    let ranks: Vec<_> = order.iter().map(rank).collect();
-    if !ranks.is_sorted() {
-        let mut ranked: Vec<_> = ranks.into_iter().zip(order).collect();
+    if !ranks().is_sorted() {
+        let mut ranked: Vec<_> = ranks().zip(order.iter().copied()).collect();
         ranked.sort_by_key(|(rank, _)| *rank);
-        order = ranked.into_iter().map(|(_, id)| id).collect();
+        order.clear();
+        order.extend(ranked.into_iter().map(|(_, id)| id));
     }
     order
 }
