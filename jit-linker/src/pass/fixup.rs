@@ -18,7 +18,7 @@ use crate::memory::{self, Allocation, SegmentKind};
 const SPARE_EDGES: usize = 1 << 15;
 const LEAST_SPARE_EDGES: usize = 1 << 10;
 
-/// How much memory is brought at a time, ahead of what is written: an eighth of a segment, within these bounds. Of a block that is
+/// How much memory is brought at a time, ahead of what is written: a sixteenth of a segment, within these bounds. Of a block that is
 /// larger, so much is written and has its edges applied before the part in front of it.
 const WINDOW: usize = 256 << 10;
 const LEAST_WINDOW: usize = 64 << 10;
@@ -53,7 +53,7 @@ impl Windows {
             Window {
                 first: size.unwrap_or(0),
                 has_content: may_write && blocks.is_sorted_by_key(|block| block.segment_offset),
-                size: (size.unwrap_or(0) / 8).next_multiple_of(LEAST_WINDOW).clamp(LEAST_WINDOW, WINDOW),
+                size: (size.unwrap_or(0) / 16).next_multiple_of(LEAST_WINDOW).clamp(LEAST_WINDOW, WINDOW),
             }
         }))
     }
@@ -66,7 +66,8 @@ impl Windows {
         let start = block.segment_offset as usize + part.start;
         if start < window.first {
             let ahead = if part.start == 0 { window.size } else { 0 };
-            let range = start.saturating_sub(ahead)..window.first;
+            let first = start.saturating_sub(ahead);
+            let range = first.max(end_of_large(graph, index, first, window.size).min(start))..window.first;
             window.first = range.start;
             window.has_content = window.has_content && write_content(allocation, graph, index, range.clone());
             // A small segment shares its pages with others, which have brought some.
@@ -77,6 +78,16 @@ impl Windows {
         }
         window.has_content
     }
+}
+
+/// The end of a block larger than `size` before another one of its kind, if it is beyond `first`: it comes in its own parts,
+/// each when its edges are next.
+fn end_of_large(graph: &LinkGraph, index: usize, first: usize, size: usize) -> usize {
+    let end = |block: &Block| block.segment_offset as usize + block.size as usize;
+    let kind = graph.blocks[index].kind;
+    let before = graph.blocks[..index].iter().rev().filter(|block| block.live && block.kind == kind);
+    let mut near = before.take_while(|block| end(block) > first);
+    near.find(|block| block.size as usize > size).map_or(0, end)
 }
 
 /// The edges that are still to be applied.
