@@ -14,7 +14,8 @@ use crate::graph::{
 use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
 use crate::memory::{self, Allocation, SegmentKind};
 
-/// Room for so many edges is given back at a time, or for a quarter of what is left: it is worth a system call.
+/// Room for so many edges is given back at a time: it is worth a system call, and being brought
+/// anew for the next graph. Within a large block, for a quarter of what is left, since all of its content is there in the end.
 const SPARE_EDGES: usize = 1 << 15;
 const LEAST_SPARE_EDGES: usize = 1 << 10;
 
@@ -103,11 +104,10 @@ impl Rest {
         self.end - self.edges[..self.end].iter().rev().take_while(|edge| edge.block == block).count()
     }
 
-    /// Those from `start` on are done with: their memory goes back, unless they are kept.
-    fn done_from(&mut self, start: usize) {
+    /// Those from `start` on are done with: their memory goes back if there is more than `spare` of it, unless they are kept.
+    fn done_from(&mut self, start: usize, spare: usize) {
         self.end = start;
-        let spare = self.edges.capacity() - start;
-        if !self.keep && spare > (start / 4).clamp(LEAST_SPARE_EDGES, SPARE_EDGES) {
+        if !self.keep && self.edges.capacity() - start > spare {
             self.edges.truncate(start);
             self.edges.shrink_to_fit();
         }
@@ -300,7 +300,7 @@ impl Placement {
             if let Err((edge, source)) = result {
                 failed(block, LinkError::fixup(&self.graph, &edge, source))?;
             }
-            rest.done_from(start);
+            rest.done_from(start, SPARE_EDGES);
         }
         if keep_edges {
             self.graph.edges = rest.edges;
@@ -355,7 +355,8 @@ impl Placement {
             // After an error, only the content.
             let edges = if result.is_ok() { &edges[first..] } else { &[] };
             result = result.and(self.write_part(block, &(at..end), edges, windows, is_whole));
-            rest.done_from(start + first);
+            let spare = ((start + first) / 4).clamp(LEAST_SPARE_EDGES, SPARE_EDGES);
+            rest.done_from(start + first, spare);
             end = at;
         }
         result
