@@ -3,6 +3,7 @@
 use std::fs;
 use std::hint::black_box;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::Result;
@@ -10,8 +11,8 @@ use crate::Result;
 /// The first argument of a process that links an object some times and prints the least nanoseconds of a link:
 /// `child-link OBJECT ROUNDS`.
 pub const LINK: &str = "child-link";
-/// The first argument of one that prints the most memory that a link has beside the object: `child-link-with-memory OBJECT
-/// SMALL`, where a small object is linked before, so that code and heap are there.
+/// The first argument of one whose memory [`peak_memory`] watches: `child-link-with-memory OBJECT SMALL`, where a small
+/// object is linked before, so that code and heap are there.
 pub const LINK_WITH_MEMORY: &str = "child-link-with-memory";
 
 /// Whether arguments are those of such a process.
@@ -34,11 +35,7 @@ pub fn run<T>(
     let bytes = object(fs::read(file)?);
     if mode == LINK_WITH_MEMORY {
         link(&object(fs::read(Path::new(last))?))?;
-        let before = memory("VmRSS:")?;
-        // The most memory from now on.
-        fs::write("/proc/self/clear_refs", "5")?;
-        link(black_box(&bytes))?;
-        return Ok((memory("VmHWM:")?.saturating_sub(before)).to_string());
+        return watched(|| link(black_box(&bytes))).map(|()| String::new());
     }
     let mut least = u128::MAX;
     for _ in 0..last.parse::<u32>()? {
@@ -55,8 +52,111 @@ pub fn external() -> u64 {
     libc::abort as *const () as u64
 }
 
-fn memory(field: &str) -> Result<u64> {
-    let text = fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field)).ok_or("no such field")?;
+/// Does what [`peak_memory`] watches in the process that started this one.
+///
+/// # Errors
+///
+/// The work's, or the system's: there has to be such a process.
+fn watched(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    trace(libc::PTRACE_TRACEME, 0)?;
+    stop()?;
+    work()?;
+    stop()
+}
+
+fn stop() -> Result<()> {
+    // SAFETY: it takes no pointers.
+    succeeds(unsafe { libc::raise(libc::SIGSTOP) }.into())
+}
+
+/// Starts a process that links an object as [`LINK_WITH_MEMORY`] says: the bytes of memory that the link has at most.
+///
+/// The system's own record (`VmHWM`) would be some hundred kilobytes wrong, which is much of what is measured: it counts each
+/// kind of memory in batches of 32 pages a processor. Memory only goes back by system calls, so there is never more of it than
+/// when one begins, where the process is stopped and its pages are counted.
+///
+/// # Errors
+///
+/// When the process fails, or the system does not let it be watched.
+pub fn peak_memory(command: &mut Command) -> Result<u64> {
+    let mut child = command.stdout(Stdio::null()).spawn()?;
+    let peak = watch(child.id());
+    if peak.is_err() {
+        // It may have ended.
+        _ = child.kill();
+    }
+    let status = child.wait()?;
+    let peak = peak?;
+    if status.success() { Ok(peak) } else { Err(format!("{command:?}: {status}").into()) }
+}
+
+fn watch(process: u32) -> Result<u64> {
+    let id = libc::pid_t::try_from(process)?;
+    let (mut before, mut peak) = (None, 0);
+    loop {
+        let mut status = 0;
+        // SAFETY: there is room for the status.
+        succeeds(unsafe { libc::waitpid(id, &raw mut status, 0) }.into())?;
+        if !libc::WIFSTOPPED(status) {
+            return Err("the process ended before the link did".into());
+        }
+        let held = resident(process)?;
+        peak = peak.max(held);
+        match (libc::WSTOPSIG(status), before) {
+            (libc::SIGTRAP, Some(_)) => {}
+            (libc::SIGSTOP, None) => (before, peak) = (Some(held), held),
+            (libc::SIGSTOP, Some(before)) => {
+                trace(libc::PTRACE_DETACH, id)?;
+                return Ok(peak - before);
+            }
+            (signal, _) => return Err(format!("the process was stopped by signal {signal}").into()),
+        }
+        trace(libc::PTRACE_SYSCALL, id)?;
+    }
+}
+
+fn trace(request: libc::c_uint, process: libc::pid_t) -> Result<()> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the requests that are made here take no addresses.
+    succeeds(unsafe { libc::ptrace(request, process, none, none) })
+}
+
+fn succeeds(result: libc::c_long) -> Result<()> {
+    if result < 0 { Err(std::io::Error::last_os_error().into()) } else { Ok(()) }
+}
+
+/// Bytes of a process's memory, page by page.
+fn resident(process: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).ok_or("no Rss in smaps_rollup")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGES: usize = 300;
+    const HELD: &str = "WORKLOADS_HELD";
+
+    #[test]
+    fn peak_memory_is_counted_page_by_page() {
+        if std::env::var_os(HELD).is_some() {
+            let page = 4096;
+            watched(|| {
+                let mut memory = vec![0u8; PAGES * page];
+                memory.iter_mut().step_by(page).for_each(|byte| *byte = 1);
+                drop(black_box(memory));
+                Ok(())
+            })
+            .unwrap();
+            return;
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        // On one thread, which is the process's first.
+        command.env(HELD, "").args(["--exact", "link::tests::peak_memory_is_counted_page_by_page", "--test-threads=1"]);
+        let peak = peak_memory(&mut command).unwrap();
+        let room = 16 * 4096;
+        assert!((PAGES as u64 * 4096..PAGES as u64 * 4096 + room).contains(&peak), "{peak}");
+    }
 }

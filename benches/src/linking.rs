@@ -9,7 +9,7 @@ use orcane::linker::graph::ObjectBytes;
 use orcane::linker::link;
 use orcane::linker::memory::{MemoryManager, SlabManager};
 use orcane::linker::{SymbolStringPool, format};
-use workloads::link::{LINK, LINK_WITH_MEMORY};
+use workloads::link::{LINK, LINK_WITH_MEMORY, peak_memory};
 use workloads::median;
 
 use crate::Result;
@@ -65,7 +65,8 @@ impl Linker {
 
     /// Bytes of memory that a link has at most, beside the object.
     fn memory(self, object: &Path, small: &Path) -> Result<f64> {
-        Ok(self.command(&[], LINK_WITH_MEMORY, object, &small.display().to_string())?.0.trim().parse()?)
+        let mut command = Command::new(std::env::current_exe()?.with_file_name(self.program));
+        Ok(peak_memory(command.arg(LINK_WITH_MEMORY).args([object, small]))? as f64)
     }
 }
 

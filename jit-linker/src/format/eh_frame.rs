@@ -32,38 +32,80 @@ pub(crate) const FUNCTION: u32 = 8;
 ///
 /// What is wrong, and where.
 pub(crate) fn records(bytes: &[u8]) -> Result<Vec<Record>, String> {
-    // A record is seldom shorter than that.
-    let mut records: Vec<Record> = Vec::with_capacity(bytes.len() / 24);
-    let mut start = 0;
-    while start < bytes.len() {
-        let word = |at: usize| {
-            let bytes = bytes.get(start + at..)?.first_chunk()?;
-            Some(u32::from_le_bytes(*bytes))
-        };
-        let beyond = || format!("the record at {start:#x} of .eh_frame ends beyond it");
-        let length = word(0).ok_or_else(beyond)?;
-        if length == 0 {
-            start += 4;
-            continue;
-        }
-        if length == u32::MAX {
-            return Err(format!("the record at {start:#x} of .eh_frame is in the 64-bit format"));
-        }
-        let size = 4 + length as usize;
-        if size < 8 || size > bytes.len() - start {
-            return Err(beyond());
-        }
-        let distance = word(CIE_POINTER as usize).ok_or_else(beyond)? as usize;
-        let kind = match (start + CIE_POINTER as usize).checked_sub(distance) {
-            _ if distance == 0 => RecordKind::Cie,
-            Some(cie) => RecordKind::Fde { cie: cie as u32 },
-            None => return Err(format!("the record at {start:#x} of .eh_frame has its CIE before the section")),
-        };
-        records.push(Record { start: start as u32, size: size as u32, kind });
-        start += size;
+    let mut records = Vec::with_capacity(count(bytes));
+    for record in each(bytes) {
+        records.push(record?);
     }
-    records.shrink_to_fit();
     Ok(records)
+}
+
+/// How many records there are, if nothing is wrong.
+pub(crate) fn count(bytes: &[u8]) -> usize {
+    let (mut count, mut start) = (0, 0);
+    while let Some(length) = word(bytes, start) {
+        count += usize::from(length > 0);
+        start += 4 + length as usize;
+    }
+    count
+}
+
+/// The records one by one, up to the first that is wrong.
+pub(crate) fn each(bytes: &[u8]) -> Records<'_> {
+    Records { bytes, start: 0 }
+}
+
+/// See [`each`].
+pub(crate) struct Records<'a> {
+    bytes: &'a [u8],
+    start: usize,
+}
+
+impl Iterator for Records<'_> {
+    type Item = Result<Record, String>;
+
+    // What it returns would go through memory, for each of the records.
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        while word(self.bytes, self.start) == Some(0) {
+            self.start += 4;
+        }
+        if self.start >= self.bytes.len() {
+            return None;
+        }
+        let record = record(self.bytes, self.start);
+        self.start = match &record {
+            Ok(record) => self.start + record.size as usize,
+            Err(_) => self.bytes.len(),
+        };
+        Some(record)
+    }
+}
+
+/// The record at an offset.
+#[inline(always)]
+fn record(bytes: &[u8], start: usize) -> Result<Record, String> {
+    let beyond = || format!("the record at {start:#x} of .eh_frame ends beyond it");
+    let length = word(bytes, start).ok_or_else(beyond)?;
+    if length == u32::MAX {
+        return Err(format!("the record at {start:#x} of .eh_frame is in the 64-bit format"));
+    }
+    let size = 4 + length as usize;
+    if size < 8 || size > bytes.len() - start {
+        return Err(beyond());
+    }
+    let pointer = start + CIE_POINTER as usize;
+    let distance = word(bytes, pointer).ok_or_else(beyond)? as usize;
+    let kind = match pointer.checked_sub(distance) {
+        _ if distance == 0 => RecordKind::Cie,
+        Some(cie) => RecordKind::Fde { cie: cie as u32 },
+        None => return Err(format!("the record at {start:#x} of .eh_frame has its CIE before the section")),
+    };
+    Ok(Record { start: start as u32, size: size as u32, kind })
+}
+
+#[inline]
+fn word(bytes: &[u8], start: usize) -> Option<u32> {
+    bytes.get(start..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]
@@ -77,8 +119,11 @@ mod tests {
         let cie = Record { start: 0, size: 16, kind: RecordKind::Cie };
         let fde = Record { start: 16, size: 12, kind: RecordKind::Fde { cie: 0 } };
         assert_eq!(records(&bytes), Ok(vec![cie, fde]));
+        assert_eq!(count(&bytes), 2);
         for end in [1, 3, 5, 15, 17, 27] {
             assert!(records(&bytes[..end]).is_err(), "cut at {end}");
+            let wrong = each(&bytes[..end]).position(|record| record.is_err());
+            assert_eq!(wrong, each(&bytes[..end]).count().checked_sub(1), "nothing comes after what is wrong");
         }
     }
 }

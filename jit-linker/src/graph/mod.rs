@@ -18,11 +18,15 @@ pub use self::bounds::{NamedSection, SectionBound};
 pub(crate) use self::bounds::{bound_of, is_identifier};
 pub use self::section::{Comdat, Section, SectionRole};
 pub use self::source::ObjectBytes;
-pub(crate) use self::source::Text;
+pub(crate) use self::source::{TerminatedText, Text};
 pub use self::symbol::{Definition, Linkage, Scope, Symbol, SymbolKind};
 use crate::SymbolName;
 use crate::arch::{Architecture, aarch64, x86_64};
-use crate::memory::{SegmentKind, prefer_huge_pages};
+use crate::memory::{SegmentKind, populate, prefer_huge_pages};
+
+/// The most blocks that layout adds, unless the code needs several islands: the end of the unwinding tables, GOT, stubs, and
+/// the resolver of TLS descriptors.
+pub(crate) const LAYOUT_BLOCKS: usize = 4;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -200,6 +204,11 @@ impl LinkGraph {
         self.arena.reserve(64 * blocks);
     }
 
+    /// Makes room for so many blocks of an object, and for those that layout adds: a table that grows then doubles.
+    pub(crate) fn reserve_blocks(&mut self, count: usize) {
+        self.blocks.reserve_exact(count + LAYOUT_BLOCKS);
+    }
+
     /// Makes room for the symbols that an object has.
     pub(crate) fn reserve_symbols(&mut self, count: usize) {
         self.symbols.reserve_exact(count);
@@ -210,6 +219,16 @@ impl LinkGraph {
     pub(crate) fn reserve_edges(&mut self, count: usize) {
         self.edges.reserve_exact(count);
         prefer_huge_pages(self.edges.spare_capacity_mut());
+    }
+
+    /// Brings the memory of the edges there is room for, all of which are coming.
+    pub(crate) fn bring_edges(&mut self) {
+        /// From this size on it is worth a system call.
+        const LARGE: usize = 64 << 10;
+        let room = self.edges.spare_capacity_mut();
+        if size_of_val(room) >= LARGE {
+            populate(room);
+        }
     }
 
     /// Adds a block of bytes. Its edges are added next: see [`add_edge`](Self::add_edge).
@@ -606,7 +625,7 @@ impl LinkGraph {
         let symbol = self.symbol(id);
         match &symbol.name {
             Some(name) => Cow::Borrowed(name.as_str()),
-            None => self.text(symbol.label),
+            None => String::from_utf8_lossy(symbol.label.in_object(&self.object)),
         }
     }
 

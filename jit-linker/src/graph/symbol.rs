@@ -1,6 +1,6 @@
 //! Symbols: what an edge can point to, and what a lookup can find.
 
-use super::source::Text;
+use super::source::TerminatedText;
 use super::{BlockId, SectionId};
 use crate::SymbolName;
 
@@ -97,7 +97,7 @@ pub struct Symbol {
     /// A number of the host's own, given back with the symbol.
     pub tag: u32,
     /// Its name in the object it came from.
-    pub(crate) label: Text,
+    pub(crate) label: TerminatedText,
     /// Its address, once known.
     pub(crate) address: u64,
 }
@@ -114,7 +114,7 @@ impl Symbol {
             kind: SymbolKind::Unspecified,
             size: 0,
             tag,
-            label: Text::EMPTY,
+            label: TerminatedText::EMPTY,
             address: 0,
         }
     }

@@ -41,7 +41,7 @@ pub fn forget_pages(memory: &[AtomicU32]) {
 }
 
 /// Brings all pages of `memory` at once, to be written: cheaper than each at its first write.
-pub(crate) fn populate(memory: &mut [u8]) {
+pub(crate) fn populate<T>(memory: &mut [T]) {
     #[cfg(target_os = "linux")]
     {
         let page = region::page::size();

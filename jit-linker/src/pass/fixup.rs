@@ -14,11 +14,18 @@ use crate::graph::{
 use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
 use crate::memory::{self, Allocation, SegmentKind};
 
-/// Room for so many edges is given back at a time: it is worth a system call.
+/// Room for so many edges is given back at a time: it is worth a system call, and being brought
+/// anew for the next graph. Within a large block, for a quarter of what is left, since all of its content is there in the end.
 const SPARE_EDGES: usize = 1 << 15;
+const LEAST_SPARE_EDGES: usize = 1 << 10;
 
-/// How much memory is brought at a time, ahead of what is written.
+/// How much memory is brought at a time, ahead of what is written: a sixteenth of a segment, within these bounds. Of a block that is
+/// larger, so much is written and has its edges applied before the part in front of it.
 const WINDOW: usize = 256 << 10;
+const LEAST_WINDOW: usize = 64 << 10;
+
+/// So far before its place an edge may change an instruction.
+const BEFORE_PLACE: usize = 16;
 
 /// From this size of a segment on, its content is written at once, if that is cheaper: it is worth a system call.
 const LARGE: usize = 16 << 10;
@@ -30,20 +37,24 @@ struct Window {
     first: usize,
     /// Whether the content is there, too.
     has_content: bool,
+    /// How much is brought at a time.
+    size: usize,
 }
 
 impl Window {
-    /// Brings the memory of a block that begins before the window, and of those before that one.
+    /// Brings the memory of a part of a block that begins before the window, and of those before it, if that is the first.
     #[cold]
-    fn advance(&mut self, allocation: &mut Allocation, graph: &LinkGraph, index: usize) {
+    fn advance(&mut self, allocation: &mut Allocation, graph: &LinkGraph, index: usize, part: &Range<usize>) {
         let block = &graph.blocks[index];
-        let start = block.segment_offset as usize;
-        let range = start.saturating_sub(WINDOW)..self.first;
+        let start = block.segment_offset as usize + part.start;
+        let ahead = if part.start == 0 { self.size } else { 0 };
+        let first = start.saturating_sub(ahead);
+        let range = first.max(end_of_large(graph, index, first, self.size).min(start))..self.first;
         self.first = range.start;
         self.has_content = self.has_content && write_content(allocation, graph, index, range.clone());
         // A small segment shares its pages with others, which have brought some.
         if !self.has_content && allocation.size(block.kind) >= WINDOW {
-            let end = (start + block.size as usize).min(range.end);
+            let end = (start + part.len()).min(range.end);
             memory::populate(&mut allocation.working(block.kind)[range.start..end]);
         }
     }
@@ -66,19 +77,57 @@ impl Windows {
             let size = Some(allocation.size(kind)).filter(|size| *size >= LARGE);
             // Data comes zeroed, and zeros are not written again.
             let may_write = size.is_some() && kind != SegmentKind::Data;
-            Window { first: size.unwrap_or(0), has_content: may_write && is_sorted[kind as usize] }
+            Window {
+                first: size.unwrap_or(0),
+                has_content: may_write && is_sorted[kind as usize],
+                size: (size.unwrap_or(0) / 16).next_multiple_of(LEAST_WINDOW).clamp(LEAST_WINDOW, WINDOW),
+            }
         }))
     }
 
-    /// Brings the memory of a block that is about to be written, and of those before it. Says whether its content is there.
+    /// Brings the memory of a part of a block that is about to be written, and of those before it, if that is the first part.
+    /// Says whether its content is there.
     #[inline]
-    fn open(&mut self, allocation: &mut Allocation, graph: &LinkGraph, index: usize) -> bool {
+    fn open(&mut self, allocation: &mut Allocation, graph: &LinkGraph, index: usize, part: &Range<usize>) -> bool {
         let block = &graph.blocks[index];
         let window = &mut self.0[block.kind as usize];
-        if (block.segment_offset as usize) < window.first {
-            window.advance(allocation, graph, index);
+        if block.segment_offset as usize + part.start < window.first {
+            window.advance(allocation, graph, index, part);
         }
         window.has_content
+    }
+}
+
+/// The end of a block larger than `size` before another one of its kind, if it is beyond `first`: it comes in its own parts,
+/// each when its edges are next.
+fn end_of_large(graph: &LinkGraph, index: usize, first: usize, size: usize) -> usize {
+    let end = |block: &Block| block.segment_offset as usize + block.size as usize;
+    let kind = graph.blocks[index].kind;
+    let before = graph.blocks[..index].iter().rev().filter(|block| block.live && block.kind == kind);
+    let mut near = before.take_while(|block| end(block) > first);
+    near.find(|block| block.size as usize > size).map_or(0, end)
+}
+
+/// The edges that are still to be applied.
+struct Rest {
+    edges: Vec<Edge>,
+    end: usize,
+    keep: bool,
+}
+
+impl Rest {
+    /// Where the edges of the last block that has any begin, if it is this one.
+    fn start_of(&self, block: BlockId) -> usize {
+        self.end - self.edges[..self.end].iter().rev().take_while(|edge| edge.block == block).count()
+    }
+
+    /// Those from `start` on are done with: their memory goes back if there is more than `spare` of it, unless they are kept.
+    fn done_from(&mut self, start: usize, spare: usize) {
+        self.end = start;
+        if !self.keep && self.edges.capacity() - start > spare {
+            self.edges.truncate(start);
+            self.edges.shrink_to_fit();
+        }
     }
 }
 
@@ -253,38 +302,87 @@ impl Placement {
         mut failed: impl FnMut(BlockId, LinkError) -> Result<(), LinkError>,
     ) -> Result<(), LinkError> {
         self.shared_tls = self.shared_tls();
-        let mut edges = std::mem::take(&mut self.graph.edges);
+        let edges = std::mem::take(&mut self.graph.edges);
         debug_assert!(edges.is_sorted_by_key(|edge| edge.block), "edges are in the order of their blocks");
         let is_whole = self.graph.blocks.iter().all(|block| block.live);
-        let mut end = edges.len();
+        let mut rest = Rest { end: edges.len(), edges, keep: keep_edges };
         let mut windows = Windows::new(&self.graph, &self.allocation);
         // From the last: what is done with gives its memory back while more is written.
         for index in (0..self.graph.blocks.len()).rev() {
             let block = BlockId::new(index);
-            let count = edges[..end].iter().rev().take_while(|edge| edge.block == block).count();
-            let start = end - count;
-            if self.graph.blocks[index].live {
-                if !windows.open(&mut self.allocation, &self.graph, index) {
-                    self.copy_content(index);
-                }
-                if count > 0
-                    && let Err((edge, source)) = self.apply_all(block, &edges[start..end], is_whole)
-                {
-                    failed(block, LinkError::fixup(&self.graph, &edge, source))?;
-                }
+            let start = rest.start_of(block);
+            let Block { live, kind, size, .. } = self.graph.blocks[index];
+            let size = size as usize;
+            let result = if !live {
+                Ok(())
+            } else if size <= windows.0[kind as usize].size {
+                self.write_part(block, &(0..size), &rest.edges[start..rest.end], &mut windows, is_whole)
+            } else {
+                self.write_in_parts(block, &mut rest, start, &mut windows, is_whole)
+            };
+            if let Err((edge, source)) = result {
+                failed(block, LinkError::fixup(&self.graph, &edge, source))?;
             }
-            end = start;
-            if !keep_edges && edges.capacity() - end > SPARE_EDGES {
-                edges.truncate(end);
-                edges.shrink_to_fit();
-            }
+            rest.done_from(start, SPARE_EDGES);
         }
         if keep_edges {
-            self.graph.edges = edges;
+            self.graph.edges = rest.edges;
+        } else {
+            drop(rest);
         }
         self.apply_notes();
         self.write_got()?;
         self.write_stubs()
+    }
+
+    /// Writes a part of a block, and applies edges to it.
+    // Most blocks are small: what it returns would go through memory for each.
+    #[inline(always)]
+    fn write_part(
+        &mut self,
+        block: BlockId,
+        part: &Range<usize>,
+        edges: &[Edge],
+        windows: &mut Windows,
+        is_whole: bool,
+    ) -> Result<(), (Edge, FixupError)> {
+        if !windows.open(&mut self.allocation, &self.graph, block.index(), part) {
+            self.copy_content(block, part);
+        }
+        if edges.is_empty() { Ok(()) } else { self.apply_all(block, edges, is_whole) }
+    }
+
+    /// Writes a large block, part by part from its end, and applies its edges: those that are left from `start` on.
+    #[inline(never)]
+    fn write_in_parts(
+        &mut self,
+        block: BlockId,
+        rest: &mut Rest,
+        start: usize,
+        windows: &mut Windows,
+        is_whole: bool,
+    ) -> Result<(), (Edge, FixupError)> {
+        let Block { kind, size, segment_offset, .. } = self.graph.blocks[block.index()];
+        let (offset, window) = (segment_offset as usize, windows.0[kind as usize].size);
+        let mut result = Ok(());
+        let mut end = size as usize;
+        while end > 0 {
+            let at = ((offset + end - 1) / window * window).saturating_sub(offset);
+            let edges = &rest.edges[start..rest.end];
+            // What an edge changes is in the part, or behind it. Where edges are not in order, some wait for longer.
+            let is_after = |edge: &&Edge| edge.offset as usize >= at + BEFORE_PLACE;
+            let first = match at {
+                0 => 0,
+                _ => edges.len() - edges.iter().rev().take_while(is_after).count(),
+            };
+            // After an error, only the content.
+            let edges = if result.is_ok() { &edges[first..] } else { &[] };
+            result = result.and(self.write_part(block, &(at..end), edges, windows, is_whole));
+            let spare = ((start + first) / 4).clamp(LEAST_SPARE_EDGES, SPARE_EDGES);
+            rest.done_from(start + first, spare);
+            end = at;
+        }
+        result
     }
 
     /// What can't be stored in a note stays as it was.
@@ -332,12 +430,12 @@ impl Placement {
         rest.as_slice()
     }
 
-    fn copy_content(&mut self, index: usize) {
-        let block = &self.graph.blocks[index];
+    fn copy_content(&mut self, block: BlockId, part: &Range<usize>) {
+        let block = &self.graph.blocks[block.index()];
         let start = block.segment_offset as usize;
-        let target = &mut self.allocation.working(block.kind)[start..start + block.size as usize];
+        let target = &mut self.allocation.working(block.kind)[start + part.start..start + part.end];
         match self.graph.bytes(block) {
-            Some(bytes) => target.copy_from_slice(bytes),
+            Some(bytes) => target.copy_from_slice(&bytes[part.clone()]),
             // Data memory comes zeroed; the other kinds may have held something else.
             None if block.kind == SegmentKind::Data => {}
             None => target.fill(0),

@@ -82,6 +82,10 @@ impl Islands {
         for stub in stubs {
             stub.block = blocks[stub.block.index()];
         }
+        if let [block] = blocks[..] {
+            order.push(block);
+            return Ok(());
+        }
         let mut placed = Vec::with_capacity(order.len() + blocks.len());
         let mut start = 0;
         for (end, block) in self.ends.iter().copied().chain([order.len()]).zip(blocks) {

@@ -1,13 +1,13 @@
 //! Places blocks in their segments.
 
-use crate::graph::{Block, BlockId, Content, LinkGraph, SectionId, SectionRole};
+use crate::graph::{Block, BlockId, Content, LAYOUT_BLOCKS, LinkGraph, SectionId, SectionRole};
 use crate::link::LinkError;
 use crate::memory::{Request, SegmentRequest};
 
 /// The live blocks in the order they are placed: that of the table, with the blocks of a section
 /// next to each other.
 pub(crate) fn order(graph: &LinkGraph) -> Vec<BlockId> {
-    let mut order = Vec::with_capacity(graph.blocks.len());
+    let mut order = Vec::with_capacity(graph.blocks.len() + LAYOUT_BLOCKS);
     // A block without a section stays behind those of the section before it.
     let rank = |block: &Block, before: usize| block.section.map_or(before, SectionId::index);
     let (mut is_sorted, mut last) = (true, 0);
@@ -19,13 +19,14 @@ pub(crate) fn order(graph: &LinkGraph) -> Vec<BlockId> {
     }
     if !is_sorted {
         let mut last = 0;
-        let ranked = order.into_iter().map(|id| {
-            last = rank(graph.block(id), last);
-            (last, id)
+        let ranked = order.iter().map(|id| {
+            last = rank(graph.block(*id), last);
+            (last, *id)
         });
         let mut ranked: Vec<_> = ranked.collect();
         ranked.sort_by_key(|(rank, _)| *rank);
-        order = ranked.into_iter().map(|(_, id)| id).collect();
+        order.clear();
+        order.extend(ranked.into_iter().map(|(_, id)| id));
     }
     order
 }

@@ -12,6 +12,7 @@ mod unwind;
 mod x86_64;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use object::elf::{
     ELFCLASS64, ELFDATA2LSB, EM_AARCH64, EM_X86_64, ET_REL, FileHeader64, PT_TLS, R_X86_64_32, R_X86_64_32S, Rela64,
@@ -53,7 +54,7 @@ pub(super) fn parse_with(
         placed: vec![None; sections.len()],
         unwind_tables: BTreeMap::new(),
         named: FxHashMap::default(),
-        symbol_ids: vec![None; symbols.len()],
+        symbol_ids: SymbolIds::new(symbols.len()),
         zero: None,
         budget: Budget::of(data),
         sections,
@@ -142,10 +143,35 @@ struct Reader<'data> {
     /// Sections of the graph that all sections of one name or role share.
     named: FxHashMap<section::Key<'data>, SectionId>,
     /// By symbol index: the graph's symbol. Undefined symbols are added when they are referred to.
-    symbol_ids: Vec<Option<SymbolId>>,
+    symbol_ids: SymbolIds,
     /// The symbol at address 0 that a relocation without a symbol refers to.
     zero: Option<SymbolId>,
     budget: Budget,
+}
+
+/// The graph's symbols by those of the object, each one more than its id: half the memory of options.
+struct SymbolIds(Vec<Option<NonZeroU32>>);
+
+impl SymbolIds {
+    fn new(count: usize) -> Self {
+        Self(vec![None; count])
+    }
+
+    fn has(&self, index: SymbolIndex) -> bool {
+        index.0 < self.0.len()
+    }
+
+    #[inline]
+    fn get(&self, index: SymbolIndex) -> Option<SymbolId> {
+        match self.0.get(index.0) {
+            Some(Some(id)) => Some(SymbolId(id.get() - 1)),
+            _ => None,
+        }
+    }
+
+    fn set(&mut self, index: SymbolIndex, id: SymbolId) {
+        self.0[index.0] = NonZeroU32::new(id.0 + 1);
+    }
 }
 
 impl<'data> Reader<'data> {

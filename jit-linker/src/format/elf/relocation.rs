@@ -37,6 +37,7 @@ impl<'data> Reader<'data> {
             }
         }
         self.graph.reserve_edges(count);
+        self.graph.bring_edges();
         // A note that is in memory after all comes after the others.
         tables_of_blocks.sort_by_key(|(block, _)| *block);
         for (block, section) in tables_of_blocks {

@@ -28,7 +28,7 @@ pub(super) enum Key<'data> {
 
 impl<'data> Reader<'data> {
     pub(super) fn add_sections(&mut self) -> Parsed<()> {
-        self.graph.blocks.reserve_exact(self.sections.iter().filter(|header| is_loaded(header)).count());
+        self.graph.reserve_blocks(self.sections.iter().filter(|header| is_loaded(header)).count());
         for (index, header) in self.sections.iter().enumerate().skip(1) {
             if is_loaded(header) {
                 self.placed[index] = self.add_section(SectionIndex(index), header)?;

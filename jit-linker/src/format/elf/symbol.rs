@@ -10,7 +10,7 @@ use object::{LittleEndian, SymbolIndex};
 use super::Reader;
 use crate::arch::Architecture;
 use crate::format::{ParseError, Parsed};
-use crate::graph::{Definition, Linkage, Scope, Symbol, SymbolId, SymbolKind};
+use crate::graph::{Definition, Linkage, Scope, Symbol, SymbolId, SymbolKind, TerminatedText};
 use crate::memory::SegmentKind;
 
 /// Commons that are too large for 32-bit references, in the large code model of x86-64.
@@ -43,7 +43,7 @@ impl<'data> Reader<'data> {
         let Some((definition, address)) = self.definition(index, symbol)? else { return Ok(None) };
         let id = self.add(index, symbol, definition)?;
         self.graph.symbols[id.index()].address = address;
-        self.symbol_ids[index.0] = Some(id);
+        self.symbol_ids.set(index, id);
         Ok(Some(id))
     }
 
@@ -62,9 +62,9 @@ impl<'data> Reader<'data> {
         if index.0 == 0 {
             return Ok(*self.zero.get_or_insert_with(|| self.graph.absolute(0)));
         }
-        match self.symbol_ids.get(index.0) {
-            Some(Some(id)) => Ok(*id),
-            known => self.add_referenced(index, known.is_some()),
+        match self.symbol_ids.get(index) {
+            Some(id) => Ok(id),
+            None => self.add_referenced(index),
         }
     }
 
@@ -129,7 +129,7 @@ impl<'data> Reader<'data> {
 
     /// The graph's symbol that a relocation refers to, if it is defined here.
     pub(super) fn own_symbol(&mut self, index: SymbolIndex) -> Option<SymbolId> {
-        match *self.symbol_ids.get(index.0)? {
+        match self.symbol_ids.get(index) {
             Some(id) => Some(id),
             None => self.raw_symbol(index).and_then(|symbol| self.add_defined(index, symbol)).ok().flatten(),
         }
@@ -181,14 +181,14 @@ impl<'data> Reader<'data> {
             _ => SymbolKind::Unspecified,
         };
         let size = raw.st_size.get(LittleEndian);
-        let label = if is_local { self.text(label) } else { Default::default() };
+        let label = if is_local { self.text(label).into() } else { TerminatedText::EMPTY };
         Ok(self.graph.add_symbol(Symbol { linkage, scope, kind, size, label, ..Symbol::new(name, definition, 0) }))
     }
 
     /// Adds a symbol that is not defined here, or that only a reference makes worth it.
     #[cold]
-    fn add_referenced(&mut self, index: SymbolIndex, is_there: bool) -> Parsed<SymbolId> {
-        if !is_there {
+    fn add_referenced(&mut self, index: SymbolIndex) -> Parsed<SymbolId> {
+        if !self.symbol_ids.has(index) {
             return Err(self.malformed(format!("a relocation refers to symbol {}, which is not there", index.0)));
         }
         let raw = self.raw_symbol(index)?;
@@ -211,11 +211,11 @@ impl<'data> Reader<'data> {
         };
         let id = self.add(index, raw, definition)?;
         if definition != Definition::External {
-            let label = self.text(name);
+            let label = self.text(name).into();
             let symbol = &mut self.graph.symbols[id.index()];
             (symbol.name, symbol.scope, symbol.label) = (None, Scope::Local, label);
         }
-        self.symbol_ids[index.0] = Some(id);
+        self.symbol_ids.set(index, id);
         Ok(id)
     }
 }

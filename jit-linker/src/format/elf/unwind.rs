@@ -25,12 +25,14 @@ impl<'data> Reader<'data> {
         let header = self.sections.section(index).map_err(|error| self.broken(error))?;
         let bytes = header.data(LittleEndian, self.data).map_err(|error| self.broken(error))?;
         let base = self.text(bytes).start;
-        let records = eh_frame::records(bytes).map_err(|what| self.malformed(what))?;
+        let count = eh_frame::count(bytes);
         let relocations = sorted(relocations);
         let mut relocations = relocations.iter().peekable();
         let mut cies: FxHashMap<u32, SymbolId> = FxHashMap::default();
-        self.graph.blocks.reserve(records.len());
-        for record in records {
+        self.graph.reserve_blocks(count);
+        self.graph.attached.reserve_exact(count);
+        for record in eh_frame::each(bytes) {
+            let record = record.map_err(|what| self.malformed(what))?;
             let content = Content::Object { start: base + record.start };
             let block = self.graph.add_section_block(section, content, record.size.into(), 1);
             let block = block.map_err(|source| self.graph_error(source))?;

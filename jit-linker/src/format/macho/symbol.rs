@@ -7,7 +7,7 @@ use object::{LittleEndian, SymbolIndex};
 use super::section::is_note;
 use super::{Reader, thread_local};
 use crate::format::Parsed;
-use crate::graph::{Definition, Linkage, Scope, Symbol, SymbolId, SymbolKind};
+use crate::graph::{Definition, Linkage, Scope, Symbol, SymbolId, SymbolKind, TerminatedText};
 use crate::memory::SegmentKind;
 
 impl<'data> Reader<'data> {
@@ -142,7 +142,7 @@ impl<'data> Reader<'data> {
         };
         let size = if is_common(raw) { raw.n_value(LittleEndian) } else { 0 };
         let name = if is_local { None } else { Some(self.intern(label, index)?) };
-        let label = if is_local { self.text(label) } else { Default::default() };
+        let label = if is_local { self.text(label).into() } else { TerminatedText::EMPTY };
         Ok(self.graph.add_symbol(Symbol { linkage, scope, kind, size, label, ..Symbol::new(name, definition, 0) }))
     }
 
@@ -160,7 +160,7 @@ impl<'data> Reader<'data> {
         let id = match self.bound(name)? {
             _ if name == thread_local::BOOTSTRAP => self.thunk()?,
             Some((section, end)) => {
-                let label = self.text(name);
+                let label = self.text(name).into();
                 let definition = Definition::SectionBound { section, end };
                 self.graph.add_symbol(Symbol { label, ..Symbol::new(None, definition, 0) })
             }
