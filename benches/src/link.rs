@@ -131,32 +131,3 @@ fn resident(process: u32) -> Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).ok_or("no Rss in smaps_rollup")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PAGES: usize = 300;
-    const HELD: &str = "WORKLOADS_HELD";
-
-    #[test]
-    fn peak_memory_is_counted_page_by_page() {
-        if std::env::var_os(HELD).is_some() {
-            let page = 4096;
-            watched(|| {
-                let mut memory = vec![0u8; PAGES * page];
-                memory.iter_mut().step_by(page).for_each(|byte| *byte = 1);
-                drop(black_box(memory));
-                Ok(())
-            })
-            .unwrap();
-            return;
-        }
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        // On one thread, which is the process's first.
-        command.env(HELD, "").args(["--exact", "link::tests::peak_memory_is_counted_page_by_page", "--test-threads=1"]);
-        let peak = peak_memory(&mut command).unwrap();
-        let room = 16 * 4096;
-        assert!((PAGES as u64 * 4096..PAGES as u64 * 4096 + room).contains(&peak), "{peak}");
-    }
-}
