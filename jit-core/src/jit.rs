@@ -303,6 +303,7 @@ impl JitBuilder {
             result.map_err(|error| unsupported(&error))?;
         }
         let flags = self.flags(level, flags).map_err(|error| unsupported(&error))?;
+        check_exponents(&flags)?;
         builder.finish(flags).map_err(|error| unsupported(&error))
     }
 
@@ -327,6 +328,22 @@ impl JitBuilder {
         }
         Ok(settings::Flags::new(flags))
     }
+}
+
+/// Refuses settings that are powers of two beyond what a function can have: Cranelift takes any.
+fn check_exponents(flags: &settings::Flags) -> Result<(), Error> {
+    for (name, value, most) in [
+        // Beyond that, what is allocated for a function is mostly nothing.
+        ("log2_min_function_alignment", flags.log2_min_function_alignment(), 16),
+        ("bb_padding_log2_minus_one", flags.bb_padding_log2_minus_one(), 16),
+        // A probe further from the last than the smallest page may step over the guard of a stack.
+        ("probestack_size_log2", flags.probestack_size_log2(), 12),
+    ] {
+        if value > most {
+            return Err(Error::Target(format!("{name} is {value}, and may be {most} at most")));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses targets whose functions are not called as the process's are: handles and host functions are.

@@ -32,6 +32,17 @@ fn a_target_whose_functions_are_called_otherwise_is_refused() {
 }
 
 #[test]
+fn powers_of_two_that_no_function_can_have_are_refused() {
+    for name in ["log2_min_function_alignment", "bb_padding_log2_minus_one", "probestack_size_log2"] {
+        for value in ["17", "31", "63", "200"] {
+            let error = Jit::builder().setting(name, value).build().err().map(|error| error.to_string());
+            assert!(error.is_some_and(|error| error.contains(name) && error.contains(value)), "{name} {value}");
+        }
+        Jit::builder().setting(name, "12").build().unwrap();
+    }
+}
+
+#[test]
 fn what_is_no_setting_is_an_error() {
     for (name, value) in [("no_such_setting", "true"), ("enable_nan_canonicalization", "perhaps")] {
         assert!(matches!(Jit::builder().setting(name, value).build(), Err(Error::Target(_))), "{name} {value}");
