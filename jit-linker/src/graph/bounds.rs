@@ -100,8 +100,8 @@ impl LinkGraph {
                 Format::MachO => {
                     let mangled = found.name.as_ref().map(|name| macho::symbol_name(name.as_str()));
                     let label = mangled.unwrap_or(label);
-                    let (segment, name, end) = macho::bound_of(label.as_bytes())?;
-                    (full_name(segment, name), end)
+                    let bound = macho::bound_of(label.as_bytes())?;
+                    (full_name(bound.segment, bound.name), bound.end)
                 }
             };
             Some(SectionBound { symbol, name, end })

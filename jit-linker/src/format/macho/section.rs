@@ -256,7 +256,7 @@ impl<'data> Reader<'data> {
     /// The section that a symbol like `section$start$__DATA$__name` or `segment$end$__DATA` is a bound of, and whether of
     /// its end.
     pub(super) fn bound(&mut self, symbol: &[u8]) -> Parsed<Option<(SectionId, bool)>> {
-        let Some((segment, name, end)) = bound_of(symbol) else { return Ok(None) };
+        let Some(Bound { segment, name, end }) = bound_of(symbol) else { return Ok(None) };
         let section = match name {
             Some(name) => self.section_named(segment, name),
             None => self.end_of_segment(segment, end)?,
@@ -300,9 +300,17 @@ impl<'data> Reader<'data> {
     }
 }
 
-/// The segment, and the section if it is not the whole of that, whose start or, if that is true, end a symbol of a name
-/// stands for.
-pub(crate) fn bound_of(symbol: &[u8]) -> Option<(&[u8], Option<&[u8]>, bool)> {
+/// What a symbol like `section$start$__DATA$__name` or `segment$end$__DATA` stands for.
+pub(crate) struct Bound<'a> {
+    pub(crate) segment: &'a [u8],
+    /// The section's, if it is not the whole segment.
+    pub(crate) name: Option<&'a [u8]>,
+    /// Whether it is the end.
+    pub(crate) end: bool,
+}
+
+/// What a symbol of a name stands for, if it is a bound.
+pub(crate) fn bound_of(symbol: &[u8]) -> Option<Bound<'_>> {
     let mut words = symbol.splitn(4, |byte| *byte == b'$');
     let (kind, end, segment, name) = (words.next()?, words.next()?, words.next()?, words.next());
     let is_bound = match kind {
@@ -315,7 +323,7 @@ pub(crate) fn bound_of(symbol: &[u8]) -> Option<(&[u8], Option<&[u8]>, bool)> {
         b"end" => true,
         _ => return None,
     };
-    is_bound.then_some((segment, name, end))
+    is_bound.then_some(Bound { segment, name, end })
 }
 
 /// The segment of a section, by where the object has the section's name.
