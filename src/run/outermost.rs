@@ -14,7 +14,6 @@ pub(super) type Main = unsafe extern "C" fn(i32, *const *const c_char, *const *c
 /// # Safety
 ///
 /// `entry` can be called with them.
-#[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn call(
     count: i32,
@@ -22,6 +21,7 @@ pub(super) unsafe extern "C" fn call(
     environment: *const *const c_char,
     entry: Main,
 ) -> i32 {
+    #[cfg(target_arch = "x86_64")]
     naked_asm!(
         ".cfi_startproc",
         ".cfi_undefined rip",
@@ -32,22 +32,8 @@ pub(super) unsafe extern "C" fn call(
         "pop rbp",
         "ret",
         ".cfi_endproc",
-    )
-}
-
-/// As above.
-///
-/// # Safety
-///
-/// `entry` can be called with the arguments before it.
-#[cfg(target_arch = "aarch64")]
-#[unsafe(naked)]
-pub(super) unsafe extern "C" fn call(
-    count: i32,
-    arguments: *const *const c_char,
-    environment: *const *const c_char,
-    entry: Main,
-) -> i32 {
+    );
+    #[cfg(target_arch = "aarch64")]
     naked_asm!(
         ".cfi_startproc",
         ".cfi_undefined x30",
@@ -59,5 +45,5 @@ pub(super) unsafe extern "C" fn call(
         "ldp x29, x30, [sp], #16",
         "ret",
         ".cfi_endproc",
-    )
+    );
 }

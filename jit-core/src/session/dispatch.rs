@@ -563,8 +563,8 @@ impl Pool {
     /// Starts another thread if those that are there are too few. One that the system refuses is missed by nobody as long
     /// as there is another: the next task may have more luck.
     ///
-    /// A thread that is started goes to an idle core. One that slept is woken on the core on which it ran last, even if
-    /// another thread of the pool runs there and other cores are idle: a kernel takes milliseconds to see that.
+    /// A thread that is started goes to an idle core. One that slept may be woken on the core on which it ran last, even if
+    /// another thread of the pool runs there and others are idle: it takes a kernel milliseconds to see that.
     fn start_if_short(&self, queue: MutexGuard<'_, Queue>) {
         if queue.is_short() {
             _ = self.start(queue);

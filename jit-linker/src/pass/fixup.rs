@@ -1,112 +1,25 @@
 //! Writes content, GOT, stubs and fixups into working memory, once every address is known.
 
-use std::io::IoSlice;
 use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
 use super::indirect::{self, GOT_ENTRY, GotContent, Indirection};
+use super::window::Windows;
 use crate::arch::{self, FixupError, Operands, Origin, Referent, aarch64, stub, x86_64};
 use crate::graph::{
-    Block, BlockId, Content, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionId, SectionRole, SymbolId,
-    SymbolKind,
+    Block, BlockId, Definition, Edge, EdgeKind, LinkGraph, Linkage, SectionId, SectionRole, SymbolId, SymbolKind,
 };
 use crate::link::{LinkError, ThreadLocalImage, TlsLocation};
-use crate::memory::{self, Allocation, SegmentKind};
+use crate::memory::{Allocation, SegmentKind};
 
 /// Room for so many edges is given back at a time: it is worth a system call, and being brought
 /// anew for the next graph. Within a large block, for a quarter of what is left, since all of its content is there in the end.
 const SPARE_EDGES: usize = 1 << 15;
 const LEAST_SPARE_EDGES: usize = 1 << 10;
 
-/// How much memory is brought at a time, ahead of what is written: a sixteenth of a segment, within these bounds. Of a block that is
-/// larger, so much is written and has its edges applied before the part in front of it.
-const WINDOW: usize = 256 << 10;
-const LEAST_WINDOW: usize = 64 << 10;
-
 /// So far before its place an edge may change an instruction.
 const BEFORE_PLACE: usize = 16;
-
-/// From this size of a segment on, its content is written at once, if that is cheaper: it is worth a system call.
-const LARGE: usize = 16 << 10;
-
-/// A segment as it is written from its end.
-#[derive(Clone, Copy)]
-struct Window {
-    /// Where the part begins whose memory is there.
-    first: usize,
-    /// Whether the content is there, too.
-    has_content: bool,
-    /// How much is brought at a time.
-    size: usize,
-}
-
-impl Window {
-    /// Brings the memory of a part of a block that begins before the window, and of those before it, if that is the first.
-    #[cold]
-    fn advance(&mut self, allocation: &mut Allocation, graph: &LinkGraph, index: usize, part: &Range<usize>) {
-        let block = &graph.blocks[index];
-        let start = block.segment_offset as usize + part.start;
-        let ahead = if part.start == 0 { self.size } else { 0 };
-        let first = start.saturating_sub(ahead);
-        let range = first.max(end_of_large(graph, index, first, self.size).min(start))..self.first;
-        self.first = range.start;
-        self.has_content = self.has_content && write_content(allocation, graph, index, range.clone());
-        // A small segment shares its pages with others, which have brought some.
-        if !self.has_content && allocation.size(block.kind) >= WINDOW {
-            let end = (start + part.len()).min(range.end);
-            memory::populate(&mut allocation.working(block.kind)[range.start..end]);
-        }
-    }
-}
-
-/// By kind of segment.
-struct Windows([Window; 3]);
-
-impl Windows {
-    fn new(graph: &LinkGraph, allocation: &Allocation) -> Self {
-        // By kind: where the block before begins.
-        let mut before = [0; 3];
-        let mut is_sorted = [true; 3];
-        for block in graph.blocks.iter().filter(|block| block.live) {
-            let before = &mut before[block.kind as usize];
-            is_sorted[block.kind as usize] &= *before <= block.segment_offset;
-            *before = block.segment_offset;
-        }
-        Self(SegmentKind::ALL.map(|kind| {
-            let size = Some(allocation.size(kind)).filter(|size| *size >= LARGE);
-            // Data comes zeroed, and zeros are not written again.
-            let may_write = size.is_some() && kind != SegmentKind::Data;
-            Window {
-                first: size.unwrap_or(0),
-                has_content: may_write && is_sorted[kind as usize],
-                size: (size.unwrap_or(0) / 16).next_multiple_of(LEAST_WINDOW).clamp(LEAST_WINDOW, WINDOW),
-            }
-        }))
-    }
-
-    /// Brings the memory of a part of a block that is about to be written, and of those before it, if that is the first part.
-    /// Says whether its content is there.
-    #[inline]
-    fn open(&mut self, allocation: &mut Allocation, graph: &LinkGraph, index: usize, part: &Range<usize>) -> bool {
-        let block = &graph.blocks[index];
-        let window = &mut self.0[block.kind as usize];
-        if block.segment_offset as usize + part.start < window.first {
-            window.advance(allocation, graph, index, part);
-        }
-        window.has_content
-    }
-}
-
-/// The end of a block larger than `size` before another one of its kind, if it is beyond `first`: it comes in its own parts,
-/// each when its edges are next.
-fn end_of_large(graph: &LinkGraph, index: usize, first: usize, size: usize) -> usize {
-    let end = |block: &Block| block.segment_offset as usize + block.size as usize;
-    let kind = graph.blocks[index].kind;
-    let before = graph.blocks[..index].iter().rev().filter(|block| block.live && block.kind == kind);
-    let mut near = before.take_while(|block| end(block) > first);
-    near.find(|block| block.size as usize > size).map_or(0, end)
-}
 
 /// The edges that are still to be applied.
 struct Rest {
@@ -128,96 +41,6 @@ impl Rest {
             self.edges.truncate(start);
             self.edges.shrink_to_fit();
         }
-    }
-}
-
-/// Writes the content of a block and of those before it to a part of their segment, at once: if that is cheaper than to copy
-/// each, which it says. They are in order.
-fn write_content(allocation: &mut Allocation, graph: &LinkGraph, index: usize, range: Range<usize>) -> bool {
-    let kind = graph.blocks[index].kind;
-    let mut parts = Parts::of(graph);
-    // From the end.
-    let mut written = range.end;
-    for block in graph.blocks[..=index].iter().rev().filter(|block| block.live && block.kind == kind) {
-        let start = block.segment_offset as usize;
-        let part = start.max(range.start)..(start + block.size as usize).min(written);
-        if part.is_empty() && start < range.start {
-            break;
-        }
-        parts.put(block, part.start - start..part.end - start, written - part.end);
-        written = part.start;
-    }
-    parts.put_zeros(written - range.start);
-    allocation.write(kind, range.start, &parts.finish())
-}
-
-/// What is written one behind the other, put together from its end.
-struct Parts<'a> {
-    graph: &'a LinkGraph,
-    object: &'a [u8],
-    list: Vec<IoSlice<'a>>,
-    /// The part of the object that comes first so far. What the object has before it may come before it here, too.
-    run: Range<usize>,
-}
-
-impl<'a> Parts<'a> {
-    fn of(graph: &'a LinkGraph) -> Self {
-        Self { graph, object: graph.object(), list: Vec::new(), run: 0..0 }
-    }
-
-    /// Puts a part of a block before the others, and so many zeros between them.
-    fn put(&mut self, block: &Block, part: Range<usize>, zeros: usize) {
-        if let Content::Object { start } = block.content {
-            let (start, end) = (start as usize + part.start, start as usize + part.end);
-            let follows = zeros == 0 && end == self.run.start;
-            if !follows && !self.has_zeros_behind(end, zeros) {
-                self.put_zeros(zeros);
-                self.end_run();
-                self.run.end = end;
-            }
-            self.run.start = start;
-            return;
-        }
-        self.put_zeros(zeros);
-        match self.graph.bytes(block) {
-            Some(bytes) => {
-                self.end_run();
-                self.list.push(IoSlice::new(&bytes[part]));
-            }
-            None => self.put_zeros(part.len()),
-        }
-    }
-
-    /// Whether the object has so many zeros from an offset on, and then the part that comes first so far.
-    fn has_zeros_behind(&self, offset: usize, zeros: usize) -> bool {
-        let between = offset..self.run.start;
-        between.end.checked_sub(between.start) == Some(zeros)
-            && self.object.get(between).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
-    }
-
-    fn put_zeros(&mut self, mut size: usize) {
-        static ZEROS: [u8; 4096] = [0; 4096];
-        if size > 0 {
-            self.end_run();
-        }
-        while size > 0 {
-            let part = size.min(ZEROS.len());
-            self.list.push(IoSlice::new(&ZEROS[..part]));
-            size -= part;
-        }
-    }
-
-    fn end_run(&mut self) {
-        let bytes = self.object.get(std::mem::take(&mut self.run)).unwrap_or_default();
-        if !bytes.is_empty() {
-            self.list.push(IoSlice::new(bytes));
-        }
-    }
-
-    fn finish(mut self) -> Vec<IoSlice<'a>> {
-        self.end_run();
-        self.list.reverse();
-        self.list
     }
 }
 
@@ -315,7 +138,7 @@ impl Placement {
             let size = size as usize;
             let result = if !live {
                 Ok(())
-            } else if size <= windows.0[kind as usize].size {
+            } else if size <= windows.size(kind) {
                 self.write_part(block, &(0..size), &rest.edges[start..rest.end], &mut windows, is_whole)
             } else {
                 self.write_in_parts(block, &mut rest, start, &mut windows, is_whole)
@@ -363,7 +186,7 @@ impl Placement {
         is_whole: bool,
     ) -> Result<(), (Edge, FixupError)> {
         let Block { kind, size, segment_offset, .. } = self.graph.blocks[block.index()];
-        let (offset, window) = (segment_offset as usize, windows.0[kind as usize].size);
+        let (offset, window) = (segment_offset as usize, windows.size(kind));
         let mut result = Ok(());
         let mut end = size as usize;
         while end > 0 {

@@ -7,3 +7,4 @@ pub(crate) mod island;
 pub(crate) mod layout;
 pub(crate) mod prune;
 mod reach;
+mod window;
