@@ -18,21 +18,30 @@ fn c(directory: &Path, options: &[&str], file: &str, text: &str) -> String {
 /// Which end they have is the C++ library's matter, and what it does then the program's.
 #[test]
 fn an_exception_that_nobody_catches_ends_the_program_as_it_says_itself() {
-    let main = "#include <cstdio>\n#include <cstdlib>\n#include <exception>
+    let ending = "#include <cstdio>\n#include <cstdlib>\n#include <exception>
         struct Last { ~Last() { std::puts(\"unwound\"); } };
         static void down(int n) { Last last; if (n == 0) throw 7; down(n - 1); }
-        int main() {
+        static int end() {
             std::set_terminate([] {
                 try { std::rethrow_exception(std::current_exception()); } catch (int number) { std::printf(\"%d\\n\", number); }
                 std::fflush(stdout);
                 std::_Exit(9);
             });
             down(3);
+            return 0;
         }";
+    let programs = [
+        ("main", "int main() { return end(); }"),
+        ("initializer", "static int ended = end(); int main() { return ended; }"),
+        ("finalizer", "static struct Ending { ~Ending() noexcept(false) { end(); } } ending; int main() {}"),
+        ("destructor", "__attribute__((destructor)) static void last() { end(); } int main() {}"),
+    ];
     for compiler in CXX {
-        let directory = directory(&format!("uncaught-{}{}", compiler[0], compiler[2]));
-        let main = compile(&directory, compiler, "main.cc", main);
-        same_as_native(&directory, &[&main], &[], &[]);
+        for (when, main) in programs {
+            let directory = directory(&format!("uncaught-{}{}-{when}", compiler[0], compiler[2]));
+            let main = compile(&directory, compiler, "main.cc", &format!("{ending}\n{main}"));
+            same_as_native(&directory, &[&main], &[], &[]);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ mod outermost;
 mod search;
 
 use std::error::Error;
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_int};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -96,16 +96,20 @@ enum Weak {
 
 /// Runs the program, and exits as it does. What is given back is why it could not be run.
 pub(crate) fn run(options: &Run, matches: &ArgMatches) -> Box<dyn Error> {
-    match Loaded::load(options, matches).and_then(|loaded| loaded.call(options)) {
+    outermost::call(|| match Loaded::load(options, matches).and_then(|loaded| loaded.call(options)) {
         Ok(status) => exit(status),
         Err(error) => error,
-    }
+    })
 }
 
 /// As if `main` had returned: finalizers and what is registered for exit are called.
 fn exit(status: i32) -> ! {
+    unsafe extern "C-unwind" {
+        /// The C library's, which unwinds where what it calls does.
+        fn exit(status: c_int) -> !;
+    }
     // SAFETY: the program is in memory still. Nothing of ours is destroyed before its finalizers ran.
-    unsafe { libc::exit(status) }
+    unsafe { exit(status) }
 }
 
 /// A program that is in memory and not linked yet.
@@ -239,6 +243,9 @@ impl Loaded {
     }
 }
 
+/// What a program begins with.
+type Main = unsafe extern "C-unwind" fn(c_int, *const *const c_char, *const *const c_char) -> c_int;
+
 fn call_main(entry: u64, arguments: Vec<CString>) -> i32 {
     unsafe extern "C" {
         static environ: *const *const c_char;
@@ -252,8 +259,8 @@ fn call_main(entry: u64, arguments: Vec<CString>) -> i32 {
     // SAFETY: the entry is a function of the program's; whoever has it run vouches for it. The
     // environment is the C library's.
     unsafe {
-        let main = std::mem::transmute::<*const (), outermost::Main>(entry as *const ());
-        outermost::call(count, pointers.as_ptr(), environ, main)
+        let main = std::mem::transmute::<*const (), Main>(entry as *const ());
+        main(count, pointers.as_ptr(), environ)
     }
 }
 

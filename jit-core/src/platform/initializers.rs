@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::ops::Range;
 use std::ptr::null;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, Once, PoisonError, Weak};
@@ -302,9 +302,13 @@ pub(crate) extern "C" fn register_at_exit(function: u64, argument: u64, handle: 
 
 /// Sees to it that what is open when the process exits is finalized.
 pub(crate) fn finalize_at_exit(initializers: &Arc<Initializers>) {
+    unsafe extern "C" {
+        fn atexit(function: extern "C-unwind" fn()) -> c_int;
+    }
     static LIVE: Mutex<Vec<Weak<Initializers>>> = Mutex::new(Vec::new());
     static ONCE: Once = Once::new();
-    extern "C" fn finalize() {
+    // What a finalizer throws is its program's matter.
+    extern "C-unwind" fn finalize() {
         while let Some(initializers) = { lock(&LIVE).pop() } {
             if let Some(initializers) = initializers.upgrade() {
                 initializers.finalize(None);
@@ -317,6 +321,6 @@ pub(crate) fn finalize_at_exit(initializers: &Arc<Initializers>) {
     drop(live);
     ONCE.call_once(|| {
         // SAFETY: the function is never unloaded before the process ends.
-        unsafe { libc::atexit(finalize) };
+        unsafe { atexit(finalize) };
     });
 }
