@@ -10,7 +10,9 @@ use orcane::linker::arch::Architecture;
 use orcane::linker::format::archive::{Archive, is_archive};
 use orcane::linker::format::macho::slice;
 use orcane::linker::format::{self, open};
-use orcane::linker::graph::{Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionBound, SectionRole, Symbol};
+use orcane::linker::graph::{
+    Definition, LinkGraph, Linkage, ObjectBytes, Scope, SectionBound, SectionRole, Symbol, SymbolId,
+};
 use orcane::linker::link::{self, Allocated, TlsLocation};
 use orcane::linker::memory::{DetachedMemory, MemoryManager, SegmentKind};
 use orcane::linker::{SymbolName, SymbolStringPool};
@@ -77,7 +79,7 @@ pub(crate) fn inspect(files: &[PathBuf]) -> Result<ExitCode> {
 
 /// A visible symbol.
 fn is_visible_definition(symbol: &Symbol) -> bool {
-    symbol.name.is_some() && symbol.scope != Scope::Local && symbol.is_defined_here()
+    symbol.is_named() && symbol.scope != Scope::Local && symbol.is_defined_here()
 }
 
 /// Which of two definitions is taken: that of higher rank.
@@ -94,8 +96,8 @@ fn leave_to_others(graphs: &mut [LinkGraph]) {
     let mut chosen: HashMap<SymbolName, (Linkage, usize)> = HashMap::new();
     let mut commons: HashMap<SymbolName, (u32, u8)> = HashMap::new();
     for (index, graph) in graphs.iter().enumerate() {
-        for (_, symbol) in graph.symbols().filter(|(_, symbol)| is_visible_definition(symbol)) {
-            let Some(name) = &symbol.name else { continue };
+        for (id, symbol) in graph.symbols().filter(|(_, symbol)| is_visible_definition(symbol)) {
+            let Some(name) = graph.symbol_name(id) else { continue };
             let known = chosen.entry(name.clone()).or_insert((symbol.linkage, index));
             if rank(symbol.linkage) > rank(known.0) {
                 *known = (symbol.linkage, index);
@@ -107,16 +109,18 @@ fn leave_to_others(graphs: &mut [LinkGraph]) {
         }
     }
     for (index, graph) in graphs.iter_mut().enumerate() {
-        let is_elsewhere = |symbol: &Symbol| {
-            let other =
-                symbol.name.as_ref().and_then(|name| chosen.get(name)).is_some_and(|(_, other)| *other != index);
-            other && symbol.linkage != Linkage::Strong && is_visible_definition(symbol)
+        let is_elsewhere = |id: SymbolId, symbol: &Symbol| {
+            let chosen = graph.symbol_name(id).and_then(|name| chosen.get(name));
+            chosen.is_some_and(|(_, other)| *other != index)
+                && symbol.linkage != Linkage::Strong
+                && is_visible_definition(symbol)
         };
-        let left: Vec<_> = graph.symbols().filter(|(_, symbol)| is_elsewhere(symbol)).map(|(id, _)| id).collect();
+        let left = graph.symbols().filter(|(id, symbol)| is_elsewhere(*id, symbol)).map(|(id, _)| id);
+        let left: Vec<_> = left.collect();
         left.into_iter().for_each(|id| graph.make_external(id));
         // The one that stays is as large as any object needs it.
-        let largest = |symbol: &Symbol| commons.get(symbol.name.as_ref()?).copied();
-        let own: Vec<_> = graph.symbols().filter_map(|(id, symbol)| Some((id, largest(symbol)?))).collect();
+        let largest = |id: SymbolId| commons.get(graph.symbol_name(id)?).copied();
+        let own: Vec<_> = graph.symbols().filter_map(|(id, _)| Some((id, largest(id)?))).collect();
         own.into_iter().for_each(|(id, (size, align))| graph.grow_common(id, size, align));
     }
 }
@@ -181,20 +185,22 @@ pub(crate) fn add_members(
 fn needed(graph: &LinkGraph) -> impl Iterator<Item = SymbolName> {
     let is_needed = |symbol: &Symbol| symbol.definition == Definition::External && symbol.linkage != Linkage::Weak;
     let externals = graph.symbols().filter(move |(_, symbol)| is_needed(symbol));
-    externals.filter_map(|(_, symbol)| symbol.name.clone()).chain(graph.aliases().iter().map(|(_, name)| name.clone()))
+    externals
+        .filter_map(|(id, _)| graph.symbol_name(id).cloned())
+        .chain(graph.aliases().iter().map(|(_, name)| name.clone()))
 }
 
 /// The names of its commons.
 fn commons(graph: &LinkGraph) -> impl Iterator<Item = SymbolName> {
     let is_common = |symbol: &Symbol| symbol.linkage == Linkage::Common && is_visible_definition(symbol);
     let commons = graph.symbols().filter(move |(_, symbol)| is_common(symbol));
-    commons.filter_map(|(_, symbol)| symbol.name.clone())
+    commons.filter_map(|(id, _)| graph.symbol_name(id).cloned())
 }
 
 /// The names that it defines.
 fn defined(graph: &LinkGraph) -> impl Iterator<Item = SymbolName> {
     let own = graph.symbols().filter(|(_, symbol)| symbol.definition != Definition::External);
-    own.filter_map(|(_, symbol)| symbol.name.clone()).chain(graph.aliases().iter().map(|(name, _)| name.clone()))
+    own.filter_map(|(id, _)| graph.symbol_name(id).cloned()).chain(graph.aliases().iter().map(|(name, _)| name.clone()))
 }
 
 /// Links the files one behind the other, each to what any of them defines.
@@ -298,7 +304,8 @@ fn definitions(options: &LinkOptions, graphs: &[Allocated]) -> Result<HashMap<St
     for allocated in graphs {
         for (id, symbol) in allocated.graph().symbols() {
             let is_here = symbol.is_defined_here() || symbol.definition == Definition::Absolute;
-            let Some(name) = symbol.name.as_ref().filter(|_| is_here && symbol.scope != Scope::Local) else { continue };
+            let name = allocated.graph().symbol_name(id).filter(|_| is_here && symbol.scope != Scope::Local);
+            let Some(name) = name else { continue };
             match defined.get(name.as_str()) {
                 Some((Linkage::Strong, _)) if symbol.linkage == Linkage::Strong => {
                     return Err(
@@ -326,7 +333,7 @@ fn definitions(options: &LinkOptions, graphs: &[Allocated]) -> Result<HashMap<St
 fn resolve(allocated: &mut Allocated, defined: &HashMap<String, u64>) -> Result<()> {
     for id in allocated.externals() {
         let symbol = allocated.graph().symbol(id);
-        let name = symbol.name.as_ref().map_or_else(String::new, ToString::to_string);
+        let name = allocated.graph().symbol_name(id).map_or_else(String::new, ToString::to_string);
         let address = match defined.get(&name) {
             Some(address) => *address,
             None if symbol.linkage == Linkage::Weak => 0,

@@ -104,7 +104,7 @@ fn a_mach_o_object_of_cranelift_runs() {
         let memory: Arc<dyn MemoryManager> = Arc::new(SlabManager::new().unwrap());
         let mut allocated = link::prepare(graph).unwrap().allocate(&memory).unwrap();
         for symbol in allocated.externals() {
-            let address = match allocated.graph().symbol(symbol).name.as_deref().unwrap() {
+            let address = match &**allocated.graph().symbol_name(symbol).unwrap() {
                 "outside" => outside as *const () as u64,
                 "shared" => &raw const SHARED as u64,
                 "__tls_get_addr" => find as *const () as u64,
@@ -118,7 +118,7 @@ fn a_mach_o_object_of_cranelift_runs() {
             thread_pointer_offset: None,
             descriptor: None,
         });
-        let entry = allocated.graph().symbols().find(|(_, symbol)| symbol.name.as_deref() == Some("entry")).unwrap().0;
+        let entry = allocated.graph().find_symbol("entry").unwrap();
         let entry = std::ptr::with_exposed_provenance::<()>(allocated.address(entry) as usize);
         let _code = allocated.fix_up().unwrap().finalize().unwrap();
         if Architecture::host() == Some(architecture) {

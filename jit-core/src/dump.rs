@@ -176,7 +176,7 @@ impl LinkPlugin for GraphDumps {
 pub(crate) fn show_graph(sink: &dyn DumpSink, graph: &LinkGraph) {
     for (id, symbol) in graph.symbols() {
         if matches!(symbol.definition, Definition::Block { .. })
-            && let Some(name) = &symbol.name
+            && let Some(name) = graph.symbol_name(id)
             && sink.wants(name, Form::Graph)
         {
             sink.dump(name, Form::Graph, graph.excerpt(id).to_string().as_bytes());

@@ -85,7 +85,7 @@ impl Allocated {
             map.sections.push(MapEntry { name, address, size: range.end - range.start });
         }
         for (id, symbol) in graph.symbols() {
-            let (address, size) = (symbol.address, symbol.size);
+            let (address, size) = (symbol.address, symbol.size.into());
             let entry = || MapEntry { name: LinkError::label(graph, id), address, size };
             match symbol.definition {
                 Definition::Block { block, .. } if graph.block(block).live => map.symbols.push(entry()),

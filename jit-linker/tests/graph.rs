@@ -187,7 +187,7 @@ fn ids_of_another_graph_are_refused() {
     let edge = Edge { block, offset: 0, kind: POINTER, target: foreign_symbol, addend: 0 };
     assert_eq!(builder.graph.add_edge(edge), Err(GraphError::ForeignId));
     assert!(builder.graph.bytes_mut(foreign_block).is_err());
-    assert!(builder.graph.symbol(foreign_symbol).name.is_none());
+    assert!(builder.graph.symbol_name(foreign_symbol).is_none());
     assert!(!builder.graph.block(foreign_block).live);
     link::prepare(builder.graph.clone()).expect("nothing came of it");
 

@@ -224,7 +224,7 @@ impl Linking {
     /// Fails what needs a symbol that can't be had, and keeps the rest.
     fn exclude(&mut self, allocated: &mut Allocated, symbol: GraphSymbol, cause: &Arc<Cause>) {
         for lost in allocated.exclude(&[symbol]) {
-            self.fail(allocated.graph().symbol(lost).tag, cause);
+            self.fail(allocated.graph().tag(lost), cause);
         }
     }
 
@@ -236,7 +236,7 @@ impl Linking {
         };
         graph.symbols().filter_map(move |(id, symbol)| {
             let block = block_of(symbol.definition)?;
-            let own = self.own.get(symbol.tag as usize)?;
+            let own = self.own.get(graph.tag(id) as usize)?;
             // Symbols of plugins have any tag.
             let is_own = block_of(graph.symbol(own.graph_symbol).definition) == Some(block);
             is_own.then_some((id, own.symbol))
@@ -276,7 +276,7 @@ impl Linking {
         for own in self.own.iter_mut().filter(|own| own.responsibility.is_some()) {
             let Some((size, details)) = own.told.code.take().map(|told| *told) else { continue };
             let symbol = graph.symbol(own.graph_symbol);
-            let Some(name) = symbol.name.clone() else { continue };
+            let Some(name) = graph.symbol_name(own.graph_symbol).cloned() else { continue };
             functions.push(LinkedFunction { name, start: symbol.address(), size, details });
         }
         functions.sort_unstable_by_key(|function| function.start);
@@ -348,8 +348,8 @@ impl Linking {
         for (block, error) in failed {
             let cause = Arc::new(Cause::Link(error));
             let is_there = |definition| matches!(definition, Definition::Block { block: there, .. } if there == block);
-            for (_, symbol) in fixed.graph().symbols().filter(|(_, symbol)| is_there(symbol.definition)) {
-                self.fail(symbol.tag, &cause);
+            for (id, _) in fixed.graph().symbols().filter(|(_, symbol)| is_there(symbol.definition)) {
+                self.fail(fixed.graph().tag(id), &cause);
             }
             if self.has_failed() {
                 return self.fail_all_with(&cause);

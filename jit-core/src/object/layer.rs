@@ -229,7 +229,7 @@ pub(crate) fn flags(symbol: &Symbol) -> SymbolFlags {
 pub(crate) fn definitions(graph: &LinkGraph) -> impl Iterator<Item = (SymbolId, &SymbolName, SymbolFlags)> {
     graph.symbols().filter_map(|(id, symbol)| {
         let is_defined = symbol.definition != Definition::External && symbol.scope != Scope::Local;
-        symbol.name.as_ref().filter(|_| is_defined).map(|name| (id, name, flags(symbol)))
+        graph.symbol_name(id).filter(|_| is_defined).map(|name| (id, name, flags(symbol)))
     })
 }
 

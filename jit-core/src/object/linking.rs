@@ -138,7 +138,7 @@ impl Linking {
         let mut named = Vec::with_capacity(externals.len());
         let mut names = Vec::with_capacity(externals.len());
         for external in externals {
-            if let Some(name) = &allocated.graph().symbol(external).name {
+            if let Some(name) = allocated.graph().symbol_name(external) {
                 names.push(name.clone());
                 named.push(external);
             }

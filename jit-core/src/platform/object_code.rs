@@ -58,12 +58,12 @@ fn linked_code(session: &ExecutionSession, allocated: &Allocated, range: Range<u
             continue;
         }
         // A label that the source does not call a function is none that anybody knows.
-        if symbol.kind == SymbolKind::Unspecified && symbol.name.is_none() {
+        if symbol.kind == SymbolKind::Unspecified && !symbol.is_named() {
             continue;
         }
         // Where the size is not known, it ends where the block does.
         let rest = block.size.saturating_sub(offset);
-        let size = u32::try_from(symbol.size).ok().filter(|size| (1..=rest).contains(size)).unwrap_or(rest);
+        let size = Some(symbol.size).filter(|size| (1..=rest).contains(size)).unwrap_or(rest);
         let (start, details) = (allocated.address(id), Details::default());
         functions.push(LinkedFunction { name: session.intern(&label), start, size, details });
     }

@@ -87,7 +87,7 @@ pub(super) fn commons(graph: &LinkGraph) -> impl Iterator<Item = (SymbolId, &Sym
 fn definitions(graph: &LinkGraph, linkage: Linkage) -> impl Iterator<Item = (SymbolId, &SymbolName, &Symbol, &Block)> {
     let visible = graph.symbols().filter(move |(_, symbol)| symbol.linkage == linkage && symbol.scope != Scope::Local);
     visible.filter_map(|(id, symbol)| match symbol.definition {
-        Definition::Block { block, .. } => Some((id, symbol.name.as_ref()?, symbol, graph.block(block))),
+        Definition::Block { block, .. } => Some((id, graph.symbol_name(id)?, symbol, graph.block(block))),
         _ => None,
     })
 }

@@ -98,7 +98,7 @@ impl Linking {
 
     /// Refuses to wait for addresses that wait for this object's variables.
     fn await_values(&self, graph: &LinkGraph, externals: &[GraphSymbol]) -> Result<(), Cause> {
-        let name = |symbol: &GraphSymbol| graph.symbol(*symbol).name.clone();
+        let name = |symbol: &GraphSymbol| graph.symbol_name(*symbol).cloned();
         let values = Values {
             variables: self.thread_locals.iter().filter_map(|(_, symbol)| name(symbol)).collect(),
             addresses: externals.iter().filter_map(name).collect(),
@@ -222,7 +222,7 @@ impl Linking {
         go_on: impl FnOnce(Self, Allocated) + Send + 'static,
     ) {
         let graph = allocated.graph();
-        let name = |symbol: GraphSymbol| Some((symbol, graph.symbol(symbol).name.clone()?));
+        let name = |symbol: GraphSymbol| Some((symbol, graph.symbol_name(symbol).cloned()?));
         let mut externals: Vec<_> = symbols.into_iter().filter_map(name).collect();
         let order = self.responsibility.link_order();
         let weak = externals.iter().filter(|(id, _)| graph.symbol(*id).linkage == Linkage::Weak);

@@ -35,7 +35,7 @@ impl Low {
         for edge in graph.edges().iter().filter(|edge| edge.kind.reach() == Reach::Low) {
             let symbol = graph.symbol(edge.target);
             if symbol.definition == Definition::External
-                && let Some(name) = &symbol.name
+                && let Some(name) = graph.symbol_name(edge.target)
             {
                 self.names.insert(name.clone());
             }

@@ -25,7 +25,7 @@ impl Needs {
     pub(super) fn of(component: &str, graph: &LinkGraph) -> Self {
         let externals = graph.symbols().filter(|(_, symbol)| symbol.definition == Definition::External);
         let required = externals.filter(|(_, symbol)| symbol.linkage != Linkage::Weak);
-        let names = required.filter_map(|(_, symbol)| symbol.name.clone());
+        let names = required.filter_map(|(id, _)| graph.symbol_name(id).cloned());
         let aliasees = graph.aliases().iter().map(|(_, aliasee)| aliasee.clone());
         Self {
             component: component.to_owned(),

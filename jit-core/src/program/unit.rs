@@ -29,7 +29,7 @@ impl ObjectUnit {
         let visible = graph.symbols().filter(|(_, symbol)| {
             symbol.scope != Scope::Local && matches!(symbol.definition, Definition::Block { .. } | Definition::Absolute)
         });
-        let defined = visible.filter_map(|(id, symbol)| Some((symbol.name.clone()?, id))).collect();
+        let defined = visible.filter_map(|(id, _)| Some((graph.symbol_name(id)?.clone(), id))).collect();
         Self { graph, groups, number, defined, whole }
     }
 

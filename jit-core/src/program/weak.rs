@@ -46,7 +46,7 @@ pub(super) fn take_from_process(graph: &mut LinkGraph, dylib: &JitDylib) {
         *reach = edge.kind.reach().max(*reach);
     }
     for symbol in weak {
-        let Some(name) = &graph.symbol(symbol).name else { continue };
+        let Some(name) = graph.symbol_name(symbol) else { continue };
         let Some(address) = generators.iter().find_map(|generator| generator.address_outside(executor, name)) else {
             continue;
         };

@@ -98,7 +98,7 @@ impl LinkGraph {
                     (is_identifier(name).then(|| text(name))?, end)
                 }
                 Format::MachO => {
-                    let mangled = found.name.as_ref().map(|name| macho::symbol_name(name.as_str()));
+                    let mangled = self.symbol_name(symbol).map(|name| macho::symbol_name(name.as_str()));
                     let label = mangled.unwrap_or(label);
                     let bound = macho::bound_of(label.as_bytes())?;
                     (full_name(bound.segment, bound.name), bound.end)

@@ -164,7 +164,7 @@ mod tests {
                         \x20 0x0001 Plt32 puts -4\n\
                         external puts\n";
         assert_eq!(graph.to_string(), expected);
-        let main = graph.symbols().find(|(_, symbol)| symbol.name.as_deref() == Some("main")).expect("it is there").0;
+        let main = graph.find_symbol("main").expect("it is there");
         let excerpt: Vec<_> = expected.lines().skip(1).take(3).collect();
         assert_eq!(graph.excerpt(main).to_string().lines().collect::<Vec<_>>(), excerpt);
     }

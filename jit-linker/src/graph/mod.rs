@@ -11,6 +11,7 @@ mod source;
 mod symbol;
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -58,9 +59,22 @@ id! {
     /// A symbol of one graph.
     SymbolId
 }
-id! {
-    /// A section of one graph.
-    SectionId
+/// A section of one graph.
+// One more than its index: an option of it, which each block has, is as small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SectionId(NonZeroU32);
+
+impl SectionId {
+    /// The id as an index.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+
+    pub(crate) fn new(index: usize) -> Self {
+        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("a link graph's tables stay below 2^32 entries"))
+    }
 }
 
 /// What a block holds before it is copied into working memory.
@@ -152,6 +166,10 @@ pub struct LinkGraph {
     architecture: Architecture,
     pub(crate) blocks: Vec<Block>,
     pub(crate) symbols: Vec<Symbol>,
+    /// Of those symbols that other graphs may see.
+    names: Vec<SymbolName>,
+    /// By symbol: the host's numbers, as far as there are any.
+    tags: Vec<u32>,
     pub(crate) sections: Vec<Section>,
     pub(crate) comdats: Vec<Comdat>,
     /// Names that it defines for what it does not, and the names of that.
@@ -182,6 +200,8 @@ impl LinkGraph {
             architecture,
             blocks: Vec::new(),
             symbols: Vec::new(),
+            names: Vec::new(),
+            tags: Vec::new(),
             sections: Vec::new(),
             comdats: Vec::new(),
             aliases: Vec::new(),
@@ -200,6 +220,8 @@ impl LinkGraph {
     pub fn reserve(&mut self, blocks: usize) {
         self.blocks.reserve(blocks);
         self.symbols.reserve(2 * blocks);
+        self.names.reserve(2 * blocks);
+        self.tags.reserve(2 * blocks);
         self.edges.reserve(2 * blocks);
         self.arena.reserve(64 * blocks);
     }
@@ -315,13 +337,35 @@ impl LinkGraph {
     }
 
     fn push_symbol(&mut self, name: Option<SymbolName>, definition: Definition, tag: u32) -> SymbolId {
-        self.add_symbol(Symbol::new(name, definition, tag))
+        let scope = if name.is_some() { Scope::Default } else { Scope::Local };
+        let id = self.add_symbol(name, Symbol { scope, ..Symbol::new(definition) });
+        self.set_tag(id, tag);
+        id
     }
 
-    pub(crate) fn add_symbol(&mut self, symbol: Symbol) -> SymbolId {
+    pub(crate) fn add_symbol(&mut self, name: Option<SymbolName>, symbol: Symbol) -> SymbolId {
         let id = SymbolId::new(self.symbols.len());
         self.symbols.push(symbol);
+        if let Some(name) = name {
+            self.set_name(id, name);
+        }
         id
+    }
+
+    fn set_name(&mut self, symbol: SymbolId, name: SymbolName) {
+        let symbol = &mut self.symbols[symbol.index()];
+        (symbol.is_named, symbol.text) = (true, SymbolId::new(self.names.len()).0);
+        self.names.push(name);
+    }
+
+    fn set_tag(&mut self, symbol: SymbolId, tag: u32) {
+        let index = symbol.index();
+        if tag != 0 && index >= self.tags.len() {
+            self.tags.resize(index + 1, 0);
+        }
+        if let Some(known) = self.tags.get_mut(index) {
+            *known = tag;
+        }
     }
 
     pub(crate) fn add_section(&mut self, section: Section) -> SectionId {
@@ -392,9 +436,9 @@ impl LinkGraph {
     /// Turns an external symbol into one that this graph defines, with the edges it has.
     pub fn define_external(&mut self, symbol: SymbolId, block: BlockId, offset: u32, tag: u32) {
         self.foreign_id |= block.index() >= self.blocks.len();
-        if let Some(symbol) = self.change(symbol) {
-            symbol.definition = Definition::Block { block, offset };
-            symbol.tag = tag;
+        if let Some(found) = self.change(symbol) {
+            found.definition = Definition::Block { block, offset };
+            self.set_tag(symbol, tag);
         }
     }
 
@@ -421,8 +465,8 @@ impl LinkGraph {
 
     /// Gives a symbol another name: edges stay as they are.
     pub fn rename(&mut self, symbol: SymbolId, name: SymbolName) {
-        if let Some(symbol) = self.change(symbol) {
-            symbol.name = Some(name);
+        if self.change(symbol).is_some() {
+            self.set_name(symbol, name);
         }
     }
 
@@ -547,7 +591,7 @@ impl LinkGraph {
     /// One symbol; an undefined one without a name for an id of another graph that has more.
     #[must_use]
     pub fn symbol(&self, id: SymbolId) -> &Symbol {
-        static NONE: Symbol = Symbol::new(None, Definition::External, 0);
+        static NONE: Symbol = Symbol::new(Definition::External);
         self.symbols.get(id.index()).unwrap_or(&NONE)
     }
 
@@ -619,13 +663,32 @@ impl LinkGraph {
         self.text(self.section(id).label)
     }
 
+    /// The name of a symbol, if other graphs may refer to it or it to them.
+    #[must_use]
+    pub fn symbol_name(&self, id: SymbolId) -> Option<&SymbolName> {
+        let symbol = self.symbol(id);
+        if symbol.is_named { self.names.get(symbol.text as usize) } else { None }
+    }
+
+    /// The first symbol that has a name, in time linear in the symbols.
+    #[must_use]
+    pub fn find_symbol(&self, name: &str) -> Option<SymbolId> {
+        let mut symbols = self.symbols().map(|(id, _)| id);
+        symbols.find(|id| self.symbol_name(*id).is_some_and(|found| **found == *name))
+    }
+
+    /// The host's own number that a symbol was added with, or 0.
+    #[must_use]
+    pub fn tag(&self, id: SymbolId) -> u32 {
+        self.tags.get(id.index()).copied().unwrap_or(0)
+    }
+
     /// The name of a symbol, local ones included; empty if it has none.
     #[must_use]
     pub fn symbol_label(&self, id: SymbolId) -> Cow<'_, str> {
-        let symbol = self.symbol(id);
-        match &symbol.name {
+        match self.symbol_name(id) {
             Some(name) => Cow::Borrowed(name.as_str()),
-            None => String::from_utf8_lossy(symbol.label.in_object(&self.object)),
+            None => String::from_utf8_lossy(self.symbol(id).label().in_object(&self.object)),
         }
     }
 
@@ -684,11 +747,11 @@ impl LinkGraph {
     /// Whether it has a variable of a name with a value: a common of another graph gives way to that.
     #[must_use]
     pub fn has_value(&self, name: &SymbolName) -> bool {
-        self.symbols.iter().any(|symbol| {
-            symbol.name.as_ref() == Some(name)
-                && symbol.is_defined_here()
+        self.symbols().any(|(id, symbol)| {
+            symbol.is_defined_here()
                 && symbol.linkage == Linkage::Strong
                 && symbol.kind != SymbolKind::Function
+                && self.symbol_name(id) == Some(name)
         })
     }
 
@@ -702,7 +765,7 @@ impl LinkGraph {
         if symbol.linkage != Linkage::Common {
             return;
         }
-        symbol.size = symbol.size.max(size.into());
+        symbol.size = symbol.size.max(size);
         if let Definition::Block { block, offset: 0 } = symbol.definition
             && let Some(block) = self.blocks.get_mut(block.index()).filter(|block| block.content == Content::Zero)
         {

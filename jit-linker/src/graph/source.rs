@@ -97,7 +97,7 @@ impl Text {
 /// As [`Text`], of one that ends before a zero: half as large, for what there are many of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TerminatedText {
-    start: u32,
+    pub(super) start: u32,
 }
 
 impl TerminatedText {

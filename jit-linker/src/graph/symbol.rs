@@ -2,7 +2,6 @@
 
 use super::source::TerminatedText;
 use super::{BlockId, SectionId};
-use crate::SymbolName;
 
 /// Where a symbol is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,12 +77,10 @@ pub enum SymbolKind {
     Section,
 }
 
-/// What an edge can point to, and what a lookup can find.
-#[derive(Clone, Debug)]
+/// What an edge can point to, and what a lookup can find. Its name is [`LinkGraph::symbol_name`](super::LinkGraph::symbol_name).
+// There are thousands, mostly local ones that nothing refers to: what only some have stands beside the table.
+#[derive(Clone, Copy, Debug)]
 pub struct Symbol {
-    /// Its name, if other graphs may refer to it or it to them; a local symbol's is given by
-    /// [`LinkGraph::symbol_label`](super::LinkGraph::symbol_label).
-    pub name: Option<SymbolName>,
     /// Where it is.
     pub definition: Definition,
     /// How it stands against others of its name.
@@ -92,29 +89,34 @@ pub struct Symbol {
     pub scope: Scope,
     /// What it is the name of.
     pub kind: SymbolKind,
-    /// Bytes, where that is known; else 0.
-    pub size: u64,
-    /// A number of the host's own, given back with the symbol.
-    pub tag: u32,
-    /// Its name in the object it came from.
-    pub(crate) label: TerminatedText,
+    /// Bytes, where that is known, and at most 4 GiB less one; else 0.
+    pub size: u32,
+    /// Whether it has a name, by which other graphs may refer to it or it to them.
+    pub(crate) is_named: bool,
+    /// Which of the graph's names it has, if it has one; else the text in the object that it goes by.
+    pub(crate) text: u32,
     /// Its address, once known.
     pub(crate) address: u64,
 }
 
+const _: () = assert!(size_of::<Symbol>() == 32);
+
 impl Symbol {
-    /// A strong, visible symbol of no kind.
-    pub(crate) const fn new(name: Option<SymbolName>, definition: Definition, tag: u32) -> Self {
-        let scope = if name.is_some() { Scope::Default } else { Scope::Local };
+    /// A strong symbol of no kind, of which only its graph knows.
+    pub(crate) const fn new(definition: Definition) -> Self {
+        Self::labelled(definition, TerminatedText::EMPTY)
+    }
+
+    /// As [`new`](Self::new), with a text of the object that tells readers what it is.
+    pub(crate) const fn labelled(definition: Definition, label: TerminatedText) -> Self {
         Self {
-            name,
             definition,
             linkage: Linkage::Strong,
-            scope,
+            scope: Scope::Local,
             kind: SymbolKind::Unspecified,
             size: 0,
-            tag,
-            label: TerminatedText::EMPTY,
+            is_named: false,
+            text: label.start,
             address: 0,
         }
     }
@@ -129,5 +131,16 @@ impl Symbol {
     #[must_use]
     pub fn is_defined_here(&self) -> bool {
         matches!(self.definition, Definition::Block { .. })
+    }
+
+    /// Whether it has a name, by which other graphs may refer to it or it to them.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.is_named
+    }
+
+    /// The text of the object that it goes by, if it has no name.
+    pub(super) fn label(&self) -> TerminatedText {
+        if self.is_named { TerminatedText::EMPTY } else { TerminatedText { start: self.text } }
     }
 }

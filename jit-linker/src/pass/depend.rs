@@ -47,7 +47,7 @@ pub(crate) fn externals(graph: &LinkGraph) -> Vec<SymbolId> {
 /// compilers, and refers to thousands. A pair may occur more than once.
 pub(crate) fn dependences(graph: &LinkGraph, known: impl Fn(SymbolId) -> bool) -> Vec<(SymbolId, SymbolId)> {
     let owners = Owners::new(graph);
-    let named = |id: SymbolId| graph.symbol(id).name.is_some();
+    let named = |id: SymbolId| graph.symbol(id).is_named();
     let mut pairs = Vec::with_capacity(graph.edges.len());
     let mut add = |block: BlockId, needed: &mut dyn Iterator<Item = SymbolId>| {
         let mut here = owners.of(block).filter(|owner| named(*owner) && known(*owner));

@@ -16,7 +16,11 @@ use crate::memory::{Allocation, SegmentKind};
 /// Room for so many edges is given back at a time: it is worth a system call, and being brought
 /// anew for the next graph. Within a large block, for a quarter of what is left, since all of its content is there in the end.
 const SPARE_EDGES: usize = 1 << 15;
-const LEAST_SPARE_EDGES: usize = 1 << 10;
+const LEAST_SPARE_EDGES: usize = 1 << 8;
+
+/// Parts of a large block get smaller towards its start, so that little is brought while there are edges left; not smaller
+/// than this.
+const LEAST_PART: usize = 8 << 10;
 
 /// So far before its place an edge may change an instruction.
 const BEFORE_PLACE: usize = 16;
@@ -190,7 +194,9 @@ impl Placement {
         let mut result = Ok(());
         let mut end = size as usize;
         while end > 0 {
-            let at = ((offset + end - 1) / window * window).saturating_sub(offset);
+            let part = window.min(end / 2).max(LEAST_PART);
+            let at = end.saturating_sub(part);
+            let at = if at == 0 { 0 } else { (offset + at).next_multiple_of(LEAST_PART / 2).saturating_sub(offset) };
             let edges = &rest.edges[start..rest.end];
             // What an edge changes is in the part, or behind it. Where edges are not in order, some wait for longer.
             let is_after = |edge: &&Edge| edge.offset as usize >= at + BEFORE_PLACE;
@@ -521,7 +527,11 @@ impl Placement {
             Referent::Branch => return self.apply_branch(edge, operands),
             Referent::GotEntry => return self.apply_got(edge, operands),
             Referent::GotBase => operands.target = self.got_base(),
-            Referent::Size => operands.target = symbol.size,
+            // Larger ones count as that.
+            Referent::Size if symbol.size == u32::MAX => {
+                return Err(FixupError::OutOfRange { value: symbol.size.into(), bits: u32::BITS });
+            }
+            Referent::Size => operands.target = symbol.size.into(),
             Referent::TlsPair | Referent::TlsModule | Referent::TlsEntry | Referent::TlsDescriptor => {
                 operands = self.through_entry(edge, operands);
             }

@@ -137,8 +137,11 @@ impl Indirection {
         let symbols: Vec<_> = symbols.filter(|(_, symbol)| is_live(graph, symbol)).map(|(id, _)| id).collect();
         let mut stubs = Vec::with_capacity(symbols.len());
         for symbol in symbols {
-            let function = Symbol { name: None, kind: SymbolKind::Function, ..graph.symbol(symbol).clone() };
-            let function = graph.add_symbol(function);
+            let resolver = graph.symbol(symbol);
+            let (linkage, scope, size) = (resolver.linkage, resolver.scope, resolver.size);
+            let function =
+                Symbol { linkage, scope, kind: SymbolKind::Function, size, ..Symbol::new(resolver.definition) };
+            let function = graph.add_symbol(None, function);
             let entry = self.entry(GotContent::Resolved(symbol));
             self.resolvers.push(Resolver { function, entry });
             stubs.push((symbol, self.push_stub(entry, self.islands.last())));

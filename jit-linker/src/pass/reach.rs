@@ -57,16 +57,18 @@ impl Nodes {
         for edge in graph.edges.iter().filter(|edge| graph.block(edge.block).live) {
             let target = graph.symbol(edge.target);
             match target.definition {
-                _ if target.name.is_some() => symbols.push((edge.block.0, edge.target)),
+                _ if target.is_named() => symbols.push((edge.block.0, edge.target)),
                 Definition::Block { block, .. } => successors.push((edge.block.0, block.0)),
-                Definition::SectionBound { section, .. } => successors.push((edge.block.0, blocks as u32 + section.0)),
+                Definition::SectionBound { section, .. } => {
+                    successors.push((edge.block.0, (blocks + section.index()) as u32))
+                }
                 Definition::External | Definition::Absolute | Definition::GotBase => {}
             }
         }
         successors.extend(graph.attached.iter().map(|(host, attached)| (host.0, attached.0)));
         for (id, block) in graph.blocks() {
             if let Some(section) = block.section {
-                successors.push((blocks as u32 + section.0, id.0));
+                successors.push(((blocks + section.index()) as u32, id.0));
             }
         }
         Self { successors: Lists::new(count, &successors), symbols: Lists::new(count, &symbols) }
@@ -225,7 +227,7 @@ mod tests {
         }
         let needs = Needs::new(&graph);
         let of = |block: &BlockId| {
-            let mut tags: Vec<_> = needs.of(*block).iter().map(|id| graph.symbol(*id).tag as usize).collect();
+            let mut tags: Vec<_> = needs.of(*block).iter().map(|id| graph.tag(*id) as usize).collect();
             tags.sort_unstable();
             tags
         };

@@ -124,11 +124,8 @@ fn link_one(
     case: &Case,
     value: i64,
 ) -> Result<(Vec<u8>, Vec<u8>), LinkError> {
-    let symbol = |index: usize| -> SymbolId {
-        let name = format!("target{index}");
-        let found = graph.symbols().find(|(_, symbol)| symbol.name.as_deref() == Some(&*name));
-        found.expect("each case has a target").0
-    };
+    let symbol =
+        |index: usize| -> SymbolId { graph.find_symbol(&format!("target{index}")).expect("each case has a target") };
     // Other cases' entries precede: the GOT holds those of all.
     let sought = |got: u64| got.wrapping_add_signed(value);
     let (address, got) = match case.formula {

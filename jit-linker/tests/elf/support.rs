@@ -37,12 +37,12 @@ impl Linked {
 
 /// Gives every external symbol its address.
 pub(crate) fn resolve(allocated: &mut Allocated, externals: &dyn Fn(&str) -> Option<u64>) {
-    let found: Vec<(SymbolId, Option<u64>)> = allocated
-        .graph()
+    let graph = allocated.graph();
+    let found: Vec<(SymbolId, Option<u64>)> = graph
         .symbols()
         .filter(|(_, symbol)| symbol.definition == Definition::External)
         .map(|(id, symbol)| {
-            let name = symbol.name.as_ref().expect("an external has a name");
+            let name = graph.symbol_name(id).expect("an external has a name");
             let address = externals(name);
             assert!(address.is_some() || symbol.linkage == Linkage::Weak, "{name} is undefined");
             (id, address)
@@ -57,9 +57,9 @@ pub(crate) fn link(graph: LinkGraph, externals: &dyn Fn(&str) -> Option<u64>) ->
     let memory: Arc<dyn MemoryManager> = Arc::new(SlabManager::new().expect("there is address space"));
     let mut allocated = link::prepare(graph)?.allocate(&memory)?;
     resolve(&mut allocated, externals);
-    let symbols = allocated.graph().symbols();
-    let symbols = symbols.filter_map(|(id, symbol)| Some((symbol.name.as_ref()?.to_string(), allocated.address(id))));
-    let symbols = symbols.collect();
+    let graph = allocated.graph();
+    let symbols = graph.symbols().map(|(id, _)| id);
+    let symbols = symbols.filter_map(|id| Some((graph.symbol_name(id)?.to_string(), allocated.address(id)))).collect();
     let resolvers = allocated.resolvers();
     let code = allocated.fix_up()?.finalize()?;
     for resolver in resolvers {

@@ -34,10 +34,9 @@ fn elf_30_dead_records_leave_no_gap_and_the_others_find_function_and_cie() {
     for (target, call, key) in [("x86_64-linux-gnu", "call", ""), ("aarch64-linux-gnu", "bl", ".cfi_b_key_frame")] {
         let object = build(&["clang-22", "-target", target, "-c"], "s", &source(call, key));
         let mut graph = parse(object);
-        let missing =
-            graph.symbols().find(|(_, symbol)| symbol.name.as_deref() == Some("missing")).expect("f1 needs it").0;
+        let missing = graph.find_symbol("missing").expect("f1 needs it");
         let lost = graph.exclude(&[missing]);
-        let lost: Vec<_> = lost.into_iter().filter_map(|id| graph.symbol(id).name.clone()).collect();
+        let lost: Vec<_> = lost.into_iter().filter_map(|id| graph.symbol_name(id).cloned()).collect();
         assert_eq!(lost.len(), 2, "{lost:?}");
 
         let memory: Arc<dyn MemoryManager> = Arc::new(DetachedMemory::at(0x40_0000));
@@ -49,7 +48,7 @@ fn elf_30_dead_records_leave_no_gap_and_the_others_find_function_and_cie() {
             .graph()
             .symbols()
             .filter(|(_, symbol)| matches!(symbol.definition, Definition::Block { block, .. } if allocated.graph().block(block).live))
-            .filter(|(_, symbol)| symbol.name.is_some())
+            .filter(|(_, symbol)| symbol.is_named())
             .map(|(id, _)| allocated.address(id))
             .collect();
         let mut fixed = allocated.fix_up().expect("everything is near");
@@ -90,8 +89,7 @@ fn elf_09_elf_21_functions_keep_their_records_alive() {
                       .globl g\ng: .cfi_startproc\nnop\nret\n.cfi_endproc\n";
         let graph = parse(build(&["clang-22", "-target", target, "-c"], "s", source));
         let block_of = |name: &str| {
-            let symbol =
-                graph.symbols().find(|(_, symbol)| symbol.name.as_deref() == Some(name)).expect("it is defined").1;
+            let symbol = graph.symbol(graph.find_symbol(name).expect("it is defined"));
             let Definition::Block { block, .. } = symbol.definition else { panic!("{name} is in memory") };
             block
         };

@@ -74,8 +74,7 @@ fn a_mach_o_and_an_elf_object_call_each_other() {
         .map(|object| link::prepare(parse(object)).expect("it fits").allocate(&memory).expect("there is memory"))
         .collect();
     let address = |this: &link::Allocated, name: &str| {
-        let symbol = this.graph().symbols().find(|(_, symbol)| symbol.name.as_deref() == Some(name));
-        symbol.map(|(id, _)| (id, this.address(id))).expect("both know both")
+        this.graph().find_symbol(name).map(|id| (id, this.address(id))).expect("both know both")
     };
     let (down, up) = (address(&linked[0], "down").1, address(&linked[1], "up").1);
     let (up_here, down_here) = (address(&linked[0], "up").0, address(&linked[1], "down").0);
@@ -105,8 +104,8 @@ fn macho_24_a_harness_calls_and_interposes_global_and_private_functions() {
     // Whoever interposes comes first; the functions are calls, not inlined, at this level.
     let [tested, harness] = [TESTED, HARNESS].map(|source| parse(compile(HOST, "-O1", source)));
     let defines = |graph: &LinkGraph, name: &str| {
-        let known = |symbol: &&Symbol| symbol.scope != Scope::Local && symbol.definition != Definition::External;
-        graph.symbols().map(|(_, symbol)| symbol).filter(known).any(|symbol| symbol.name.as_deref() == Some(name))
+        let known = |symbol: &Symbol| symbol.scope != Scope::Local && symbol.definition != Definition::External;
+        graph.symbols().any(|(id, symbol)| known(symbol) && graph.symbol_name(id).is_some_and(|found| **found == *name))
     };
     let missing = |graphs: [&LinkGraph; 2]| {
         let [tested, harness] = graphs;
@@ -125,8 +124,8 @@ fn macho_24_a_harness_calls_and_interposes_global_and_private_functions() {
             graph.rename(symbol, names.intern(label.strip_prefix('_').unwrap_or(&label)));
             graph.set_binding(symbol, Linkage::Strong, Scope::Default);
         }
-        let shown = graph.symbols().find(|(_, symbol)| symbol.name.as_deref() == Some("shown"));
-        graph.make_external(shown.expect("it is there").0);
+        let shown = graph.find_symbol("shown").expect("it is there");
+        graph.make_external(shown);
         graph
     };
     let tested = exposed(tested);
@@ -138,7 +137,7 @@ fn macho_24_a_harness_calls_and_interposes_global_and_private_functions() {
         .iter()
         .flat_map(|this| this.graph().symbols().map(move |(id, symbol)| (this, id, symbol)))
         .filter(|(_, _, symbol)| symbol.definition != Definition::External && symbol.scope != Scope::Local)
-        .map(|(this, id, symbol)| (symbol.name.as_deref().unwrap_or_default().to_owned(), this.address(id)))
+        .map(|(this, id, _)| (this.graph().symbol_label(id).into_owned(), this.address(id)))
         .collect();
     for this in &mut linked {
         for symbol in this.externals() {
@@ -213,8 +212,8 @@ fn macho_51_thread_locals_are_found_through_the_thunk() {
     let section = allocated.graph().section_with(jit_linker::graph::SectionRole::ThreadLocal).expect("there is one");
     let range = allocated.section_range(section);
     let function = |name: &str| {
-        let symbol = allocated.graph().symbols().find(|(_, symbol)| symbol.name.as_deref() == Some(name));
-        let code = std::ptr::with_exposed_provenance::<()>(allocated.address(symbol.expect("it is there").0) as usize);
+        let symbol = allocated.graph().find_symbol(name).expect("it is there");
+        let code = std::ptr::with_exposed_provenance::<()>(allocated.address(symbol) as usize);
         // SAFETY: the functions have this type, and run while the code is there.
         unsafe { std::mem::transmute::<*const (), extern "C" fn(i32) -> i32>(code) }
     };

@@ -23,12 +23,10 @@ fn described(object: Vec<u8>) -> Vec<Described> {
     let memory: Arc<dyn MemoryManager> = Arc::new(DetachedMemory::at(0x4000_0000));
     let mut allocated = link::prepare(graph).expect("it is small").allocate(&memory).expect("there is memory");
     resolve(&mut allocated, &|_| Some(0x4100_0000));
-    let names: Vec<_> = allocated
-        .graph()
-        .symbols()
-        .filter(|(_, symbol)| symbol.name.is_some() && symbol.is_defined_here())
-        .map(|(id, symbol)| (allocated.address(id), symbol.name.as_ref().expect("it has one").to_string()))
-        .collect();
+    let graph = allocated.graph();
+    let defined = graph.symbols().filter(|(_, symbol)| symbol.is_defined_here());
+    let names: Vec<_> =
+        defined.filter_map(|(id, _)| Some((allocated.address(id), graph.symbol_name(id)?.to_string()))).collect();
     let section = allocated.graph().section_with(SectionRole::EhFrame).expect("there are records");
     let range = allocated.section_range(section);
     let read_only = {

@@ -60,7 +60,7 @@ impl Reader<'_> {
         let mut found = Vec::new();
         for (id, symbol) in self.graph.symbols() {
             if let Definition::Block { block, .. } = symbol.definition
-                && symbol.name.is_some()
+                && symbol.is_named()
                 && let Some(Some(group)) = group_of_block.get(block.index())
             {
                 found.push((*group, id));

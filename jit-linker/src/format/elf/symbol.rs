@@ -157,13 +157,8 @@ impl<'data> Reader<'data> {
             b"" if is_section => self.section_name(self.symbol_section(index, raw)).unwrap_or_default(),
             name => name,
         };
-        let (linkage, is_local) = match raw.st_bind() {
-            STB_LOCAL => (Linkage::Strong, true),
-            STB_GLOBAL if is_common(raw) => (Linkage::Common, false),
-            STB_GLOBAL => (Linkage::Strong, false),
-            STB_WEAK | STB_GNU_UNIQUE => (Linkage::Weak, false),
-            binding => return Err(self.malformed(format!("symbol {} has the unknown binding {binding}", index.0))),
-        };
+        let is_local = raw.st_bind() == STB_LOCAL;
+        let linkage = self.linkage(index, raw)?;
         let name = if is_local { None } else { Some(self.intern(unversioned(label, definition), index)?) };
         let scope = match raw.st_visibility() {
             _ if is_local => Scope::Local,
@@ -180,9 +175,18 @@ impl<'data> Reader<'data> {
             STT_SECTION => SymbolKind::Section,
             _ => SymbolKind::Unspecified,
         };
-        let size = raw.st_size.get(LittleEndian);
+        let size = u32::try_from(raw.st_size.get(LittleEndian)).unwrap_or(u32::MAX);
         let label = if is_local { self.text(label).into() } else { TerminatedText::EMPTY };
-        Ok(self.graph.add_symbol(Symbol { linkage, scope, kind, size, label, ..Symbol::new(name, definition, 0) }))
+        Ok(self.graph.add_symbol(name, Symbol { linkage, scope, kind, size, ..Symbol::labelled(definition, label) }))
+    }
+
+    fn linkage(&self, index: SymbolIndex, raw: &Sym64<LittleEndian>) -> Parsed<Linkage> {
+        match raw.st_bind() {
+            STB_GLOBAL if is_common(raw) => Ok(Linkage::Common),
+            STB_LOCAL | STB_GLOBAL => Ok(Linkage::Strong),
+            STB_WEAK | STB_GNU_UNIQUE => Ok(Linkage::Weak),
+            binding => Err(self.malformed(format!("symbol {} has the unknown binding {binding}", index.0))),
+        }
     }
 
     /// Adds a symbol that is not defined here, or that only a reference makes worth it.
@@ -200,21 +204,23 @@ impl<'data> Reader<'data> {
             return Err(self.not_in_memory(index, raw)?);
         }
         let name = self.symbol_name(raw)?;
-        let definition = if let Some((section, end)) = self.bound(name) {
-            Definition::SectionBound { section, end }
+        let found = if let Some((section, end)) = self.bound(name) {
+            Some(Definition::SectionBound { section, end })
         } else if name == b"_GLOBAL_OFFSET_TABLE_" {
-            Definition::GotBase
+            Some(Definition::GotBase)
         } else if name == TLS_MODULE_BASE {
-            Definition::SectionBound { section: self.thread_local_section(), end: false }
+            Some(Definition::SectionBound { section: self.thread_local_section(), end: false })
         } else {
-            Definition::External
+            None
         };
-        let id = self.add(index, raw, definition)?;
-        if definition != Definition::External {
-            let label = self.text(name).into();
-            let symbol = &mut self.graph.symbols[id.index()];
-            (symbol.name, symbol.scope, symbol.label) = (None, Scope::Local, label);
-        }
+        let id = match found {
+            Some(definition) => {
+                let linkage = self.linkage(index, raw)?;
+                let label = self.text(name).into();
+                self.graph.add_symbol(None, Symbol { linkage, ..Symbol::labelled(definition, label) })
+            }
+            None => self.add(index, raw, Definition::External)?,
+        };
         self.symbol_ids.set(index, id);
         Ok(id)
     }

@@ -220,7 +220,7 @@ impl<'data> Reader<'data> {
         let atoms = self.atoms.get_mut(section)?.as_mut()?;
         let atom = &mut atoms.list[atoms.last.get()];
         let definition = Definition::Block { block: atom.block, offset: 0 };
-        let symbol = self.graph.add_symbol(Symbol::new(None, definition, 0));
+        let symbol = self.graph.add_symbol(None, Symbol::new(definition));
         atom.anchor = symbol.0;
         Some((symbol, offset.wrapping_sub(atom.offset.into())))
     }

@@ -115,7 +115,7 @@ impl<'data> Reader<'data> {
                 }
             };
             let definition = Definition::Block { block, offset };
-            let function = self.graph.add_symbol(Symbol::new(None, definition, 0));
+            let function = self.graph.add_symbol(None, Symbol::new(definition));
             let lsda = match lsda.filter(|_| personality.is_some()) {
                 Some(pointer) => Some(self.target_of(pointer)?),
                 None => None,

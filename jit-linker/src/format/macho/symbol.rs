@@ -44,12 +44,10 @@ impl<'data> Reader<'data> {
 
     /// Has a symbol that was just added stand for its atom, if it is at the start and nobody else sees it.
     fn set_anchor(&mut self, raw: &Nlist64<LittleEndian>, id: SymbolId) {
-        let Symbol { name: None, kind: SymbolKind::Function | SymbolKind::Data, definition, .. } =
-            self.graph.symbols[id.index()]
-        else {
-            return;
-        };
-        if let Definition::Block { offset: 0, .. } = definition
+        let symbol = &self.graph.symbols[id.index()];
+        if !symbol.is_named()
+            && matches!(symbol.kind, SymbolKind::Function | SymbolKind::Data)
+            && matches!(symbol.definition, Definition::Block { offset: 0, .. })
             && let Some(Some(atoms)) = self.atoms.get_mut(usize::from(raw.n_sect()).wrapping_sub(1))
         {
             atoms.set_anchor(id);
@@ -140,10 +138,10 @@ impl<'data> Reader<'data> {
             Definition::Block { .. } => SymbolKind::Data,
             _ => SymbolKind::Unspecified,
         };
-        let size = if is_common(raw) { raw.n_value(LittleEndian) } else { 0 };
+        let size = if is_common(raw) { u32::try_from(raw.n_value(LittleEndian)).unwrap_or(u32::MAX) } else { 0 };
         let name = if is_local { None } else { Some(self.intern(label, index)?) };
         let label = if is_local { self.text(label).into() } else { TerminatedText::EMPTY };
-        Ok(self.graph.add_symbol(Symbol { linkage, scope, kind, size, label, ..Symbol::new(name, definition, 0) }))
+        Ok(self.graph.add_symbol(name, Symbol { linkage, scope, kind, size, ..Symbol::labelled(definition, label) }))
     }
 
     /// Adds a symbol that only a reference makes worth it.
@@ -162,7 +160,7 @@ impl<'data> Reader<'data> {
             Some((section, end)) => {
                 let label = self.text(name).into();
                 let definition = Definition::SectionBound { section, end };
-                self.graph.add_symbol(Symbol { label, ..Symbol::new(None, definition, 0) })
+                self.graph.add_symbol(None, Symbol::labelled(definition, label))
             }
             None => self.add(index, raw, Definition::External)?,
         };
