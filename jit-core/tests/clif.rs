@@ -9,9 +9,11 @@ use std::time::Instant;
 use common::{add, define, jit};
 use cranelift_codegen::Context;
 use cranelift_codegen::binemit::Reloc;
-use cranelift_codegen::ir::{AbiParam, InstBuilder, types};
+use cranelift_codegen::ir::{AbiParam, FuncRef, GlobalValue, InstBuilder, types};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
-use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleError, ModuleReloc, ModuleRelocTarget};
+use cranelift_module::{
+    DataDescription, DataId, FuncId, Init, Linkage, Module, ModuleError, ModuleReloc, ModuleRelocTarget,
+};
 use jit_core::{
     Cause, ClifLayer, ClifModule, CompileAt, Error, InPlaceDispatcher, Jit, OptLevel, SymbolState, Task, TaskDispatcher,
 };
@@ -528,6 +530,60 @@ fn what_there_is_no_memory_for_fails_nothing_that_is_looked_up_with_it() {
         assert!(error.starts_with(&start), "{error}");
     }
     jit.lookup_address("right").unwrap();
+}
+
+#[test]
+fn what_can_be_linked_nowhere_is_refused_at_its_definition() {
+    let jit = jit();
+    let mut module = jit.module("odd");
+    let id = module.declare_data("data", Linkage::Export, true, false).unwrap();
+    let described = |change: &dyn Fn(&mut DataDescription)| {
+        let mut data = DataDescription::new();
+        data.define_zeroinit(8);
+        change(&mut data);
+        data
+    };
+    let alignment = "is not a power of two up to 2 GiB";
+    for (data, what) in [
+        (described(&|data| data.align = Some(0)), alignment),
+        (described(&|data| data.align = Some(3)), alignment),
+        (described(&|data| data.align = Some(1 << 32)), alignment),
+        (described(&|data| data.init = Init::Zeros { size: 1 << 32 }), "4294967296 bytes are 4 GiB or more"),
+        (described(&|data| data.write_function_addr(0, FuncRef::from_u32(7))), "refers to fn7"),
+        (described(&|data| data.write_data_addr(0, GlobalValue::from_u32(7), 0)), "refers to gv7"),
+    ] {
+        let error = module.define_data(id, &data).unwrap_err().to_string();
+        assert!(error.contains("'data'") && error.contains(what), "{error}");
+    }
+    module.define_data(id, &described(&|_| {})).unwrap();
+    let id = module.declare_function("function", Linkage::Export, &module.make_signature()).unwrap();
+    let error = module.define_function_bytes(id, 1 << 63, &[0; 4], &[]).unwrap_err().to_string();
+    assert!(error.contains("'function'") && error.contains(alignment), "{error}");
+    module.define_function_bytes(id, 16, &[0; 4], &[]).unwrap();
+    jit.add_module(module).unwrap();
+    jit.lookup_address("data").unwrap();
+    jit.lookup_address("function").unwrap();
+}
+
+#[test]
+fn a_captured_value_that_panics_when_dropped_keeps_no_memory() {
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+    let jit = jit();
+    let value = Panics;
+    let closure = move || {
+        let _ = &value;
+        1i64
+    };
+    let tracker = jit.define_closure("closure", closure).unwrap();
+    jit.lookup_address("closure").unwrap();
+    assert_ne!(jit.memory_statistics().allocations, 0);
+    tracker.remove().unwrap();
+    assert_eq!(jit.memory_statistics().allocations, 0);
 }
 
 #[test]

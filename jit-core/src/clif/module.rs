@@ -405,6 +405,8 @@ impl Module for ClifModule {
     ) -> ModuleResult<()> {
         self.place_function(id)?;
         let align = alignment.max(self.isa.symbol_alignment());
+        check_place(bytes.len(), align)
+            .map_err(|what| refused(&self.declarations.get_function_decl(id).linkage_name(id), &what))?;
         if is_large(bytes.len(), align) {
             self.large.insert(Item::Function(id.as_u32()));
         }
@@ -429,6 +431,9 @@ impl Module for ClifModule {
         if self.data.get(index).is_some_and(Option::is_some) {
             return Err(ModuleError::DuplicateDefinition(name()));
         }
+        check_place(data.init.size(), data.align.unwrap_or(1))
+            .and_then(|()| check_references(data))
+            .map_err(|what| refused(&name(), &what))?;
         if self.data.len() <= index {
             self.data.resize_with(index + 1, || None);
         }
@@ -438,6 +443,34 @@ impl Module for ClifModule {
         self.data[index] = Some(data.clone());
         Ok(())
     }
+}
+
+/// Says why something can't lie anywhere in a link graph.
+fn check_place(size: usize, align: u64) -> Result<(), String> {
+    if !align.is_power_of_two() || align > 1 << 31 {
+        return Err(format!("an alignment of {align} is not a power of two up to 2 GiB"));
+    }
+    match u32::try_from(size) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("{size} bytes are 4 GiB or more")),
+    }
+}
+
+/// Says what data refers to that its description does not declare: its fields are public.
+fn check_references(data: &DataDescription) -> Result<(), String> {
+    let mut functions = data.function_relocs.iter().map(|(_, function)| function);
+    let mut objects = data.data_relocs.iter().map(|(_, object, _)| object);
+    let function = functions.find(|function| !data.function_decls.is_valid(**function)).map(ToString::to_string);
+    let object = || objects.find(|object| !data.data_decls.is_valid(**object)).map(ToString::to_string);
+    match function.or_else(object) {
+        Some(missing) => Err(format!("it refers to {missing}, which it does not declare")),
+        None => Ok(()),
+    }
+}
+
+/// A definition that can't be linked.
+fn refused(name: &str, what: &str) -> ModuleError {
+    ModuleError::Backend(Error::Module(format!("'{name}': {what}")).into())
 }
 
 /// Whether there may be no memory for something although there is for anything else.

@@ -32,7 +32,7 @@ impl ExecutionSession {
         // Every thread has a step to work on, and one to go on with. A single one is this one.
         let ahead = match self.shared.dispatcher.concurrency() {
             0 | 1 => 0,
-            threads => 2 * threads,
+            threads => threads.saturating_mul(2),
         };
         let mut begun = names.chunks(STEP).skip(1);
         let begin = |step: &[SymbolName]| {

@@ -614,8 +614,8 @@ impl State {
         let owner = self.units.get(unit).ok_or(Error::DefunctTracker)?.tracker;
         self.trackers.get(owner).ok_or(Error::DefunctTracker)?;
         for tracker in self.counting(owner).filter_map(|id| self.trackers.get(id)) {
-            let used = tracker.memory_used.saturating_add(bytes);
-            if let Some(limit) = tracker.memory_limit.filter(|limit| used > *limit) {
+            let limit = tracker.memory_limit.unwrap_or(u64::MAX);
+            if tracker.memory_used.checked_add(bytes).is_none_or(|used| used > limit) {
                 return Err(Error::MemoryLimit { needed: bytes, limit });
             }
         }

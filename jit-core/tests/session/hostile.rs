@@ -273,6 +273,20 @@ fn bytes_of_a_unit_that_failed_are_not_held() {
 }
 
 #[test]
+fn more_bytes_than_there_are_numbers_are_refused() {
+    let stage = Stage::new();
+    let tracker = stage.dylib.create_tracker().unwrap();
+    stage.define_in(&tracker, "foo", STRONG);
+    let _answer = stage.lookup(&["foo"], SymbolState::Ready);
+    let unit = stage.take("foo");
+    unit.charge(u64::MAX).unwrap();
+    assert!(matches!(unit.charge(1), Err(Error::MemoryLimit { needed: 1, limit: u64::MAX })));
+    assert_eq!(tracker.memory_used().unwrap(), u64::MAX);
+    unit.fail(because("no"));
+    assert_eq!(tracker.memory_used().unwrap(), 0);
+}
+
+#[test]
 fn a_platform_is_told_of_no_removal_that_is_refused() {
     struct Told(Arc<Mutex<Vec<String>>>);
     impl Platform for Told {

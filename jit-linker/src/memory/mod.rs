@@ -20,6 +20,7 @@ mod slot;
 use std::fmt;
 use std::io::IoSlice;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -344,7 +345,10 @@ impl fmt::Debug for FinalizedAllocation {
 
 impl Drop for FinalizedAllocation {
     fn drop(&mut self) {
-        while self.registrations.pop().is_some() {}
+        while let Some(registration) = self.registrations.pop() {
+            // One that panics, which the hook has told, must not keep the others from being undone, or the memory.
+            _ = catch_unwind(AssertUnwindSafe(|| drop(registration)));
+        }
         // SAFETY: the type's contract: its owner drops it when nothing uses the memory any more.
         unsafe { self.manager.deallocate(&self.raw) };
     }
