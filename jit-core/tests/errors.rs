@@ -11,9 +11,9 @@ use cranelift_codegen::cursor::{Cursor, FuncCursor};
 use cranelift_codegen::ir::{self, AbiParam, InstBuilder, types};
 use cranelift_module::{DataDescription, FuncId, Linkage, Module, ModuleError};
 use jit_core::{
-    AbsoluteSymbol, Cause, ClifModule, CompileAt, Error, GeneratorError, Jit, JitDylib, MaterializationResponsibility,
-    MaterializationUnit, RedirectableFunction, SymbolDeclaration, SymbolDef, SymbolFlags, SymbolName, SymbolState,
-    UnitDefinition,
+    AbsoluteSymbol, Alias, Cause, ClifModule, CompileAt, Error, GeneratorError, Jit, JitDylib,
+    MaterializationResponsibility, MaterializationUnit, RedirectableFunction, SymbolDeclaration, SymbolDef,
+    SymbolFlags, SymbolName, SymbolState, UnitDefinition,
 };
 
 type Unary = unsafe extern "C" fn(i64) -> i64;
@@ -126,6 +126,32 @@ fn a_body_that_waits_for_its_own_function_is_an_error() {
         assert!(error.contains("a cycle of waits: "), "{error}");
         assert_works(&jit);
     }
+}
+
+#[test]
+fn one_function_twice_is_refused_whether_it_is_new_or_not() {
+    let jit = jit();
+    let name = jit.session().intern("f");
+    let function = || RedirectableFunction {
+        name: name.clone(),
+        signature: None,
+        body: Box::new(|_| {
+            Box::new(Custom(|responsibility: MaterializationResponsibility| {
+                responsibility.fail(Cause::Other("made on purpose".into()));
+            }))
+        }),
+    };
+    for is_new in [true, false] {
+        let error = jit.redefine_with(vec![function(), function()]).unwrap_err();
+        assert!(matches!(&error, Error::DuplicateDefinitions(twice) if twice.len() == 1), "{is_new}: {error}");
+        assert!(error.to_string().contains("'f' in dylib 'main'"), "{error}");
+        jit.redefine_with(vec![function()]).unwrap();
+    }
+    let alias =
+        |aliasee| Alias { name: name.clone(), aliasee: jit.session().intern(aliasee), flags: SymbolFlags::FUNCTION };
+    let error = jit.lazy_re_exports(jit.main(), &jit.search_order(), vec![alias("abs"), alias("labs")]).unwrap_err();
+    assert!(matches!(error, Error::DuplicateDefinitions(_)), "{error}");
+    assert_works(&jit);
 }
 
 #[test]

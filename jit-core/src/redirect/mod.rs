@@ -15,10 +15,11 @@ mod unit;
 use std::collections::HashMap;
 
 use jit_linker::SymbolName;
+use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use crate::clif::{ClifLayer, ClifModule, RESERVED};
-use crate::error::{Error, LookupError};
+use crate::error::{DuplicateDefinition, Error, LookupError};
 use crate::session::{
     AbsoluteSymbol, Alias, ExecutionSession, FoundSymbol, JitDylib, MaterializationUnit, ReadyUnit, ReadyUnits,
     ResourceTracker, SearchOrder, SymbolDeclaration, SymbolState, UnitDefinition, WeakTracker,
@@ -159,6 +160,7 @@ impl Redirections {
 
     fn install(&self, dylib: &JitDylib, source: Arc<BodySource>) -> Result<ResourceTracker, Error> {
         let items = source.items();
+        Self::check_names(dylib, &source, &items)?;
         let tracker = dylib.create_tracker()?;
         let entered = {
             // Nobody else defines one of them between the look and the definition.
@@ -175,6 +177,25 @@ impl Redirections {
             return Err(error);
         }
         Ok(tracker)
+    }
+
+    /// Refuses several functions of one name, which nobody has looked for yet unless they are a module's.
+    fn check_names(dylib: &JitDylib, source: &BodySource, items: &[u32]) -> Result<(), Error> {
+        if matches!(source, BodySource::Module { .. }) {
+            return Ok(());
+        }
+        let mut known = FxHashSet::default();
+        let functions = items.iter().map(|item| source.function(*item));
+        let twice = functions.filter(|name| !known.insert(*name));
+        let duplicates: Vec<_> = twice
+            .map(|name| DuplicateDefinition {
+                name: name.clone(),
+                dylib: dylib.name().unwrap_or_default(),
+                first: UNIT.to_owned(),
+                second: UNIT.to_owned(),
+            })
+            .collect();
+        if duplicates.is_empty() { Ok(()) } else { Err(Error::DuplicateDefinitions(duplicates)) }
     }
 
     /// Which of a source's functions are new, and those that are not, with the bodies that they have.
