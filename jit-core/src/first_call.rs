@@ -159,7 +159,9 @@ impl LazyBody {
                         .map_err(|error| redirect::of_functions(&session, error))?
                         .pop(),
                 };
-                Ok(found.filter(|found| self.table.publish(&session, self.id, &body, found)))
+                let Some(found) = found else { return Ok(None) };
+                let usable = self.table.publish(&session, self.id, &body, &found);
+                usable.map(|usable| usable.then_some(found)).map_err(|ring| self.failure(ring))
             });
             match found {
                 Ok(Some(found)) => return Ok(found.definition.address),
@@ -180,7 +182,7 @@ impl LazyBody {
             let dylib = body.source.dylib().and_then(WeakDylib::upgrade);
             let (Some(table), Some(dylib)) = (table.upgrade(), dylib) else { return };
             if let Ok(Some(found)) = found.map(|mut found| found.pop()) {
-                table.publish(dylib.session(), id, &body, &found);
+                _ = table.publish(dylib.session(), id, &body, &found);
             }
         });
     }

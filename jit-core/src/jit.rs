@@ -24,7 +24,7 @@ use crate::object::{ObjectLayer, ObjectLinkingLayer};
 use crate::platform::debug::Debugger;
 use crate::platform::perf::Profiler;
 use crate::platform::{Services, trap};
-use crate::redirect::{self, FirstTier, FunctionTable, LazyObjects, RedirectableFunction, Redirections};
+use crate::redirect::{self, Body, FirstTier, FunctionTable, LazyObjects, RedirectableFunction, Redirections};
 use crate::session::{
     AbsoluteSymbol, Alias, DylibLookup, ErrorReporter, ExecutionSession, InPlaceDispatcher, InProcess, JitDylib,
     ProcessSymbols, Progress, ResourceTracker, SearchOrder, SessionStatistics, SymbolDef, SymbolFilter, SymbolFlags,
@@ -589,12 +589,14 @@ impl Jit {
         let mut order = dylib.link_order();
         let wanted = describe(&F::signature(self.convention()));
         let mut symbol = self.session.intern(name);
-        let mut body = None;
+        // Each is another function by another name, but for the last.
+        let mut bodies: Vec<Body> = Vec::new();
         loop {
             let found = match self.session.lookup(&order, vec![symbol.clone()]) {
                 // A newer body took its place meanwhile, and it was removed.
-                Err(_) if body.as_ref().is_some_and(|body| !self.redirections.is_newest(body)) => {
-                    (body, symbol, order) = (None, self.session.intern(name), dylib.link_order());
+                Err(_) if bodies.last().is_some_and(|body| !self.redirections.is_newest(body)) => {
+                    bodies.clear();
+                    (symbol, order) = (self.session.intern(name), dylib.link_order());
                     continue;
                 }
                 // A dylib that is gone looks nowhere.
@@ -610,11 +612,16 @@ impl Jit {
             }
             if let Some(newest) = self.redirections.body_of(&found) {
                 let (newest, name) = newest?;
+                if let Some(first) = bodies.iter().position(|body| body.is_same(&newest)) {
+                    let members = bodies[first..].iter().map(|body| body.function().clone()).collect();
+                    return Err(redirect::ring(members, dylib).into());
+                }
                 order = newest.source.order().cloned().unwrap_or_default();
-                (body, symbol) = (Some(newest), name);
+                symbol = name;
+                bodies.push(newest);
                 continue;
             }
-            if let Some(body) = &body {
+            if let Some(body) = bodies.last() {
                 // Calls need not find out for themselves that it is there.
                 self.redirections.publish(&self.session, body, &found);
             }

@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::{Nullary, at, builder, call, constant, jit, redefine};
 use jit_core::{
-    AbsoluteSymbol, Alias, DylibLookup, Error, FnPointer, Jit, JitDylib, Platform, PlatformError, ResourceTracker,
-    SearchOrder, SymbolDef, SymbolFlags, UnitDefinition,
+    AbsoluteSymbol, Alias, Cause, DylibLookup, Error, FnPointer, Jit, JitDylib, LookupError, Platform, PlatformError,
+    ResourceTracker, SearchOrder, SymbolDef, SymbolFailure, SymbolFlags, SymbolName, UnitDefinition,
 };
 
 extern "C" fn one() -> i64 {
@@ -180,6 +180,66 @@ fn without_lazy_functions_a_re_export_is_looked_up_when_it_is() {
     host(&jit, jit.main(), "f", one);
     jit.lazy_re_exports(jit.main(), &order, aliases(&jit, &[("g", "f")])).unwrap();
     assert_eq!(call(&jit, "g"), 1);
+}
+
+/// The members of the ring that an error speaks of.
+fn ring(error: &LookupError) -> Vec<&str> {
+    let [SymbolFailure { cause, .. }] = &*error.failures else { panic!("{error}") };
+    let Cause::AliasCycle(members) = &**cause else { panic!("{error}") };
+    members.iter().map(|name| name.as_str()).collect()
+}
+
+#[test]
+fn re_exports_that_stand_for_one_another_are_errors_until_one_is_something_else() {
+    for (pairs, members) in [(&[("x", "x")][..], &["x"][..]), (&[("x", "y"), ("y", "z"), ("z", "y")], &["y", "z"])] {
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let list = Arc::clone(&failures);
+        let handler = move |_: &SymbolName, error: &LookupError| {
+            list.lock().unwrap().push(error.clone());
+            (failed as extern "C" fn() -> i64).address()
+        };
+        let jit = builder().failure_handler(handler).build().unwrap();
+        jit.lazy_re_exports(jit.main(), &in_dylib(jit.main()), aliases(&jit, pairs)).unwrap();
+        let Err(Error::Lookup(error)) = jit.lookup::<Nullary>("x") else { panic!("a ring was found") };
+        assert_eq!(ring(&error), members);
+        let x = jit.lookup_address("x").unwrap();
+        assert_eq!([call_at(x), call_at(x)], [-1, -1]);
+        for error in &*failures.lock().unwrap() {
+            let mut found = ring(error);
+            found.sort_unstable();
+            assert_eq!(found, members);
+        }
+        assert_eq!(failures.lock().unwrap().len(), 2);
+        redefine(&jit, &constant(members[0], 5)).unwrap();
+        assert_eq!((call_at(x), call(&jit, "x")), (5, 5));
+        // Once it is called, too, a ring is closed no more.
+        let again: Vec<_> = pairs.iter().filter(|pair| pair.0 == members[0]).copied().collect();
+        jit.lazy_re_exports(jit.main(), &in_dylib(jit.main()), aliases(&jit, &again)).unwrap();
+        assert_eq!(call_at(x), -1);
+    }
+}
+
+#[test]
+fn without_lazy_functions_too_they_are_errors_and_what_is_in_use_stays() {
+    let jit = Jit::builder().build().unwrap();
+    let order = in_dylib(jit.main());
+    let re_export = |pairs: &[_]| jit.lazy_re_exports(jit.main(), &order, aliases(&jit, pairs));
+    re_export(&[("x", "y"), ("y", "x")]).unwrap();
+    assert!(jit.lookup::<Nullary>("x").is_err());
+    host(&jit, jit.main(), "f", one);
+    re_export(&[("a", "f"), ("b", "a"), ("c", "b")]).unwrap();
+    assert_eq!(call(&jit, "c"), 1);
+    for (pairs, members) in [
+        (&[("a", "a")][..], &["a"][..]),
+        (&[("a", "c")], &["a", "c", "b"]),
+        (&[("b", "f"), ("c", "a"), ("a", "c")], &["a", "c"]),
+    ] {
+        let Err(Error::Lookup(error)) = re_export(pairs) else { panic!("a ring was closed") };
+        assert_eq!(ring(&error), members);
+        assert_eq!(call(&jit, "c"), 1);
+    }
+    re_export(&[("c", "f"), ("b", "c"), ("a", "b")]).unwrap();
+    assert_eq!(call(&jit, "a"), 1);
 }
 
 #[test]

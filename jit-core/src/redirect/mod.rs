@@ -19,7 +19,7 @@ use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
 
 use crate::clif::{ClifLayer, ClifModule, RESERVED};
-use crate::error::{DuplicateDefinition, Error, LookupError};
+use crate::error::{Cause, DuplicateDefinition, Error, LookupError, SymbolFailure};
 use crate::session::{
     AbsoluteSymbol, Alias, ExecutionSession, FoundSymbol, JitDylib, MaterializationUnit, ReadyUnit, ReadyUnits,
     ResourceTracker, SearchOrder, SymbolDeclaration, SymbolState, UnitDefinition, WeakTracker,
@@ -28,7 +28,7 @@ use crate::sync::{Arc, Mutex, lock};
 pub(crate) use body::BodySource;
 use body::{Owner, Versions};
 use claim::Claims;
-use table::Replacement;
+use table::{Refused, Replacement};
 use unit::{EagerUnit, LazyUnit};
 
 pub use body::{BodyMaker, RedirectableFunction};
@@ -115,7 +115,8 @@ impl Redirections {
     pub(crate) fn publish(&self, session: &ExecutionSession, body: &Body, found: &FoundSymbol) {
         let newest = body.source.dylib().and_then(|dylib| self.table.find(body.function(), dylib));
         if let Some((id, _)) = newest {
-            self.table.publish(session, id, body, found);
+            // What was found is code: it stands for nothing else.
+            _ = self.table.publish(session, id, body, found);
         }
     }
 
@@ -315,7 +316,8 @@ impl Redirections {
                 match self.table.replace(session, replacements) {
                     Ok(old) => break old,
                     // Others may be used until these are found.
-                    Err(used) => Self::compile(session, replacements, &used)?,
+                    Err(Refused::NotFound(used)) => Self::compile(session, replacements, &used)?,
+                    Err(Refused::Ring(members)) => return Err(ring(members, dylib).into()),
                 }
             };
             // Not with a lock held: the last body of a module removes it.
@@ -360,6 +362,12 @@ impl Redirections {
         }
         Ok(())
     }
+}
+
+/// That functions of a dylib stand for one another, and none for code.
+pub(crate) fn ring(members: Vec<SymbolName>, dylib: &JitDylib) -> LookupError {
+    let (name, cause) = (members[0].clone(), Arc::new(Cause::AliasCycle(members)));
+    LookupError { failures: vec![SymbolFailure { name, dylib: dylib.name().unwrap_or_default(), cause }] }
 }
 
 /// A failure of bodies as one of the functions that they are for: nobody else knows the bodies' names.

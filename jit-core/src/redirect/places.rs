@@ -27,7 +27,7 @@ pub(super) const UNUSED: u64 = 0;
 pub(super) struct Table {
     /// `None` where a block went back, or is being made.
     pub(super) blocks: Vec<Option<Box<Block>>>,
-    /// Blocks by where their slots begin.
+    /// Blocks by where their slots begin, and by where their stubs do.
     pub(super) places: BTreeMap<u64, u32>,
     pub(super) with_room: Vec<u32>,
     pub(super) vacant: Vec<u32>,
@@ -164,11 +164,37 @@ impl Table {
         source_of(&self.blocks, id)
     }
 
-    /// The function whose slot is at an address.
-    pub(super) fn at(&self, slot: u64) -> Option<FunctionId> {
-        let (start, number) = self.places.range(..=slot).next_back()?;
-        let place = (slot - start) / size_of::<u64>() as u64;
-        (place < u64::from(BLOCK)).then(|| number * BLOCK + place as u32)
+    /// The function whose slot or stub is at an address.
+    pub(super) fn at(&self, address: u64) -> Option<FunctionId> {
+        let (_, number) = self.places.range(..=address).next_back()?;
+        let place = self.blocks[*number as usize].as_ref()?.slots.index_of(address)?;
+        Some(number * BLOCK + place as u32)
+    }
+
+    /// Which functions stand for one another if calls of `id` go to `target`: none is called then. `new` says where
+    /// calls of others are about to go.
+    pub(super) fn ring(
+        &self,
+        id: FunctionId,
+        target: u64,
+        new: &FxHashMap<FunctionId, u64>,
+    ) -> Option<Vec<SymbolName>> {
+        let mut members = vec![id];
+        let mut target = target;
+        // It ends: there is no ring without this.
+        while let Some(next) = self.at(target) {
+            if next == id {
+                return Some(members.into_iter().filter_map(|id| self.name(id).cloned()).collect());
+            }
+            members.push(next);
+            let (block, place) = self.place(next)?;
+            target = new.get(&next).copied().unwrap_or_else(|| block.slots.load(place));
+        }
+        None
+    }
+
+    fn name(&self, id: FunctionId) -> Option<&SymbolName> {
+        self.source(id).map(|(source, item)| source.function(item))
     }
 
     /// Makes room in the index for so many more functions.
@@ -251,7 +277,9 @@ impl Table {
         self.with_room.retain(|other| *other != number);
         self.vacant.push(number);
         let block = self.blocks[number as usize].take()?;
-        self.places.remove(&block.slots.slots().start);
+        for range in [block.slots.slots(), block.slots.stubs()] {
+            self.places.remove(&range.start);
+        }
         Some(block)
     }
 }

@@ -8,10 +8,11 @@ use std::ops::Range;
 use jit_linker::SymbolName;
 use jit_linker::arch::Architecture;
 use jit_linker::memory::{MemoryManager, SlotBlock};
+use rustc_hash::FxHashMap;
 
 use super::body::BodySource;
 use super::places::{BLOCK, Block, Body, FunctionId, Record, Table, UNUSED, hash};
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::first_call::{FirstCall, LazyFunction, LazyFunctions};
 use crate::platform::unwind::{self, Frames};
 use crate::session::{ExecutionSession, FoundSymbol, SymbolDef, Watch, WeakDylib};
@@ -34,6 +35,14 @@ pub(crate) struct Replacement {
     pub(crate) body: Body,
     /// Where it is, if that is known.
     pub(crate) found: Option<FoundSymbol>,
+}
+
+/// Why bodies are not replaced.
+pub(crate) enum Refused {
+    /// These have to be found first.
+    NotFound(Vec<usize>),
+    /// Calls of these functions would come back for ever.
+    Ring(Vec<SymbolName>),
 }
 
 /// Functions of a unit. Dropped, they are removed: calls of them fail from now on, and their places
@@ -132,7 +141,7 @@ impl FunctionTable {
         let mut table = lock(&self.table);
         match block {
             Ok(block) => {
-                table.places.insert(block.slots.slots().start, number);
+                table.places.extend([block.slots.slots(), block.slots.stubs()].map(|range| (range.start, number)));
                 table.blocks[number as usize] = Some(block);
                 table.with_room.push(number);
                 Ok(())
@@ -249,22 +258,30 @@ impl FunctionTable {
 
     /// Makes calls go to a body that was found, if it is still the newest, as long as it may be
     /// called.
+    ///
+    /// # Errors
+    ///
+    /// When calls would come back for ever.
     pub(crate) fn publish(
         self: &Arc<Self>,
         session: &ExecutionSession,
         id: FunctionId,
         body: &Body,
         found: &FoundSymbol,
-    ) -> bool {
-        let Some(watch) = self.watch(session, id, body, found) else { return false };
+    ) -> Result<bool, Cause> {
+        let Some(watch) = self.watch(session, id, body, found) else { return Ok(false) };
         let table = lock(&self.table);
-        let Some((block, place)) = table.place(id) else { return false };
+        let Some((block, place)) = table.place(id) else { return Ok(false) };
         // With the lock held, so that what replaces bodies and `withdraw` come before or after both.
         let usable = body.is(&block.records[place]) && !watch.is_withdrawn();
         if usable {
-            block.slots.store(place, found.definition.address);
+            let target = found.definition.address;
+            if let Some(ring) = table.ring(id, target, &FxHashMap::default()) {
+                return Err(Cause::AliasCycle(ring));
+            }
+            block.slots.store(place, target);
         }
-        usable
+        Ok(usable)
     }
 
     /// Sees to it that nobody is sent to a body any more once it is gone. `None` if it is. Comes before anybody is sent
@@ -296,12 +313,12 @@ impl FunctionTable {
     /// removed is passed over: its place may be another's.
     ///
     /// Functions that are not lazy may be in use, so that their bodies have to be found first: if others are among those
-    /// without, nothing changes, and which they are is what this gives.
+    /// without, nothing changes.
     pub(crate) fn replace(
         self: &Arc<Self>,
         session: &ExecutionSession,
         replacements: &[Replacement],
-    ) -> Result<Vec<Body>, Vec<usize>> {
+    ) -> Result<Vec<Body>, Refused> {
         let watches: Vec<_> = replacements
             .iter()
             .map(|Replacement { id, body, found }| self.watch(session, *id, body, found.as_ref()?))
@@ -314,17 +331,27 @@ impl FunctionTable {
         let to_find = |(index, new): (usize, &Replacement)| (new.found.is_none() && is_used(new)).then_some(index);
         let to_find: Vec<_> = replacements.iter().enumerate().filter_map(to_find).collect();
         if !to_find.is_empty() {
-            return Err(to_find);
+            return Err(Refused::NotFound(to_find));
+        }
+        let mut targets = FxHashMap::default();
+        for (Replacement { id, body, found }, watch) in replacements.iter().zip(&watches) {
+            let (Some(found), Some(watch)) = (found, watch) else { continue };
+            if watch.is_withdrawn() || !table.record(*id).is_some_and(|record| record.is_of(body)) {
+                continue;
+            }
+            let target = found.definition.address;
+            if let Some(ring) = table.ring(*id, target, &targets) {
+                return Err(Refused::Ring(ring));
+            }
+            targets.insert(*id, target);
         }
         let mut old = Vec::with_capacity(replacements.len());
-        for (Replacement { id, body, found }, watch) in replacements.iter().zip(&watches) {
+        for Replacement { id, body, found } in replacements {
             let place = table.place_mut(*id).filter(|(block, place)| block.records[*place].is_of(body));
             let Some((block, place)) = place else { continue };
-            let unresolved = block.unresolved(place);
-            let target = match (found, watch) {
-                (Some(found), Some(watch)) if !watch.is_withdrawn() => Some(found.definition.address),
-                (Some(_), _) => unresolved.or(Some(self.failure)),
-                (None, _) => unresolved,
+            let target = match targets.get(id) {
+                Some(target) => Some(*target),
+                None => block.unresolved(place).or_else(|| found.is_some().then_some(self.failure)),
             };
             old.extend(block.replace(place, body, target));
         }

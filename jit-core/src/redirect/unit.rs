@@ -61,13 +61,14 @@ impl FirstUse {
         };
         let (of, owner) = (session.clone(), responsibility.owner());
         session.lookup_owned(order, vec![name].into(), Some(owner), move |mut answers| match answers.pop() {
-            Some(Ok(found)) if self.table.publish(&of, self.id, &body, &found) => {
-                _ = responsibility.emit(&[(self.function, found)]);
-            }
-            // A newer body took its place meanwhile, or what was found was removed.
-            Some(Ok(_)) => match self.newest(&body) {
-                Some(newest) => self.look_up(newest, responsibility),
-                None => responsibility.fail(Cause::Removed),
+            Some(Ok(found)) => match self.table.publish(&of, self.id, &body, &found) {
+                Ok(true) => _ = responsibility.emit(&[(self.function, found)]),
+                // A newer body took its place meanwhile, or what was found was removed.
+                Ok(false) => match self.newest(&body) {
+                    Some(newest) => self.look_up(newest, responsibility),
+                    None => responsibility.fail(Cause::Removed),
+                },
+                Err(ring) => self.fail(&body, &Arc::new(ring), responsibility),
             },
             Some(Err(failure)) => self.fail(&body, &failure.cause, responsibility),
             None => drop(responsibility),

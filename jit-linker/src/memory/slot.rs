@@ -69,6 +69,14 @@ impl SlotBlock {
         self.memory.range(SegmentKind::Code)
     }
 
+    /// Which pair's stub or word an address belongs to.
+    #[must_use]
+    pub fn index_of(&self, address: u64) -> Option<usize> {
+        let places = [(self.stubs(), STUB_SIZE), (self.slots(), SLOT_SIZE)];
+        let (range, size) = places.into_iter().find(|(range, _)| range.contains(&address))?;
+        Some((address - range.start) as usize / size).filter(|index| *index < Self::LEN)
+    }
+
     /// Keeps something as long as the block.
     pub fn attach(&mut self, guard: Box<dyn Send + Sync>) {
         self.memory.attach(guard);
