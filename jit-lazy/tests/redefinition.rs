@@ -5,14 +5,15 @@ mod common;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use common::clif::redirected_in_use;
-use common::{Nullary, add, at, builder, call, caller, constant, jit, redefine, scaled};
+use common::{Nullary, add, at, builder, call, caller, constant, jit, ready, redefine, scaled};
 use jit_core::{
     AbsoluteSymbol, Alias, DylibLookup, Error, Jit, LazyBody, Platform, PlatformError, ReExports, ResourceTracker,
     SymbolDef, SymbolFlags, SymbolName, UnitDefinition,
 };
+use jit_lazy::LazyJit;
 
 #[test]
 fn a_body_that_was_not_called_is_replaced_without_being_compiled() {
@@ -324,4 +325,29 @@ fn call_newest(jit: &Jit) -> Result<i64, Error> {
     let function = jit.lookup::<Nullary>("f")?;
     // SAFETY: the function only computes.
     Ok(unsafe { function.call() })
+}
+
+#[test]
+fn a_platform_that_looks_up_the_function_whose_body_is_added_finds_it() {
+    struct Looks(OnceLock<Weak<LazyJit>>, AtomicI64);
+    impl Platform for Looks {
+        fn adding(&self, _: &ResourceTracker, units: &[UnitDefinition]) -> Result<(), PlatformError> {
+            let is_body = units.iter().flat_map(|unit| &unit.symbols).any(|symbol| symbol.name.starts_with("f$"));
+            if is_body && self.1.fetch_add(1, Ordering::Relaxed) == 0 {
+                let jit = self.0.get().and_then(Weak::upgrade).ok_or("no JIT")?;
+                call_newest(&jit)?;
+            }
+            Ok(())
+        }
+    }
+    let of_clif = |jit: &Jit| redefine(jit, &constant("f", 42));
+    let of_a_unit = |jit: &Jit| jit.redefine_with(vec![ready(jit, "f")]);
+    for define in [of_clif as fn(&Jit) -> _, of_a_unit] {
+        let jit = Arc::new(jit());
+        define(&jit).unwrap();
+        let platform = Arc::new(Looks(OnceLock::from(Arc::downgrade(&jit)), AtomicI64::new(0)));
+        jit.session().set_platform(Some(Arc::clone(&platform) as Arc<dyn Platform>));
+        assert_eq!(call_newest(&jit).unwrap(), 42);
+        assert_eq!(platform.1.load(Ordering::Relaxed), 2);
+    }
 }

@@ -6,8 +6,9 @@ use jit_linker::SymbolName;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::smallvec;
 
+use super::UNIT;
 use crate::clif::{Item, ModuleUnits, RESERVED};
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::session::{
     Alias, ExecutionSession, JitDylib, MaterializationResponsibility, MaterializationUnit, ResourceTracker,
     SearchOrder, SymbolDeclaration, SymbolFlags, UnitDefinition, WeakDylib, WeakTracker,
@@ -37,7 +38,7 @@ pub(crate) enum BodySource {
     Custom {
         owner: Owner,
         functions: Vec<CustomBody>,
-        makers: Mutex<Vec<Option<BodyMaker>>>,
+        makers: Arc<Makers>,
     },
     /// An object, which has a body for each of its functions. It is linked as a whole, and removed with
     /// the tracker that it was added with: other code may refer to its data.
@@ -61,6 +62,9 @@ pub(crate) enum BodySource {
     /// The function was removed.
     Removed(SymbolName),
 }
+
+/// What makes the bodies that have not been needed, by item.
+type Makers = Mutex<Vec<Option<BodyMaker>>>;
 
 /// What removes the bodies.
 pub(crate) struct Owner {
@@ -157,7 +161,7 @@ impl BodySource {
                 (CustomBody { function: name, signature }, Some(body))
             })
             .unzip();
-        Self::Custom { owner, functions, makers: Mutex::new(makers) }
+        Self::Custom { owner, functions, makers: Arc::new(Mutex::new(makers)) }
     }
 
     /// The functions that it has bodies for.
@@ -253,17 +257,22 @@ impl BodySource {
                 owner.note(item, defined)?;
             }
             Self::Custom { owner, functions, makers } => {
-                let signature = functions[item as usize].signature.clone();
-                // Locked until the symbol is there, so that a second thread finds it.
-                let mut makers = lock(makers);
-                let Some(maker) = makers[item as usize].take() else { return Ok(name) };
-                let symbol = SymbolDeclaration { name: name.clone(), flags: SymbolFlags::FUNCTION, signature };
-                let unit = UnitDefinition {
-                    symbols: smallvec![symbol],
-                    unit: Box::new(CustomUnit { maker, body: name.clone() }),
-                    name: Arc::from("redirectable functions"),
-                };
-                let defined = owner.tracker().and_then(|tracker| tracker.define(vec![unit]));
+                // It was defined, and has been taken back.
+                if lock(makers)[item as usize].is_none() {
+                    return Ok(name);
+                }
+                let defined = owner.define(&name, || {
+                    let signature = functions[item as usize].signature.clone();
+                    UnitDefinition {
+                        symbols: smallvec![SymbolDeclaration {
+                            name: name.clone(),
+                            flags: SymbolFlags::FUNCTION,
+                            signature
+                        }],
+                        unit: Box::new(CustomUnit { makers: Arc::clone(makers), item, body: name.clone() }),
+                        name: Arc::from(UNIT),
+                    }
+                });
                 owner.note(item, defined)?;
             }
             // An object's are defined with it, and a promoted one was before it became the newest.
@@ -360,13 +369,18 @@ impl Owner {
 
 /// A body that is about to be made.
 struct CustomUnit {
-    maker: BodyMaker,
+    makers: Arc<Makers>,
+    item: u32,
     body: SymbolName,
 }
 
 impl MaterializationUnit for CustomUnit {
     fn materialize(self: Box<Self>, responsibility: MaterializationResponsibility) {
-        (self.maker)(&self.body).materialize(responsibility);
+        let maker = lock(&self.makers)[self.item as usize].take();
+        match maker {
+            Some(maker) => maker(&self.body).materialize(responsibility),
+            None => responsibility.fail(Cause::Removed),
+        }
     }
 
     fn discard(&mut self, _: &SymbolName) {}
