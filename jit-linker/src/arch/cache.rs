@@ -5,6 +5,9 @@
 //! 11.1.3, "cross-modifying code"). AArch64 keeps nothing coherent by itself (Arm ARM, B2.4.4,
 //! "Concurrent modification and execution of instructions").
 
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
+
 /// What was at the addresses of some code before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum History {
@@ -17,9 +20,9 @@ pub enum History {
 /// Makes `size` bytes, written through `working`, the instructions that every thread of the
 /// process executes at `executable` from now on. The two may be equal.
 ///
-/// Linux's `membarrier` makes the other threads fetch again. Where the system has no such call,
-/// that relies on a thread synchronising its fetches on its way to the new code, as it does when
-/// the system schedules or interrupts it.
+/// Linux's `membarrier` makes the other threads fetch again, if the C library has made any. Where the
+/// system has no such call, that relies on a thread synchronising its fetches on its way to the new
+/// code, as it does when the system schedules or interrupts it.
 ///
 /// # Safety
 ///
@@ -35,8 +38,33 @@ pub unsafe fn publish(working: *const u8, executable: *const u8, size: usize, hi
     let _ = (working, executable, size);
     // On AArch64 a thread may have fetched from fresh memory too, beyond the end of other code.
     if cfg!(target_arch = "aarch64") || history == History::Reused {
-        synchronize_threads();
+        if is_only_thread() {
+            #[cfg(target_arch = "x86_64")]
+            x86_64::serialize();
+        } else {
+            synchronize_threads();
+        }
     }
+}
+
+/// Whether this process has no other thread than this, as far as the C library knows: then there will be none before this
+/// one goes on.
+#[cfg(target_os = "linux")]
+fn is_only_thread() -> bool {
+    static IS_SINGLE_THREADED: OnceLock<usize> = OnceLock::new();
+    let flag = *IS_SINGLE_THREADED.get_or_init(|| {
+        // SAFETY: the name ends with a zero. Others than glibc have no such symbol.
+        unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) }.expose_provenance()
+    });
+    let flag = std::ptr::with_exposed_provenance::<libc::c_char>(flag);
+    // SAFETY: if it is there, it is a `char` that lives as long as the C library. Only a process that has one thread sets
+    // it, and only that thread, when it starts another, clears it.
+    !flag.is_null() && unsafe { flag.read() } != 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_only_thread() -> bool {
+    false
 }
 
 /// Every thread of the process fetches its next instruction anew.
@@ -61,6 +89,42 @@ fn synchronize_threads() {
 
 #[cfg(not(target_os = "linux"))]
 fn synchronize_threads() {}
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use std::arch::naked_asm;
+
+    /// This thread fetches its next instruction anew: a return from no interrupt, since what else serializes (Intel SDM
+    /// volume 3, 9.3) is privileged, rare, or, as `cpuid`, emulated at a hundred times the price in a virtual machine.
+    #[unsafe(naked)]
+    pub(super) extern "C" fn serialize() {
+        naked_asm!(
+            "mov rax, rsp",
+            "mov ecx, ss",
+            "push rcx",
+            "push rax",
+            "pushfq",
+            "mov ecx, cs",
+            "push rcx",
+            "lea rcx, [rip + 2f]",
+            "push rcx",
+            "iretq",
+            "2:",
+            "ret",
+        )
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_thread_that_serializes_goes_on_where_it_was() {
+            let numbers: Vec<_> = (0..100).inspect(|_| serialize()).collect();
+            assert_eq!(numbers.iter().sum::<u32>(), 4950);
+        }
+    }
+}
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64 {
