@@ -20,8 +20,8 @@ use crate::error::Error;
 use crate::platform::code::SourceText;
 use crate::redirect::FirstTier;
 use crate::session::{
-    ExecutionSession, MaterializationResponsibility, MaterializationUnit, SymbolDeclaration, SymbolFlags,
-    UnitDefinition, UnitSource,
+    ExecutionSession, MaterializationResponsibility, MaterializationUnit, Materializer, Parts, SymbolDeclaration,
+    SymbolFlags, UnitDefinition, UnitEntry, UnitSource,
 };
 use crate::sync::thread::ThreadId;
 use crate::sync::{Arc, Mutex, lock};
@@ -200,11 +200,18 @@ impl MaterializationUnit for ClifUnit {
     }
 
     fn discard(&mut self, _: &SymbolName) {
-        let mut bodies = lock(&self.module.bodies);
-        match self.item {
-            Item::Function(index) | Item::Promoted(index) => drop(bodies.take_function(index)),
-            Item::Data(index) => bodies.data[index as usize] = None,
-        }
+        self.module.forget(self.item);
+    }
+}
+
+/// Functions by their index, and data objects after them.
+impl Parts for ModuleUnits {
+    fn materialize(self: Arc<Self>, part: u32, responsibility: MaterializationResponsibility) {
+        self.wait_for(self.item(part), responsibility);
+    }
+
+    fn discard(&self, part: u32) {
+        self.forget(self.item(part));
     }
 }
 
@@ -242,6 +249,15 @@ impl UnitSource for ModuleDefinitions {
     fn into_definitions(self) -> impl Iterator<Item = UnitDefinition> {
         self.items().map(move |item| self.module.body(item, self.module.entry(item).name.clone()))
     }
+
+    fn into_entries(self) -> impl Iterator<Item = UnitEntry> {
+        let parts: Arc<dyn Parts> = Arc::clone(&self.module) as _;
+        self.items().map(move |item| UnitEntry {
+            symbols: smallvec![self.module.declaration(item, self.module.entry(item).name.clone())],
+            materializer: Materializer::Part(Arc::clone(&parts), self.module.part(item)),
+            name: Arc::clone(&self.module.name),
+        })
+    }
 }
 
 impl ModuleUnits {
@@ -261,10 +277,29 @@ impl ModuleUnits {
         }
     }
 
-    /// Drops what a function would be compiled from: it is not wanted any more.
-    pub(crate) fn forget(&self, function: u32) {
-        let body = lock(&self.bodies).take_function(function);
-        drop(body);
+    /// The number of an item, none of which is a [body at the second tier](Item::Promoted).
+    fn part(&self, item: Item) -> u32 {
+        match item {
+            Item::Function(index) | Item::Promoted(index) => index,
+            Item::Data(index) => self.functions.len() as u32 + index,
+        }
+    }
+
+    fn item(&self, part: u32) -> Item {
+        part.checked_sub(self.functions.len() as u32).map_or(Item::Function(part), Item::Data)
+    }
+
+    /// Drops what an item would be made from: it is not wanted any more.
+    pub(crate) fn forget(&self, item: Item) {
+        let mut bodies = lock(&self.bodies);
+        match item {
+            Item::Function(index) | Item::Promoted(index) => {
+                let body = bodies.take_function(index);
+                drop(bodies);
+                drop(body);
+            }
+            Item::Data(index) => bodies.data[index as usize] = None,
+        }
     }
 
     /// The functions it defines that are redirectable.
@@ -275,12 +310,16 @@ impl ModuleUnits {
 
     /// The unit that defines an item by this name.
     pub(crate) fn body(self: &Arc<Self>, item: Item, name: SymbolName) -> UnitDefinition {
-        let entry = self.entry(item);
         UnitDefinition {
-            symbols: smallvec![SymbolDeclaration { name, flags: entry.flags(), signature: entry.signature.clone() }],
+            symbols: smallvec![self.declaration(item, name)],
             unit: Box::new(ClifUnit { module: Arc::clone(self), item }),
             name: Arc::clone(&self.name),
         }
+    }
+
+    fn declaration(&self, item: Item, name: SymbolName) -> SymbolDeclaration {
+        let entry = self.entry(item);
+        SymbolDeclaration { name, flags: entry.flags(), signature: entry.signature.clone() }
     }
 
     /// The functions that one of them, which has not been compiled, calls or takes the address of.

@@ -304,7 +304,7 @@ impl BodySource {
             }
         }
         match source {
-            Self::Module { units, .. } => units.forget(item),
+            Self::Module { units, .. } => units.forget(Item::Function(item)),
             Self::Custom { makers, .. } => {
                 let maker = lock(makers)[item as usize].take();
                 drop(maker);

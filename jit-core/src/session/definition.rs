@@ -8,11 +8,11 @@ use super::arena::Id;
 use super::dispatch::Priority;
 use super::dylib::AbsoluteSymbol;
 use super::state::{
-    Content, Discard, Dylib, Effects, Stage, State, Telling, Tracker, Unit, UnitDefinition, UnitSource,
+    Content, Discard, Dylib, Effects, Materializer, Stage, State, Telling, Tracker, Unit, UnitDefinition, UnitEntry,
+    UnitSource,
 };
 use super::symbol::{SymbolDeclaration, SymbolFlags, SymbolId, SymbolState};
 use super::symbols::Occupied;
-use super::unit::MaterializationUnit;
 use crate::error::{Cause, DuplicateDefinition, Error};
 use crate::sync::Arc;
 
@@ -33,9 +33,9 @@ impl State {
         let count = units.len();
         self.symbols.reserve(count);
         let mut initializers = initializers.into_iter().peekable();
-        for (position, definition) in units.into_definitions().enumerate() {
+        for (position, entry) in units.into_entries().enumerate() {
             let initializer = initializers.next_if(|(owner, _)| *owner == position).map(|(_, name)| name);
-            self.install(dylib, tracker, definition, initializer, effects);
+            self.install(dylib, tracker, entry, initializer, effects);
         }
     }
 
@@ -123,11 +123,11 @@ impl State {
         &mut self,
         dylib: Id<Dylib>,
         tracker: Id<Tracker>,
-        definition: UnitDefinition,
+        entry: UnitEntry,
         initializer: Option<SymbolName>,
         effects: &mut Effects,
     ) {
-        let UnitDefinition { symbols, unit, name } = definition;
+        let UnitEntry { symbols, materializer, name } = entry;
         // Before its symbols: a unit that they replace gives its place in the table back.
         let Some(id) = self.insert_unit(name, tracker, Stage::Waiting) else { return };
         let mut ids = SmallVec::new();
@@ -147,15 +147,15 @@ impl State {
         if ids.is_empty() {
             effects.garbage.extend(self.take_unit(id));
             if lost.is_empty() {
-                effects.dropped.push(unit);
+                effects.dropped.push(materializer);
             } else {
-                effects.discards.push(Discard { unit: id, materializer: unit, names: lost });
+                effects.discards.push(Discard { unit: id, materializer, names: lost });
             }
             return;
         }
         if let Some(entry) = self.units.get_mut(id) {
             entry.symbols = ids;
-            entry.content = Content::Materializer(unit);
+            entry.content = Content::Materializer(materializer);
         }
         if !lost.is_empty() {
             self.tell(id, lost, effects);
@@ -315,7 +315,7 @@ impl State {
     pub(crate) fn told(
         &mut self,
         id: Id<Unit>,
-        materializer: Option<Box<dyn MaterializationUnit>>,
+        materializer: Option<Materializer>,
         effects: &mut Effects,
     ) -> Option<Discard> {
         if let Some(telling) = self.telling.get_mut(&id)
@@ -441,7 +441,7 @@ impl State {
         let id = match self.split(from, &names, definition.name) {
             Ok(id) => id,
             Err(error) => {
-                effects.dropped.push(definition.unit);
+                effects.dropped.push(Materializer::Unit(definition.unit));
                 return Err(error);
             }
         };
@@ -451,7 +451,7 @@ impl State {
             // The symbol stays bound to this definition: it has been searched for.
         }
         if let Some(unit) = self.units.get_mut(id) {
-            unit.content = Content::Materializer(definition.unit);
+            unit.content = Content::Materializer(Materializer::Unit(definition.unit));
             unit.stage = if wanted { Stage::Awaited } else { Stage::Waiting };
             unit.awaited = wanted;
         }

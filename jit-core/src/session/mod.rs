@@ -77,6 +77,8 @@ pub use scope::ExecutionScope;
 pub use search::LookupState;
 pub use state::UnitDefinition;
 pub(crate) use state::UnitSource;
+#[cfg(feature = "cranelift")]
+pub(crate) use state::{Materializer, Parts, UnitEntry};
 pub use statistics::SessionStatistics;
 pub use symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolState};
 pub use tracker::ResourceTracker;

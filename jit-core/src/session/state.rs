@@ -19,7 +19,7 @@ use super::query::{self, Control, Outcome, Query, Waiter, failure};
 use super::search::GeneratorSlot;
 use super::symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
 use super::symbols::{SymbolRef, Symbols};
-use super::unit::MaterializationUnit;
+use super::unit::{MaterializationResponsibility, MaterializationUnit};
 use super::watch::Watches;
 use crate::error::{Cause, Error, SymbolFailure};
 use crate::sync::Arc;
@@ -84,9 +84,43 @@ pub(crate) enum Content {
     /// What makes the definitions has been run, or is being told what was discarded.
     Nothing,
     /// What makes the definitions.
-    Materializer(Box<dyn MaterializationUnit>),
+    Materializer(Materializer),
     /// The code that was emitted, which goes with it.
     Code(Arc<FinalizedAllocation>),
+}
+
+/// What makes a unit's definitions.
+pub(crate) enum Materializer {
+    Unit(Box<dyn MaterializationUnit>),
+    /// One of several, by its number. It has nothing of its own on the heap, which one thread would take and another give
+    /// back for each unit of a module.
+    #[cfg_attr(not(feature = "cranelift"), expect(dead_code, reason = "modules are what has parts"))]
+    Part(Arc<dyn Parts>, u32),
+}
+
+/// What makes the definitions of many units.
+pub(crate) trait Parts: Send + Sync {
+    /// As [`MaterializationUnit::materialize`].
+    fn materialize(self: Arc<Self>, part: u32, responsibility: MaterializationResponsibility);
+
+    /// As [`MaterializationUnit::discard`].
+    fn discard(&self, part: u32);
+}
+
+impl Materializer {
+    pub(crate) fn materialize(self, responsibility: MaterializationResponsibility) {
+        match self {
+            Self::Unit(unit) => unit.materialize(responsibility),
+            Self::Part(parts, part) => parts.materialize(part, responsibility),
+        }
+    }
+
+    pub(crate) fn discard(&mut self, name: &SymbolName) {
+        match self {
+            Self::Unit(unit) => unit.discard(name),
+            Self::Part(parts, part) => parts.discard(*part),
+        }
+    }
 }
 
 /// What a unit holds beside its code; few units hold anything.
@@ -118,6 +152,27 @@ pub(crate) trait UnitSource {
 
     /// The units, in the same order.
     fn into_definitions(self) -> impl Iterator<Item = UnitDefinition>;
+
+    /// The same, as they are entered.
+    fn into_entries(self) -> impl Iterator<Item = UnitEntry>
+    where
+        Self: Sized,
+    {
+        self.into_definitions().map(UnitEntry::from)
+    }
+}
+
+/// A unit to be entered.
+pub(crate) struct UnitEntry {
+    pub(crate) symbols: SmallVec<[SymbolDeclaration; 1]>,
+    pub(crate) materializer: Materializer,
+    pub(crate) name: Arc<str>,
+}
+
+impl From<UnitDefinition> for UnitEntry {
+    fn from(UnitDefinition { symbols, unit, name }: UnitDefinition) -> Self {
+        Self { symbols, materializer: Materializer::Unit(unit), name }
+    }
 }
 
 impl UnitSource for Vec<UnitDefinition> {
@@ -141,7 +196,7 @@ impl UnitSource for Vec<UnitDefinition> {
 /// A unit that has to be told which of its definitions are not wanted.
 pub(crate) struct Discard {
     pub(crate) unit: Id<Unit>,
-    pub(crate) materializer: Box<dyn MaterializationUnit>,
+    pub(crate) materializer: Materializer,
     pub(crate) names: SmallVec<[SymbolName; 1]>,
 }
 
@@ -160,7 +215,7 @@ pub(crate) struct Effects {
     pub(crate) dispatch: SmallVec<[(Id<Unit>, Priority); 1]>,
     pub(crate) answers: SmallVec<[Query; 1]>,
     pub(crate) discards: Vec<Discard>,
-    pub(crate) dropped: Vec<Box<dyn MaterializationUnit>>,
+    pub(crate) dropped: Vec<Materializer>,
     pub(crate) garbage: SmallVec<[Unit; 1]>,
     /// What was held, and the errors of removed symbols, which are the user's too.
     pub(crate) resources: Vec<Box<dyn Send>>,
@@ -460,11 +515,7 @@ impl State {
     }
 
     /// Takes a unit out to run it: its name, and the unit unless it has been run or is away.
-    pub(crate) fn begin(
-        &mut self,
-        id: Id<Unit>,
-        priority: Priority,
-    ) -> Option<(Arc<str>, Box<dyn MaterializationUnit>)> {
+    pub(crate) fn begin(&mut self, id: Id<Unit>, priority: Priority) -> Option<(Arc<str>, Materializer)> {
         let unit = self.units.get_mut(id)?;
         if !matches!(unit.stage, Stage::Queued | Stage::Awaited) {
             return None;
@@ -692,7 +743,7 @@ impl State {
 
 impl Unit {
     /// Takes out what makes the definitions.
-    pub(crate) fn take_materializer(&mut self) -> Option<Box<dyn MaterializationUnit>> {
+    pub(crate) fn take_materializer(&mut self) -> Option<Materializer> {
         if !matches!(self.content, Content::Materializer(_)) {
             return None;
         }
