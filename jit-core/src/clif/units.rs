@@ -213,6 +213,10 @@ impl Parts for ModuleUnits {
     fn discard(&self, part: u32) {
         self.forget(self.item(part));
     }
+
+    fn make_waiting(self: Arc<Self>, session: &ExecutionSession) {
+        batch::run(session, &self);
+    }
 }
 
 /// A unit for each function and data object that a module defines, but for redirectable functions.
@@ -357,9 +361,7 @@ impl ModuleUnits {
             bodies.scheduled += usize::from(schedule);
         }
         if schedule {
-            let module = Arc::clone(self);
-            let for_batch = session.clone();
-            session.run(Box::new(move || batch::run(&for_batch, &module)));
+            session.make_waiting(Arc::clone(self) as _);
         }
     }
 

@@ -8,11 +8,11 @@ use super::ExecutionSession;
 use super::arena::Id;
 use super::query::Query;
 use super::search::{self, Search};
-use super::state::{Effects, Unit};
+use super::state::{Effects, Parts, Unit};
 use super::unit::{MaterializationResponsibility, catching_panics};
 use crate::error::{Cause, Error};
 use crate::sync::fork::{self, Crew, Worker};
-use crate::sync::thread;
+use crate::sync::thread::{self, ThreadId};
 use crate::sync::{self, Arc, AtomicBool, Condvar, Mutex, MutexGuard, Ordering, lock, wait};
 
 /// How soon a task should run.
@@ -32,6 +32,8 @@ pub enum Priority {
 pub struct Task {
     kind: Option<TaskKind>,
     priority: Priority,
+    /// How often others were begun before it, because it is better run by another thread.
+    passed_over: u8,
 }
 
 pub(crate) enum TaskKind {
@@ -39,11 +41,13 @@ pub(crate) enum TaskKind {
     Answer(Query),
     Search(Box<Search>),
     Run(Box<dyn FnOnce() + Send>),
+    /// Has parts made that wait to be made together.
+    Batch(ExecutionSession, Arc<dyn Parts>),
 }
 
 impl TaskKind {
     pub(crate) fn with_priority(self, priority: Priority) -> Task {
-        Task { kind: Some(self), priority }
+        Task { kind: Some(self), priority, passed_over: 0 }
     }
 
     /// The unit whose code it runs, and its session, by address: of a lookup, what is done with the answer is that of the
@@ -53,7 +57,7 @@ impl TaskKind {
             Self::Materialize(session, unit) => Some((session.address(), *unit)),
             Self::Answer(query) => query.control.home(),
             Self::Search(search) => search.home(),
-            Self::Run(_) => None,
+            Self::Run(_) | Self::Batch(..) => None,
         }
     }
 }
@@ -74,6 +78,12 @@ pub(crate) fn current_priority() -> Priority {
 pub(crate) fn current_unit(session: &ExecutionSession) -> Option<Id<Unit>> {
     let (address, unit) = CURRENT.with(Cell::get)?;
     (address == session.address()).then_some(unit)
+}
+
+/// This thread, if it runs tasks.
+pub(crate) fn runner() -> Option<ThreadId> {
+    let runs = RUNNING.with(|running| !running.borrow().is_empty());
+    runs.then(|| thread::current().id())
 }
 
 impl ExecutionSession {
@@ -130,6 +140,11 @@ impl Task {
         self.priority
     }
 
+    /// The thread that goes on with what it began: what it frees, it has allocated.
+    fn runner(&self) -> Option<ThreadId> {
+        if let Some(TaskKind::Answer(query)) = &self.kind { query.control.runner } else { None }
+    }
+
     /// Does the work. A panic in it fails what it was for, and goes no further.
     pub fn run(mut self) {
         let Some(kind) = self.kind.take() else { return };
@@ -153,6 +168,7 @@ impl Task {
             TaskKind::Answer(query) => query.answer(),
             TaskKind::Search(search) => search.go_on(),
             TaskKind::Run(work) => work(),
+            TaskKind::Batch(session, parts) => parts.make_waiting(&session),
         });
         CURRENT.with(|current| current.set(outer_unit));
         search::set_inside(outer_inside);
@@ -175,6 +191,7 @@ impl Drop for Task {
             TaskKind::Answer(query) => query.answer(),
             TaskKind::Search(search) => search.abandon(),
             TaskKind::Run(work) => drop(work),
+            TaskKind::Batch(..) => {}
         });
     }
 }
@@ -274,7 +291,7 @@ impl Queue {
     fn pop(&mut self) -> Option<Task> {
         // A thread that is blocked may wait for any of them.
         let only_awaited = self.forking && self.blocked == 0;
-        self.awaited.pop_front().or_else(|| if only_awaited { None } else { self.ahead.pop_front() })
+        take(&mut self.awaited).or_else(|| if only_awaited { None } else { take(&mut self.ahead) })
     }
 
     /// Threads of a pool that wait for nothing but tasks.
@@ -287,6 +304,22 @@ impl Queue {
         let begins = !self.forking && !self.stopping;
         begins && self.free() < self.size && self.awaited.len() + self.ahead.len() > self.idle
     }
+}
+
+/// How many tasks are looked at for one that need not be left to another thread, and how often one is left.
+const LEFT: u8 = 8;
+
+/// The first task, unless others are near that are not better run by another thread.
+fn take(tasks: &mut VecDeque<Task>) -> Option<Task> {
+    let first = tasks.front()?;
+    let here = Some(thread::current().id());
+    let is_others = |task: &Task| task.runner().is_some_and(|runner| Some(runner) != here);
+    if !is_others(first) || first.passed_over == LEFT {
+        return tasks.pop_front();
+    }
+    let place = tasks.iter().take(usize::from(LEFT)).position(|task| !is_others(task)).unwrap_or(0);
+    tasks.range_mut(..place).for_each(|task| task.passed_over += 1);
+    tasks.remove(place)
 }
 
 #[derive(Default)]

@@ -251,11 +251,13 @@ impl Future for LookupFuture {
     type Output = Result<Vec<FoundSymbol>, LookupError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // The executor's code, which may do anything, runs with no lock held.
+        let waker = context.waker().clone();
         let mut answer = lock(&self.answer);
         match answer.result.take() {
             Some(result) => Poll::Ready(result),
             None => {
-                let old = answer.waker.replace(context.waker().clone());
+                let old = answer.waker.replace(waker);
                 drop(answer);
                 drop(old);
                 Poll::Pending
@@ -530,7 +532,10 @@ impl ExecutionSession {
                     query.answer();
                 }
                 // Unless another thread is just about it.
-                return self.shared.dispatcher.wait(is_answered, None);
+                while !is_answered() {
+                    self.shared.dispatcher.wait(is_answered, None);
+                }
+                return;
             }
             let kept_up = self.state().search_kept_up_by(control);
             pause = match kept_up.and_then(|(slot, search)| slot.unpark(&search)) {

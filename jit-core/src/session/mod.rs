@@ -51,7 +51,7 @@ use published::Published;
 pub(crate) use ready::{ReadyUnit, ReadyUnits};
 use scope::ExecutionScopes;
 use slots::KeepSlots;
-use state::{Discard, Effects, State};
+use state::{Discard, Effects, Garbage, State};
 pub(crate) use symbol::SymbolId;
 pub(crate) use unit::name_of;
 #[cfg(feature = "cranelift")]
@@ -241,6 +241,13 @@ impl ExecutionSession {
         self.shared.dispatcher.dispatch(vec![task]);
     }
 
+    /// Has parts made that wait to be made together.
+    #[cfg(feature = "cranelift")]
+    pub(crate) fn make_waiting(&self, parts: Arc<dyn Parts>) {
+        let task = TaskKind::Batch(self.clone(), parts).with_priority(dispatch::current_priority());
+        self.shared.dispatcher.dispatch(vec![task]);
+    }
+
     /// Drops what takes long to free: on a thread of the dispatcher, if it has several.
     #[cfg(feature = "cranelift")]
     pub(crate) fn free(&self, unused: impl Send + 'static) {
@@ -296,17 +303,14 @@ impl ExecutionSession {
         for watch in unusable {
             watch.unusable();
         }
-        if garbage.len() + resources.len() > 0 {
-            // Code before what it uses: tuples drop in order.
-            unit::contain(|| self.shared.scopes.retire((garbage, resources)));
+        if garbage.len() + resources.0.len() > 0 {
+            self.shared.scopes.retire(Garbage { units: garbage, resources });
         }
         if self.shared.managers.are_there() {
             self.notify_managers();
         }
         discards.into_iter().for_each(|discard| self.tell_discarded(discard));
-        if !dropped.is_empty() {
-            unit::contain(|| drop(dropped));
-        }
+        dropped.into_iter().for_each(|unit| unit::contain(|| drop(unit)));
         for slot in generators {
             self.close_generator(&slot, || Cause::GeneratorRemoved);
         }

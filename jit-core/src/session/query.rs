@@ -11,6 +11,7 @@ use super::search;
 use super::state::{Dylib, Unit};
 use super::symbol::{SymbolDef, SymbolFlags, SymbolId, SymbolState};
 use crate::error::{Cause, LookupError, SymbolFailure};
+use crate::sync::thread::ThreadId;
 use crate::sync::{Arc, Mutex, lock};
 
 /// A query's interest in one symbol.
@@ -94,6 +95,8 @@ pub(crate) struct Control {
     session: usize,
     /// The unit whose code started it.
     pub(crate) started_by: Option<Id<Unit>>,
+    /// The thread that started it, if that runs tasks.
+    pub(crate) runner: Option<ThreadId>,
     all: bool,
     /// No code of the user's runs when it is answered.
     pub(crate) is_threads: bool,
@@ -113,7 +116,8 @@ impl Control {
         let is_threads = matches!(completion, Completion::Thread(_));
         let all = is_threads || matches!(completion, Completion::All(_));
         let progress = Mutex::new(Progress { completion: Some(completion), query: None, answer: None });
-        Arc::new(Self { request, inside: search::inside(), session, started_by, all, is_threads, progress })
+        let runner = dispatch::runner();
+        Arc::new(Self { request, inside: search::inside(), session, started_by, runner, all, is_threads, progress })
     }
 
     /// The unit that it is for.

@@ -134,7 +134,7 @@ impl State {
         symbol.set_state(SymbolState::Ready);
         self.notify(id, effects);
         if let Some(mut symbol) = self.symbols.get_mut(id) {
-            symbol.pending = None;
+            symbol.settle();
         }
     }
 
@@ -174,7 +174,7 @@ impl State {
     }
 
     fn ring(&mut self, symbol: u32) -> Option<&mut Ring> {
-        Some(self.symbols.at_mut(symbol)?.into_own().pending().ring.get_or_insert_default())
+        Some(self.symbols.at_mut(symbol)?.into_pending().ring.get_or_insert_default())
     }
 
     /// Whether a symbol is emitted and neither ready nor failed.
@@ -256,7 +256,7 @@ impl State {
     /// The next dependence of a ring that was not looked at.
     fn next_dependence(&mut self, ring: u32) -> Option<u32> {
         loop {
-            let ring = self.symbols.at_mut(ring)?.into_own().pending.as_mut()?.ring.as_mut()?;
+            let ring = self.symbols.at_mut(ring)?.into_pending().ring.as_mut()?;
             let (member, edge) = ring.members.last_mut()?;
             if *edge != edges::NONE {
                 let dependency;

@@ -44,7 +44,7 @@ impl State {
         let ReadyUnits { name, units } = definition;
         let Some(dylib) = self.trackers.get(tracker).map(|tracker| tracker.dylib) else {
             // Not dropped here, where the lock is held.
-            effects.resources.extend(units.into_iter().map(|unit| unit.holds));
+            effects.resources.0.extend(units.into_iter().map(|unit| unit.holds));
             return Err(Error::DefunctTracker);
         };
         self.symbols.reserve(units.iter().map(|unit| unit.symbols.len()).sum());
@@ -52,7 +52,7 @@ impl State {
         let mut met = Vec::new();
         for ReadyUnit { symbols, holds } in units {
             let Some(unit) = self.insert_unit(Arc::clone(&name), tracker, Stage::Running) else {
-                effects.resources.push(holds);
+                effects.resources.0.push(holds);
                 continue;
             };
             entered.push(unit);

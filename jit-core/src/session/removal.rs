@@ -34,7 +34,7 @@ impl RemovedSymbol {
         if let Some(failure) = self.failure
             && !ours.is_some_and(|ours| Arc::ptr_eq(&failure, ours))
         {
-            effects.resources.push(Box::new(failure));
+            effects.resources.0.push(Box::new(failure));
         }
     }
 }

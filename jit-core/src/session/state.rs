@@ -9,6 +9,7 @@ use jit_linker::memory::FinalizedAllocation;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
+use super::ExecutionSession;
 use super::arena::{Arena, Id};
 use super::dispatch::Priority;
 use super::edges::{self, Edges};
@@ -19,7 +20,7 @@ use super::query::{self, Control, Outcome, Query, Waiter, failure};
 use super::search::GeneratorSlot;
 use super::symbol::{SymbolDeclaration, SymbolDef, SymbolFlags, SymbolId, SymbolState};
 use super::symbols::{SymbolRef, Symbols};
-use super::unit::{MaterializationResponsibility, MaterializationUnit};
+use super::unit::{self, MaterializationResponsibility, MaterializationUnit};
 use super::watch::Watches;
 use crate::error::{Cause, Error, SymbolFailure};
 use crate::sync::Arc;
@@ -48,7 +49,7 @@ pub(crate) struct Tracker {
     pub(crate) counted_by: Option<Id<Tracker>>,
     /// The trackers that are counted by this one.
     pub(crate) counted: FxHashSet<Id<Tracker>>,
-    pub(crate) resources: Vec<Box<dyn Send>>,
+    pub(crate) resources: Resources,
 }
 
 /// A unit: waiting, being materialized, or done and holding what it made.
@@ -105,6 +106,9 @@ pub(crate) trait Parts: Send + Sync {
 
     /// As [`MaterializationUnit::discard`].
     fn discard(&self, part: u32);
+
+    /// Makes some that wait for others to be made with them.
+    fn make_waiting(self: Arc<Self>, session: &ExecutionSession);
 }
 
 impl Materializer {
@@ -123,9 +127,34 @@ impl Materializer {
     }
 }
 
-/// What a unit holds beside its code; few units hold anything.
+/// What is held beside code; few units hold anything. What the users' panic with when they are dropped goes no further.
 #[derive(Default)]
 pub(crate) struct Resources(pub(crate) Vec<Box<dyn Send>>);
+
+impl Resources {
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        self.0.append(&mut other.0);
+    }
+}
+
+impl Drop for Resources {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(|resource| unit::contain(|| drop(resource)));
+    }
+}
+
+/// What was removed, to be dropped when nobody is inside it: code before what it uses.
+pub(crate) struct Garbage {
+    pub(crate) units: SmallVec<[Unit; 1]>,
+    pub(crate) resources: Resources,
+}
+
+impl Drop for Garbage {
+    fn drop(&mut self) {
+        self.units.drain(..).for_each(|unit| unit::contain(|| drop(unit)));
+        drop(std::mem::take(&mut self.resources));
+    }
+}
 
 /// A unit to be defined.
 pub struct UnitDefinition {
@@ -218,7 +247,7 @@ pub(crate) struct Effects {
     pub(crate) dropped: Vec<Materializer>,
     pub(crate) garbage: SmallVec<[Unit; 1]>,
     /// What was held, and the errors of removed symbols, which are the user's too.
-    pub(crate) resources: Vec<Box<dyn Send>>,
+    pub(crate) resources: Resources,
     /// Watches of code that must not be called any more.
     pub(crate) unusable: Watches,
     pub(crate) generators: Vec<Arc<GeneratorSlot>>,
@@ -228,7 +257,7 @@ impl Effects {
     /// Whether there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
         let Self { dispatch, answers, discards, dropped, garbage, resources, unusable, generators } = self;
-        let for_users = discards.len() + dropped.len() + resources.len() + unusable.len() + generators.len();
+        let for_users = discards.len() + dropped.len() + resources.0.len() + unusable.len() + generators.len();
         dispatch.len() + answers.len() + garbage.len() + for_users == 0
     }
 }
@@ -509,7 +538,7 @@ impl State {
             }
             self.notify(id, effects);
             if let Some(mut symbol) = self.symbols.get_mut(id) {
-                symbol.pending = None;
+                symbol.settle();
             }
         }
     }
@@ -772,7 +801,7 @@ impl Tracker {
             memory_used: 0,
             counted_by: None,
             counted: FxHashSet::default(),
-            resources: Vec::new(),
+            resources: Resources::default(),
         }
     }
 }

@@ -122,10 +122,6 @@ impl Symbol {
     pub(crate) fn failure(&self) -> Option<&Arc<Cause>> {
         self.pending.as_ref()?.failure.as_ref()
     }
-
-    pub(crate) fn pending(&mut self) -> &mut Pending {
-        self.pending.get_or_insert_with(Box::default)
-    }
 }
 
 /// The part of a symbol's entry that is dropped once it is ready.

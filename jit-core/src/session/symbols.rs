@@ -6,8 +6,9 @@ use rustc_hash::FxHashMap;
 use super::arena::Id;
 use super::published::{Cell, Entry, Published};
 use super::query::FoundSymbol;
+use super::readiness::Ring;
 use super::state::{Dylib, Unit};
-use super::symbol::{Condition, Symbol, SymbolDef, SymbolFlags, SymbolId, SymbolState};
+use super::symbol::{Condition, Pending, Symbol, SymbolDef, SymbolFlags, SymbolId, SymbolState};
 use crate::error::Cause;
 use crate::sync::{Arc, Ordering};
 
@@ -20,6 +21,32 @@ pub(crate) struct Symbols {
     chunks: Vec<Vec<Symbol>>,
     free: Vec<u32>,
     signatures: FxHashMap<SymbolName, u32>,
+    spare: Spare,
+}
+
+/// What was pending of symbols that are ready, for others: who makes it is often another thread than who makes the
+/// symbol ready, and memory that goes from one thread's heap to another's has the two wait for each other.
+#[derive(Default)]
+struct Spare(Vec<Box<Pending>>);
+
+impl Spare {
+    /// What two batches of compiled functions have that wait for one another.
+    const KEPT: usize = 512;
+
+    fn pending<'a>(&mut self, symbol: &'a mut Symbol) -> &'a mut Pending {
+        symbol.pending.get_or_insert_with(|| self.0.pop().unwrap_or_default())
+    }
+
+    fn keep(&mut self, mut pending: Box<Pending>) {
+        if self.0.len() < Self::KEPT {
+            let mut ring = pending.ring.take();
+            if let Some(ring) = &mut ring {
+                **ring = Ring::default();
+            }
+            *pending = Pending { ring, ..Pending::default() };
+            self.0.push(pending);
+        }
+    }
 }
 
 /// A symbol in its place.
@@ -35,6 +62,7 @@ pub(crate) struct SymbolMut<'a> {
     published: &'a Published,
     cell: &'a Cell,
     own: &'a mut Symbol,
+    spare: &'a mut Spare,
 }
 
 /// Why a symbol was not entered, and what was to be.
@@ -156,7 +184,12 @@ impl Symbols {
     pub(crate) fn at_mut(&mut self, place: u32) -> Option<SymbolMut<'_>> {
         let own = self.chunks.get_mut(place as usize / CHUNK)?.get_mut(place as usize % CHUNK)?;
         let cell = self.published.cell(place)?;
-        Condition::of(cell).is_used().then_some(SymbolMut { published: &self.published, cell, own })
+        Condition::of(cell).is_used().then_some(SymbolMut {
+            published: &self.published,
+            cell,
+            own,
+            spare: &mut self.spare,
+        })
     }
 
     pub(crate) fn get(&self, id: SymbolId) -> Option<SymbolRef<'_>> {
@@ -292,13 +325,23 @@ impl<'a> SymbolMut<'a> {
     }
 
     pub(crate) fn fail(&mut self, cause: Arc<Cause>) {
-        self.own.pending().failure = Some(cause);
+        self.pending().failure = Some(cause);
         self.set_condition(Condition::of(self.cell).with_failure());
     }
 
-    /// What is not published of it.
-    pub(crate) fn into_own(self) -> &'a mut Symbol {
-        self.own
+    pub(crate) fn pending(&mut self) -> &mut Pending {
+        self.spare.pending(self.own)
+    }
+
+    pub(crate) fn into_pending(self) -> &'a mut Pending {
+        self.spare.pending(self.own)
+    }
+
+    /// Forgets what was pending: it is ready.
+    pub(crate) fn settle(&mut self) {
+        if let Some(pending) = self.own.pending.take() {
+            self.spare.keep(pending);
+        }
     }
 }
 

@@ -151,7 +151,7 @@ impl ResourceTracker {
     pub fn hold(&self, resource: Box<dyn Send>) -> Result<(), Error> {
         let mut state = self.session.state();
         if let Some(tracker) = state.trackers.get_mut(self.id()) {
-            tracker.resources.push(resource);
+            tracker.resources.0.push(resource);
             return Ok(());
         }
         drop(state);

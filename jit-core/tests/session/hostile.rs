@@ -1,7 +1,7 @@
 //! What users' code does and had better not: whoever waits is told all the same, and the session goes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -116,23 +116,48 @@ fn a_reporter_that_panics_keeps_no_answer_back() {
     }
 }
 
-#[test]
-fn a_resource_that_panics_when_it_is_dropped_keeps_no_answer_back() {
-    struct Bomb;
-    impl Drop for Bomb {
-        fn drop(&mut self) {
-            panic!("a resource");
-        }
+/// Panics when it is dropped, and counts that.
+struct Bomb(Arc<AtomicUsize>);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("a resource");
     }
+}
+
+#[test]
+fn resources_that_panic_when_they_are_dropped_keep_no_answer_back_and_no_other_resource() {
     within_patience(|| {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let bomb = || Box::new(Bomb(Arc::clone(&dropped)));
         let stage = Stage::new();
         let tracker = stage.dylib.create_tracker().unwrap();
         stage.define_in(&tracker, "foo", STRONG);
         let answer = stage.lookup(&["foo"], SymbolState::Ready);
-        tracker.hold(Box::new(Bomb)).unwrap();
+        (0..3).for_each(|_| tracker.hold(bomb()).unwrap());
         tracker.remove().unwrap();
         assert_eq!(answered(&answer), failed("symbol 'foo' in dylib 'main': removed"));
         stage.running.lock().unwrap().clear();
+        assert_eq!(dropped.load(Ordering::Relaxed), 3);
+    });
+}
+
+#[test]
+fn units_that_panic_when_they_are_dropped_keep_no_other_unit_nor_the_end_of_the_session() {
+    within_patience(|| {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let stage = Stage::new();
+        let define = |name: &str| {
+            let bomb = Bomb(Arc::clone(&dropped));
+            define(&stage, name, move |responsibility| drop((bomb, responsibility)));
+        };
+        ["foo", "bar"].map(define);
+        stage.dylib.clear().unwrap();
+        assert_eq!(dropped.load(Ordering::Relaxed), 2);
+        ["foo", "bar"].map(define);
+        stage.session.end();
+        assert_eq!(dropped.load(Ordering::Relaxed), 4);
     });
 }
 
