@@ -518,7 +518,8 @@ impl Jit {
     ///
     /// # Errors
     ///
-    /// When a function meets another definition, or a dylib was removed or is another session's. A function of the dylib
+    /// When a function meets another definition, a dylib was removed or is another session's, or functions that are in use
+    /// would stand for one another ([`Cause::AliasCycle`]; others are refused when they are needed). A function of the dylib
     /// that was redirectable stands for another from now on.
     pub fn lazy_re_exports(
         &self,

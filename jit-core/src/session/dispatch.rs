@@ -32,7 +32,10 @@ pub enum Priority {
 pub struct Task {
     kind: Option<TaskKind>,
     priority: Priority,
-    /// How often others were begun before it, because it is better run by another thread.
+    /// The thread that had better run it, since it began what this goes on with: what it frees then, it has allocated.
+    /// Where one thread frees and reuses what another has allocated, they wait for each other's heaps.
+    begun_by: Option<ThreadId>,
+    /// How often others were run before it for that.
     passed_over: u8,
 }
 
@@ -42,12 +45,14 @@ pub(crate) enum TaskKind {
     Search(Box<Search>),
     Run(Box<dyn FnOnce() + Send>),
     /// Has parts made that wait to be made together.
+    #[cfg_attr(not(feature = "cranelift"), expect(dead_code, reason = "modules are what has parts"))]
     Batch(ExecutionSession, Arc<dyn Parts>),
 }
 
 impl TaskKind {
     pub(crate) fn with_priority(self, priority: Priority) -> Task {
-        Task { kind: Some(self), priority, passed_over: 0 }
+        let begun_by = if let Self::Answer(query) = &self { query.control.runner } else { None };
+        Task { kind: Some(self), priority, begun_by, passed_over: 0 }
     }
 
     /// The unit whose code it runs, and its session, by address: of a lookup, what is done with the answer is that of the
@@ -138,11 +143,6 @@ impl Task {
     #[must_use]
     pub fn priority(&self) -> Priority {
         self.priority
-    }
-
-    /// The thread that goes on with what it began: what it frees, it has allocated.
-    fn runner(&self) -> Option<ThreadId> {
-        if let Some(TaskKind::Answer(query)) = &self.kind { query.control.runner } else { None }
     }
 
     /// Does the work. A panic in it fails what it was for, and goes no further.
@@ -291,7 +291,10 @@ impl Queue {
     fn pop(&mut self) -> Option<Task> {
         // A thread that is blocked may wait for any of them.
         let only_awaited = self.forking && self.blocked == 0;
-        take(&mut self.awaited).or_else(|| if only_awaited { None } else { take(&mut self.ahead) })
+        let here = thread::current().id();
+        let is_others = |task: &Task| task.begun_by.is_some_and(|thread| thread != here);
+        let Self { awaited, ahead, .. } = self;
+        take(awaited, is_others).or_else(|| if only_awaited { None } else { take(ahead, is_others) })
     }
 
     /// Threads of a pool that wait for nothing but tasks.
@@ -306,18 +309,17 @@ impl Queue {
     }
 }
 
-/// How many tasks are looked at for one that need not be left to another thread, and how often one is left.
-const LEFT: u8 = 8;
+/// How many of the first tasks one is sought among, and how often one is passed over.
+const SOUGHT: u8 = 8;
 
-/// The first task, unless others are near that are not better run by another thread.
-fn take(tasks: &mut VecDeque<Task>) -> Option<Task> {
+/// The first task that no other thread had better run. The first of all, if there is none near, or if it was passed over
+/// often enough: that thread may be about something long.
+fn take(tasks: &mut VecDeque<Task>, is_others: impl Fn(&Task) -> bool) -> Option<Task> {
     let first = tasks.front()?;
-    let here = Some(thread::current().id());
-    let is_others = |task: &Task| task.runner().is_some_and(|runner| Some(runner) != here);
-    if !is_others(first) || first.passed_over == LEFT {
+    if !is_others(first) || first.passed_over == SOUGHT {
         return tasks.pop_front();
     }
-    let place = tasks.iter().take(usize::from(LEFT)).position(|task| !is_others(task)).unwrap_or(0);
+    let place = tasks.iter().take(usize::from(SOUGHT)).position(|task| !is_others(task)).unwrap_or(0);
     tasks.range_mut(..place).for_each(|task| task.passed_over += 1);
     tasks.remove(place)
 }
@@ -702,5 +704,25 @@ impl Drop for ThreadPoolDispatcher {
             let Some(worker) = last else { break };
             worker.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_is_left_to_the_thread_that_began_it_and_not_for_ever() {
+        let is_others = |task: &Task| task.priority == Priority::Ahead;
+        let mut tasks: VecDeque<_> = (0..22).map(|_| Task::new(Priority::Awaited, || {})).collect();
+        [0, 20, 21].into_iter().for_each(|place| tasks[place].priority = Priority::Ahead);
+        let mut order = Vec::new();
+        while let Some(mut task) = take(&mut tasks, is_others) {
+            order.push(is_others(&task));
+            // A task that is dropped says so to a thread of the session's.
+            task.kind = None;
+        }
+        let others: Vec<_> = (0..order.len()).filter(|place| order[*place]).collect();
+        assert_eq!((order.len(), others), (22, vec![usize::from(SOUGHT), 20, 21]));
     }
 }

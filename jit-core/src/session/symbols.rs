@@ -30,7 +30,7 @@ pub(crate) struct Symbols {
 struct Spare(Vec<Box<Pending>>);
 
 impl Spare {
-    /// What two batches of compiled functions have that wait for one another.
+    /// What some batches of compiled functions have that wait for one another.
     const KEPT: usize = 512;
 
     fn pending<'a>(&mut self, symbol: &'a mut Symbol) -> &'a mut Pending {

@@ -148,14 +148,14 @@ fn units_that_panic_when_they_are_dropped_keep_no_other_unit_nor_the_end_of_the_
     within_patience(|| {
         let dropped = Arc::new(AtomicUsize::new(0));
         let stage = Stage::new();
-        let define = |name: &str| {
+        let define = |name: &&str| {
             let bomb = Bomb(Arc::clone(&dropped));
             define(&stage, name, move |responsibility| drop((bomb, responsibility)));
         };
-        ["foo", "bar"].map(define);
+        ["foo", "bar"].iter().for_each(define);
         stage.dylib.clear().unwrap();
         assert_eq!(dropped.load(Ordering::Relaxed), 2);
-        ["foo", "bar"].map(define);
+        ["foo", "bar"].iter().for_each(define);
         stage.session.end();
         assert_eq!(dropped.load(Ordering::Relaxed), 4);
     });
