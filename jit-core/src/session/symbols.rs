@@ -27,6 +27,7 @@ pub(crate) struct Symbols {
 /// What was pending of symbols that are ready, for others: who makes it is often another thread than who makes the
 /// symbol ready, and memory that goes from one thread's heap to another's has the two wait for each other.
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "they go from one symbol to another as they are")]
 struct Spare(Vec<Box<Pending>>);
 
 impl Spare {
