@@ -40,6 +40,7 @@ fn prepare(name: &str) -> Work {
 #[bench::define(args = ("define"), config = checked_in(6_949_177))]
 #[bench::lookup(args = ("lookup"), config = checked_in(2_025_521))]
 #[bench::cycle(args = ("cycle"), config = checked_in(7_611_106))]
+#[bench::code_cycle(args = ("code-cycle"), config = checked_in(4_101_676))]
 fn whole(work: Work) {
     work().expect("a workload works");
 }

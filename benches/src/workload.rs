@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use cranelift_module::{Module, default_libcall_names};
+use cranelift_module::{Linkage, Module, default_libcall_names};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use orcane::lazy::LazyJitBuilder;
 use orcane::linker::graph::ObjectBytes;
@@ -23,10 +23,11 @@ pub type Prepare = fn() -> Result<Work>;
 const FUNCTIONS: usize = 1_000;
 const SYMBOLS: usize = 10_000;
 const CYCLES: usize = 1_000;
+const CODE_CYCLES: usize = 100;
 const ARGUMENT: i64 = 7;
 
 /// All of them.
-pub const WORKLOADS: [(&str, Prepare); 8] = [
+pub const WORKLOADS: [(&str, Prepare); 9] = [
     ("compile-none", || compile(OptLevel::None)),
     ("compile-speed", || compile(OptLevel::Speed)),
     ("link-object", link_object),
@@ -35,6 +36,7 @@ pub const WORKLOADS: [(&str, Prepare); 8] = [
     ("define", define),
     ("lookup", lookup),
     ("cycle", cycle),
+    ("code-cycle", code_cycle),
 ];
 
 /// Of the baseline: what the host has beyond it would show in the figures.
@@ -130,12 +132,30 @@ fn lookup() -> Result<Work> {
     }))
 }
 
-/// Definition, lookup and removal.
+/// Definition, lookup and removal of an absolute symbol.
 fn cycle() -> Result<Work> {
     let table = table()?;
     Ok(Box::new(move || {
         (0..CYCLES).try_for_each(|_| table.cycle("cycle"))?;
         keep(table);
+        Ok(())
+    }))
+}
+
+/// The same of a function whose machine code is there already: what is linked, told of and taken back.
+fn code_cycle() -> Result<Work> {
+    let jit = builder(OptLevel::None).build()?;
+    Ok(Box::new(move || {
+        for _ in 0..CODE_CYCLES {
+            let mut module = orcane::ClifModule::new("cycle", jit.isa().clone(), CompileAt::Definition);
+            let signature = module.make_signature();
+            let id = module.declare_function("f", Linkage::Export, &signature)?;
+            module.define_function_bytes(id, 16, &[0; 64], &[])?;
+            let tracker = jit.add_module(module)?;
+            black_box(jit.lookup_address("f")?);
+            tracker.remove()?;
+        }
+        keep(jit);
         Ok(())
     }))
 }

@@ -291,8 +291,7 @@ impl Queue {
     fn pop(&mut self) -> Option<Task> {
         // A thread that is blocked may wait for any of them.
         let only_awaited = self.forking && self.blocked == 0;
-        let here = thread::current().id();
-        let is_others = |task: &Task| task.begun_by.is_some_and(|thread| thread != here);
+        let is_others = |task: &Task| task.begun_by.is_some_and(|begun_by| begun_by != thread::current().id());
         let Self { awaited, ahead, .. } = self;
         take(awaited, is_others).or_else(|| if only_awaited { None } else { take(ahead, is_others) })
     }

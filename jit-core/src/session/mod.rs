@@ -304,7 +304,8 @@ impl ExecutionSession {
             watch.unusable();
         }
         if garbage.len() + resources.0.len() > 0 {
-            self.shared.scopes.retire(Garbage { units: garbage, resources });
+            // Code before what it uses: tuples drop in order.
+            self.shared.scopes.retire((Garbage(garbage), resources));
         }
         if self.shared.managers.are_there() {
             self.notify_managers();

@@ -143,16 +143,14 @@ impl Drop for Resources {
     }
 }
 
-/// What was removed, to be dropped when nobody is inside it: code before what it uses.
-pub(crate) struct Garbage {
-    pub(crate) units: SmallVec<[Unit; 1]>,
-    pub(crate) resources: Resources,
-}
+/// Units that were removed, to be dropped when nobody is inside their code.
+pub(crate) struct Garbage(pub(crate) SmallVec<[Unit; 1]>);
 
 impl Drop for Garbage {
     fn drop(&mut self) {
-        self.units.drain(..).for_each(|unit| unit::contain(|| drop(unit)));
-        drop(std::mem::take(&mut self.resources));
+        for materializer in self.0.iter_mut().filter_map(Unit::take_materializer) {
+            unit::contain(|| drop(materializer));
+        }
     }
 }
 
