@@ -12,7 +12,7 @@ use crate::Result;
 /// `child-link OBJECT ROUNDS`.
 pub const LINK: &str = "child-link";
 /// The first argument of one whose memory [`peak_memory`] watches: `child-link-with-memory OBJECT SMALL`, where a small
-/// object is linked before, so that code and heap are there.
+/// object with a little of everything is linked before, so that the linker's code and a heap are there.
 pub const LINK_WITH_MEMORY: &str = "child-link-with-memory";
 
 /// Whether arguments are those of such a process.

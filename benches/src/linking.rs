@@ -116,6 +116,18 @@ pub(crate) fn measure() -> Result<Vec<Bar>> {
     Ok(bars)
 }
 
+/// A little of all that the others have, and one large block, for which linkers may have code of its own.
+const SMALL: &str = r#"
+extern int other(int);
+static int zero[64];
+int data[4] = {1};
+const char *text = "text";
+int small(int n) {
+    __asm__(".skip 0x20000, 0x90");
+    return other(n) + zero[n & 63]++ + data[n & 3] + *text;
+}
+"#;
+
 /// The objects, made by compilers.
 struct Objects {
     small: PathBuf,
@@ -137,7 +149,7 @@ impl Objects {
         let clang = |options: &[&str], source: &str, object: &str| {
             run(&[&["clang-22", "-O2", "-fPIC", "-w", "-c", source, "-o", &path(object)], options].concat())
         };
-        std::fs::write(path("small.c"), "int small(void) { return 0; }\n")?;
+        std::fs::write(path("small.c"), SMALL)?;
         clang(&[], &path("small.c"), "small.o")?;
         clang(&[], &source, "plain.o")?;
         clang(&["-ffunction-sections"], &source, "sections.o")?;
