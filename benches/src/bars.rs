@@ -192,12 +192,8 @@ pub(crate) fn timed(count: usize) -> Result<Vec<Bar>> {
 /// A function that is added, looked up and removed, as a REPL does with what is typed: what that adds to its
 /// compilation.
 fn cycle() -> Result<Bar> {
-    const CYCLES: usize = 5_000;
-    let time = |subject| move || Run { subject, level: OptLevel::None, count: CYCLES }.times();
-    let rounds = interleaved(ROUNDS, [&time(Subject::CycleCompile), &time(Subject::Cycle)])?;
-    let added = rounds
-        .iter()
-        .map(|[compile, cycle]| (cycle.total.as_secs_f64() - compile.total.as_secs_f64()) * 1e6 / CYCLES as f64);
+    let cycles = Run { subject: Subject::Cycle, level: OptLevel::None, count: 5_000 };
+    let added = (0..ROUNDS).map(|_| Ok(cycles.times()?.callable.as_secs_f64() * 1e6)).collect::<Result<Vec<_>>>()?;
     Ok(Bar::at_most(10.0, "add, look up, remove one function: us added to the compile", median(added)))
 }
 

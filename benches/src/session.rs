@@ -76,7 +76,7 @@ impl SymbolTable for Table {
         let name = self.session.intern(name);
         let tracker = self.main.create_tracker()?;
         tracker.define_absolute(vec![absolute(name.clone(), 1)])?;
-        self.session.lookup(&self.order, vec![name])?;
+        self.session.lookup(&self.order, name)?;
         Ok(tracker.remove()?)
     }
 }

@@ -155,7 +155,7 @@ impl LazyBody {
                 let found = match session.find_ready(order, &name) {
                     Some(found) => Some(found),
                     None => session
-                        .lookup_at(priority, order, vec![name])
+                        .lookup_at(priority, order, name)
                         .map_err(|error| redirect::of_functions(&session, error))?
                         .pop(),
                 };
@@ -178,7 +178,7 @@ impl LazyBody {
         let Some(body) = self.newest() else { return };
         let Ok(Wanted { session, order, name }) = self.define(&body) else { return };
         let (table, id, body) = (Arc::downgrade(&self.table), self.id, body.clone());
-        session.lookup_async(order, vec![name], SymbolState::Ready, move |found| {
+        session.lookup_async(order, name, SymbolState::Ready, move |found| {
             let dylib = body.source.dylib().and_then(WeakDylib::upgrade);
             let (Some(table), Some(dylib)) = (table.upgrade(), dylib) else { return };
             if let Ok(Some(found)) = found.map(|mut found| found.pop()) {

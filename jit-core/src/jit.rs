@@ -641,8 +641,7 @@ impl Jit {
     ///
     /// When it can't be had.
     pub fn lookup_address(&self, name: &str) -> Result<u64, Error> {
-        let names = vec![self.session.intern(name)];
-        let found = self.session.lookup(&self.main.link_order(), names)?;
+        let found = self.session.lookup(&self.main.link_order(), self.session.intern(name))?;
         Ok(found.first().map(|symbol| symbol.definition.address).unwrap_or_default())
     }
 

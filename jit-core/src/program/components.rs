@@ -338,7 +338,7 @@ impl Program {
         let name = self.session.intern(name);
         self.shared.add_member_with(dylib, &name)?;
         self.link_initializers(dylib)?;
-        let found = self.session.lookup(&dylib.link_order(), vec![name])?;
+        let found = self.session.lookup(&dylib.link_order(), name)?;
         self.initialize(dylib)?;
         Ok(found.first().map(|symbol| symbol.definition.address).unwrap_or_default())
     }

@@ -82,7 +82,7 @@ impl Promoter {
         // An error means that the function was removed.
         let Ok(Some(name)) = newest.source.define_promoted(session, newest.item) else { return Ok(false) };
         let Some(order) = newest.source.order() else { return Ok(false) };
-        let found = match session.lookup_at(Priority::Ahead, order, vec![name]) {
+        let found = match session.lookup_at(Priority::Ahead, order, name) {
             // A newer body took its place meanwhile, and it was removed.
             Err(_) if table.body(id).is_none_or(|other| !other.is_same(&newest)) => return Ok(false),
             found => found?.pop(),

@@ -60,7 +60,7 @@ impl FirstUse {
             Err(error) => return self.fail(&body, &Arc::new(error.into()), responsibility),
         };
         let (of, owner) = (session.clone(), responsibility.owner());
-        session.lookup_owned(order, vec![name].into(), Some(owner), move |mut answers| match answers.pop() {
+        session.lookup_owned(order, name.into(), Some(owner), move |mut answers| match answers.pop() {
             Some(Ok(found)) => match self.table.publish(&of, self.id, &body, &found) {
                 Ok(true) => _ = responsibility.emit(&[(self.function, found)]),
                 // A newer body took its place meanwhile, or what was found was removed.

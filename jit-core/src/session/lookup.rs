@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use jit_linker::SymbolName;
+use smallvec::{SmallVec, smallvec};
 
 use super::arena::Id;
 use super::definition::FETCHED;
@@ -119,7 +120,7 @@ impl SearchOrder {
 
 /// The names that a lookup asks for, each required or weakly referenced.
 ///
-/// A `Vec` of names is a set in which all are required.
+/// A name, or a `Vec` of names, is a set in which all are required.
 ///
 /// ```
 /// use jit_core::{Jit, LookupSet, SymbolLookup};
@@ -135,7 +136,7 @@ impl SearchOrder {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct LookupSet {
-    names: Vec<SymbolName>,
+    names: SmallVec<[SymbolName; 1]>,
     /// Positions of the names that are weakly referenced, ascending.
     weak: Vec<u32>,
 }
@@ -185,9 +186,15 @@ impl LookupSet {
     }
 }
 
+impl From<SymbolName> for LookupSet {
+    fn from(name: SymbolName) -> Self {
+        Self { names: smallvec![name], weak: Vec::new() }
+    }
+}
+
 impl From<Vec<SymbolName>> for LookupSet {
     fn from(names: Vec<SymbolName>) -> Self {
-        Self { names, weak: Vec::new() }
+        Self { names: names.into(), weak: Vec::new() }
     }
 }
 
@@ -325,7 +332,7 @@ impl ExecutionSession {
         &self,
         priority: Priority,
         order: &SearchOrder,
-        names: Vec<SymbolName>,
+        names: impl Into<LookupSet>,
     ) -> Result<Vec<FoundSymbol>, LookupError> {
         let wait = Wait { priority, ..Wait::FOR_EVER };
         self.wait_for(LookupKind::Static, order, names.into(), SymbolState::Ready, wait)

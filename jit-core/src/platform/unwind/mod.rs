@@ -11,13 +11,14 @@ mod eh_frame;
 mod region;
 mod runtime;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use jit_linker::arch::Architecture;
 use jit_linker::graph::SectionRole;
 use jit_linker::link::Allocated;
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 pub(crate) use eh_frame::EhFrameError;
 pub use runtime::InUnwinder;
@@ -26,11 +27,14 @@ use runtime::{Table, Tables, Unwinder};
 /// DWARF's pointer encoding of an absolute address.
 pub(crate) const ABSOLUTE: u8 = 0x00;
 
+/// The version of entries.
+const VERSION: u8 = 1;
+
 /// A common information entry: what several frames share, without its length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cie {
     /// From the version on, without padding.
-    bytes: SmallVec<[u8; 32]>,
+    bytes: Cow<'static, [u8]>,
     /// Whether frames say how long their augmentation is.
     has_data: bool,
     /// Whether frames refer to a language's own tables.
@@ -43,13 +47,21 @@ pub(crate) struct Cie {
 
 impl Cie {
     /// For code that is entered by a call, of a language without exceptions.
-    pub(crate) fn of_calls(architecture: Architecture) -> Self {
-        Self::with_augmentation(architecture, b"zR\0", &[ABSOLUTE], false)
+    pub(crate) const fn of_calls(architecture: Architecture) -> Self {
+        // After version and augmentation: code alignment, data alignment of -8, and the column of the return address; how
+        // addresses are encoded; and instructions.
+        let bytes: &'static [u8] = match architecture {
+            // The frame begins above the return address, which the call has pushed.
+            Architecture::X86_64 => &[VERSION, b'z', b'R', 0, 1, 0x78, 16, 1, ABSOLUTE, 0x0c, 7, 8, 0x80 | 16, 1],
+            // The frame begins at sp, and the return address is in x30.
+            _ => &[VERSION, b'z', b'R', 0, 4, 0x78, 30, 1, ABSOLUTE, 0x0c, 31, 0],
+        };
+        Self { bytes: Cow::Borrowed(bytes), has_data: true, has_lsda: false, layout: 4..7, instructions: 9 }
     }
 
     /// An entry as it stands in an object, with absolute pointers. `layout` and `instructions` say where these are.
     fn of_object(bytes: &[u8], has_data: bool, has_lsda: bool, layout: Range<usize>, instructions: usize) -> Self {
-        Self { bytes: SmallVec::from_slice(bytes), has_data, has_lsda, layout, instructions }
+        Self { bytes: Cow::Owned(bytes.to_vec()), has_data, has_lsda, layout, instructions }
     }
 
     /// The bytes of the same for frames of which only the address is said, in an encoding.
@@ -67,38 +79,18 @@ impl Cie {
         data.push(ABSOLUTE);
         data.extend_from_slice(&super::exception::personality().to_le_bytes());
         data.extend_from_slice(&[ABSOLUTE, ABSOLUTE]);
-        let layout = &self.bytes[self.layout.clone()];
-        Self::with_parts(b"zPLR\0", layout, &data, &self.bytes[self.instructions..], true)
-    }
-
-    fn with_augmentation(architecture: Architecture, letters: &[u8], data: &[u8], has_lsda: bool) -> Self {
-        // Code alignment, data alignment of -8, and the column of the return address.
-        let layout = match architecture {
-            Architecture::X86_64 => &[1, 0x78, 16],
-            _ => &[4, 0x78, 30],
-        };
-        let instructions: &[u8] = match architecture {
-            // The frame begins above the return address, which the call has pushed.
-            Architecture::X86_64 => &[0x0c, 7, 8, 0x80 | 16, 1],
-            // The frame begins at sp, and the return address is in x30.
-            _ => &[0x0c, 31, 0],
-        };
-        Self::with_parts(letters, layout, data, instructions, has_lsda)
-    }
-
-    fn with_parts(letters: &[u8], layout: &[u8], data: &[u8], instructions: &[u8], has_lsda: bool) -> Self {
-        const VERSION: u8 = 1;
-        let mut bytes = SmallVec::new();
-        bytes.push(VERSION);
-        bytes.extend_from_slice(letters);
-        let start = bytes.len();
-        bytes.extend_from_slice(layout);
-        let layout = start..bytes.len();
-        bytes.push(data.len() as u8);
-        bytes.extend_from_slice(data);
-        let start = bytes.len();
-        bytes.extend_from_slice(instructions);
-        Self { bytes, has_data: true, has_lsda, layout, instructions: start }
+        let letters = b"zPLR\0";
+        let (head, layout) = (&self.bytes[..1], &self.bytes[self.layout.clone()]);
+        let instructions = &self.bytes[self.instructions..];
+        let bytes = [head, letters, layout, &[data.len() as u8], &data, instructions].concat();
+        let start = head.len() + letters.len();
+        Self {
+            instructions: bytes.len() - instructions.len(),
+            bytes: Cow::Owned(bytes),
+            has_data: true,
+            has_lsda: true,
+            layout: start..start + layout.len(),
+        }
     }
 }
 
@@ -143,11 +135,12 @@ impl Frames {
     /// For functions that are called, about `count` of them.
     #[cfg(feature = "cranelift")]
     pub(crate) fn of_functions(architecture: Architecture, count: usize) -> Self {
-        let mut frames = Self::default();
-        frames.cies.push(Cie::of_calls(architecture));
-        frames.frames.reserve(count);
-        frames.instructions.reserve((count + 1) * 12);
-        frames
+        Self {
+            cies: smallvec![Cie::of_calls(architecture)],
+            frames: Vec::with_capacity(count),
+            instructions: Vec::with_capacity((count + 1) * 12),
+            ..Self::default()
+        }
     }
 
     /// For code of known extent that is entered by calls and leaves by jumps without having used

@@ -22,7 +22,14 @@ use crate::sync::{Mutex, lock};
 /// in proportion to it, and a throw in proportion to the number of tables.
 const REGION_LOG2: u32 = 16;
 
-static REGIONS: Mutex<BTreeMap<u64, Region>> = Mutex::new(BTreeMap::new());
+static REGIONS: Mutex<Regions> = Mutex::new(Regions { known: BTreeMap::new(), empty: None });
+
+#[derive(Debug)]
+struct Regions {
+    known: BTreeMap<u64, Region>,
+    /// The one that has no functions: the last that lost them, to which others may come.
+    empty: Option<u64>,
+}
 
 /// What was registered together, of one region.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +58,7 @@ pub(super) fn register(frames: &mut Frames) -> SmallVec<[Part; 1]> {
     list.chunk_by(|a, b| key(a.start) == key(b.start))
         .map(|frames_of_region| {
             let region = key(frames_of_region[0].start);
-            let id = regions.entry(region).or_default().add(frames.encode(frames_of_region));
+            let id = regions.known.entry(region).or_default().add(frames.encode(frames_of_region));
             Part { region, id }
         })
         .collect()
@@ -61,10 +68,13 @@ pub(super) fn register(frames: &mut Frames) -> SmallVec<[Part; 1]> {
 pub(super) fn withdraw(parts: &[Part]) {
     let mut regions = lock(&REGIONS);
     for part in parts {
-        let Some(region) = regions.get_mut(&part.region) else { continue };
+        let Some(region) = regions.known.get_mut(&part.region) else { continue };
         region.remove(part.id);
-        if region.parts.is_empty() {
-            regions.remove(&part.region);
+        if region.parts.is_empty()
+            && let Some(before) = regions.empty.replace(part.region).filter(|before| *before != part.region)
+            && regions.known.get(&before).is_some_and(|before| before.parts.is_empty())
+        {
+            regions.known.remove(&before);
         }
     }
 }
