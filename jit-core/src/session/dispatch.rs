@@ -308,17 +308,21 @@ impl Queue {
     }
 }
 
-/// How many of the first tasks one is sought among, and how often one is passed over.
-const SOUGHT: u8 = 8;
+/// How many of the first tasks one is sought among.
+const SOUGHT: usize = 8;
+
+/// How often one is passed over: for the units of a few batches, which are asked for one by one while the thread that began
+/// it compiles one batch.
+const PATIENCE: u8 = 100;
 
 /// The first task that no other thread had better run. The first of all, if there is none near, or if it was passed over
 /// often enough: that thread may be about something long.
 fn take(tasks: &mut VecDeque<Task>, is_others: impl Fn(&Task) -> bool) -> Option<Task> {
     let first = tasks.front()?;
-    if !is_others(first) || first.passed_over == SOUGHT {
+    if !is_others(first) || first.passed_over == PATIENCE {
         return tasks.pop_front();
     }
-    let place = tasks.iter().take(usize::from(SOUGHT)).position(|task| !is_others(task)).unwrap_or(0);
+    let place = tasks.iter().take(SOUGHT).position(|task| !is_others(task)).unwrap_or(0);
     tasks.range_mut(..place).for_each(|task| task.passed_over += 1);
     tasks.remove(place)
 }
@@ -713,8 +717,10 @@ mod tests {
     #[test]
     fn a_task_is_left_to_the_thread_that_began_it_and_not_for_ever() {
         let is_others = |task: &Task| task.priority == Priority::Ahead;
-        let mut tasks: VecDeque<_> = (0..22).map(|_| Task::new(Priority::Awaited, || {})).collect();
-        [0, 20, 21].into_iter().for_each(|place| tasks[place].priority = Priority::Ahead);
+        let patience = usize::from(PATIENCE);
+        let last = patience + 12;
+        let mut tasks: VecDeque<_> = (0..=last).map(|_| Task::new(Priority::Awaited, || {})).collect();
+        [0, last - 1, last].into_iter().for_each(|place| tasks[place].priority = Priority::Ahead);
         let mut order = Vec::new();
         while let Some(mut task) = take(&mut tasks, is_others) {
             order.push(is_others(&task));
@@ -722,6 +728,6 @@ mod tests {
             task.kind = None;
         }
         let others: Vec<_> = (0..order.len()).filter(|place| order[*place]).collect();
-        assert_eq!((order.len(), others), (22, vec![usize::from(SOUGHT), 20, 21]));
+        assert_eq!((order.len(), others), (last + 1, vec![patience, last - 1, last]));
     }
 }
