@@ -18,7 +18,7 @@ use jit_linker::arch::Architecture;
 use jit_linker::graph::SectionRole;
 use jit_linker::link::Allocated;
 use jit_linker::memory::{FinalizedAllocation, SegmentKind};
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 pub(crate) use eh_frame::EhFrameError;
 pub use runtime::InUnwinder;
@@ -136,7 +136,7 @@ impl Frames {
     #[cfg(feature = "cranelift")]
     pub(crate) fn of_functions(architecture: Architecture, count: usize) -> Self {
         Self {
-            cies: smallvec![Cie::of_calls(architecture)],
+            cies: SmallVec::from_buf([Cie::of_calls(architecture)]),
             frames: Vec::with_capacity(count),
             instructions: Vec::with_capacity((count + 1) * 12),
             ..Self::default()
