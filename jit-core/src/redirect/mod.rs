@@ -161,7 +161,6 @@ impl Redirections {
 
     fn install(&self, dylib: &JitDylib, source: Arc<BodySource>) -> Result<ResourceTracker, Error> {
         let items = source.items();
-        Self::check_names(dylib, &source, &items)?;
         let tracker = dylib.create_tracker()?;
         let entered = {
             // Nobody else defines one of them between the look and the definition.
@@ -180,17 +179,13 @@ impl Redirections {
         Ok(tracker)
     }
 
-    /// Refuses several functions of one name, which nobody has looked for yet unless they are a module's.
-    fn check_names(dylib: &JitDylib, source: &BodySource, items: &[u32]) -> Result<(), Error> {
-        if matches!(source, BodySource::Module { .. }) {
-            return Ok(());
-        }
-        let mut known = FxHashSet::default();
-        let functions = items.iter().map(|item| source.function(*item));
-        let twice = functions.filter(|name| !known.insert(*name));
+    /// Refuses one function that is replaced twice. Of one that is new twice, its definition says so.
+    fn check_names(dylib: &JitDylib, known: &[(Replacement, Body)]) -> Result<(), Error> {
+        let mut ids = FxHashSet::default();
+        let twice = known.iter().filter(|(replacement, _)| !ids.insert(replacement.id));
         let duplicates: Vec<_> = twice
-            .map(|name| DuplicateDefinition {
-                name: name.clone(),
+            .map(|(replacement, _)| DuplicateDefinition {
+                name: replacement.body.function().clone(),
                 dylib: dylib.name().unwrap_or_default(),
                 first: UNIT.to_owned(),
                 second: UNIT.to_owned(),
@@ -211,6 +206,7 @@ impl Redirections {
                 _ => new.push(*item),
             }
         }
+        Self::check_names(dylib, &known)?;
         Ok((new, known))
     }
 

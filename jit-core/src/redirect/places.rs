@@ -179,18 +179,16 @@ impl Table {
         target: u64,
         new: &FxHashMap<FunctionId, u64>,
     ) -> Option<Vec<SymbolName>> {
-        let mut members = vec![id];
-        let mut target = target;
-        // It ends: there is no ring without this.
-        while let Some(next) = self.at(target) {
-            if next == id {
-                return Some(members.into_iter().filter_map(|id| self.name(id).cloned()).collect());
-            }
-            members.push(next);
-            let (block, place) = self.place(next)?;
-            target = new.get(&next).copied().unwrap_or_else(|| block.slots.load(place));
-        }
-        None
+        let step = |from: &FunctionId| {
+            let (block, place) = self.place(*from)?;
+            self.at(new.get(from).copied().unwrap_or_else(|| block.slots.load(place)))
+        };
+        // It ends: there is no ring without this. Most targets are code.
+        let mut others = std::iter::successors(self.at(target), step);
+        others.any(|other| other == id).then(|| {
+            let others = std::iter::successors(self.at(target), step).take_while(|other| *other != id);
+            std::iter::once(id).chain(others).filter_map(|id| self.name(id).cloned()).collect()
+        })
     }
 
     fn name(&self, id: FunctionId) -> Option<&SymbolName> {
