@@ -215,7 +215,7 @@ impl std::error::Error for LookupError {
 pub struct SymbolFailure {
     /// Its name.
     pub name: SymbolName,
-    /// The dylib that defines it; the first one searched if none does.
+    /// The dylib that defines it; the first one searched if none does. Empty if that is gone.
     pub dylib: String,
     /// The root cause.
     pub cause: Arc<Cause>,
@@ -223,7 +223,7 @@ pub struct SymbolFailure {
 
 impl fmt::Display for SymbolFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "symbol '{}' in dylib '{}': {}", self.name, self.dylib, self.cause)
+        write!(f, "symbol '{}'{}: {}", self.name, place(&self.dylib), self.cause)
     }
 }
 

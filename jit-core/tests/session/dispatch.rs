@@ -336,6 +336,6 @@ fn gap_16_a_session_that_ends_tells_everybody() {
     while answered(&late).is_none() {
         std::thread::yield_now();
     }
-    assert_eq!(answered(&late), failed("symbol 'compiling' in dylib '': the session has ended"));
+    assert_eq!(answered(&late), failed("symbol 'compiling': the session has ended"));
     kept.lock().unwrap().clear();
 }

@@ -49,7 +49,7 @@ fn a_link_order_takes_dylibs_of_its_session_only() {
 #[test]
 fn a_search_order_finds_nothing_in_another_session() {
     let [ours, theirs] = sessions();
-    let expected = "symbol 'there' in dylib '': the dylib belongs to another session";
+    let expected = "symbol 'there': the dylib belongs to another session";
     let orders = [theirs.order(), ours.order().then(&theirs.dylib, ALL), theirs.order().then(&ours.dylib, ALL)];
     for order in orders {
         let names = || ours.names(&["there"]);

@@ -142,7 +142,7 @@ fn gap_9_a_removed_generator_lets_go_of_its_lookups() {
     let first = stage.lookup_in(&order, stage.names(&["foo"]), SymbolState::Ready);
     let second = stage.lookup_in(&order, stage.names(&["bar"]), SymbolState::Ready);
     other.remove_generator(&generator).unwrap();
-    assert_eq!(answered(&first), failed("symbol 'foo' in dylib '': its generator was removed"));
+    assert_eq!(answered(&first), failed("symbol 'foo': its generator was removed"));
     assert_eq!(answered(&second), failed("symbol 'bar' in dylib 'other': not found"));
     // Too late to matter.
     suspending.take().continue_lookup(Ok(()));

@@ -263,7 +263,7 @@ fn a_search_that_the_dispatcher_drops_gives_its_turn_up() {
         drops_next.store(true, Ordering::SeqCst);
         first.continue_lookup(Ok(()));
         assert_eq!(answered(&one), failed("symbol 'one' in dylib 'main': not found"));
-        assert_eq!(answered(&two), failed("symbol 'two' in dylib '': the lookup was cancelled"));
+        assert_eq!(answered(&two), failed("symbol 'two': the lookup was cancelled"));
         next().continue_lookup(Ok(()));
         assert_eq!(answered(&three), failed("symbol 'three' in dylib 'main': not found"));
     });

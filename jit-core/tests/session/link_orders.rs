@@ -133,5 +133,5 @@ fn a_link_order_skips_a_dylib_that_was_removed() {
     assert_eq!(stage.address("bar"), Err("symbol 'bar' in dylib 'main': not found".into()));
     // Where there is no other, it is what is wrong.
     let answer = stage.lookup_in(&order, stage.names(&["foo"]), SymbolState::Ready);
-    assert_eq!(answered(&answer), failed("symbol 'foo' in dylib '': the dylib is gone"));
+    assert_eq!(answered(&answer), failed("symbol 'foo': the dylib is gone"));
 }
