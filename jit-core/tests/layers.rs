@@ -263,6 +263,90 @@ fn oll_04_a_removed_plugin_sees_no_later_link_and_dies_with_its_last_reference()
     assert!(weak.upgrade().is_none(), "nobody keeps it");
 }
 
+/// Panics when it is told of an event.
+struct Panics(&'static str);
+
+impl Panics {
+    fn at(&self, event: &str) {
+        assert_ne!(self.0, event, "made on purpose");
+    }
+}
+
+impl LinkPlugin for Panics {
+    fn configure(&self, _: &Link, _: &LinkGraph, passes: &mut Passes) {
+        self.at("configure");
+        if self.0 == "failed" {
+            passes.after_allocation.push(Box::new(|_| Err("refused by a pass".into())));
+        }
+    }
+
+    fn loaded(&self, _: &Link, _: &LinkGraph) {
+        self.at("loaded");
+    }
+
+    fn emitted(&self, _: &Link) -> Result<(), PassError> {
+        self.at("emitted");
+        Ok(())
+    }
+
+    fn failed(&self, _: &Link, _: &Cause) {
+        self.at("failed");
+    }
+
+    fn removed(&self, _: &Link) {
+        self.at("removed");
+    }
+}
+
+/// How many links began, and how many are over.
+#[derive(Default)]
+struct Balance {
+    configured: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl LinkPlugin for Balance {
+    fn configure(&self, _: &Link, _: &LinkGraph, _: &mut Passes) {
+        self.configured.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn failed(&self, _: &Link, _: &Cause) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn removed(&self, _: &Link) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_plugin_that_panics_keeps_no_other_from_hearing_of_the_end() {
+    for event in ["configure", "loaded", "emitted", "failed", "removed"] {
+        let (session, main) = session();
+        let layer = ObjectLinkingLayer::new();
+        let balance = Arc::new(Balance::default());
+        layer.add_plugin(balance.clone());
+        layer.add_plugin(Arc::new(Panics(event)));
+        layer.add_plugin(balance.clone());
+        let tracker = main.create_tracker().unwrap();
+        let mut made = Made::new(&session, "made");
+        made.function("f", 1);
+        layer.add_graph(&tracker, made.graph).unwrap();
+        let found = session.lookup(&main.link_order(), session.intern("f"));
+        match (event, found) {
+            ("removed", found) => _ = found.unwrap(),
+            ("failed", found) => assert!(found.unwrap_err().to_string().contains("refused by a pass")),
+            (_, found) => assert!(found.unwrap_err().to_string().contains("made on purpose"), "{event}"),
+        }
+        tracker.remove().unwrap();
+        let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        // Who is not asked to take part any more hears nothing.
+        let links = if event == "configure" { 1 } else { 2 };
+        assert_eq!((count(&balance.configured), count(&balance.ended)), (links, links), "{event}");
+        assert_eq!(session.executor().memory().statistics().allocations, 0, "{event}");
+    }
+}
+
 #[test]
 fn oll_05_absolute_symbols_of_a_graph_are_seen_by_plugins() {
     struct Sees(AtomicUsize);

@@ -7,7 +7,7 @@ use jit_linker::LinkGraph;
 use jit_linker::plugin::{PassError, Passes};
 
 use crate::error::Cause;
-use crate::session::{JitDylib, WeakDylib};
+use crate::session::{JitDylib, WeakDylib, contain};
 use crate::sync::{Arc, Mutex, lock};
 
 /// Takes part in every link of the layers it was added to.
@@ -75,7 +75,7 @@ pub trait LinkPlugin: Send + Sync {
         Ok(())
     }
 
-    /// The link failed, or all that depended on it was given up. Its memory goes back.
+    /// The link failed, or all that depended on it was given up. Its memory goes back. Who panics in a link is told, too.
     fn failed(&self, link: &Link, cause: &Cause) {
         _ = (link, cause);
     }
@@ -181,22 +181,26 @@ impl Hooks {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let link = Link { number, graph: Arc::from(graph.name()), dylib: dylib()?.downgrade() };
-        let plugins = plugins.unwrap_or_else(|| Arc::new([]));
-        let mut passes = Passes::default();
+        let plugins = plugins.unwrap_or_default();
+        let mut watched = Watched { passes: Passes::default(), plugins, configured: 0, link };
         for transform in self.transforms.iter().map(Arc::clone) {
-            passes.before_prune.push(Box::new(move |graph| transform(graph)));
+            watched.passes.before_prune.push(Box::new(move |graph| transform(graph)));
         }
-        for plugin in plugins.iter() {
-            plugin.configure(&link, graph, &mut passes);
+        for plugin in watched.plugins.iter() {
+            watched.configured += 1;
+            plugin.configure(&watched.link, graph, &mut watched.passes);
         }
-        Some(Watched { passes, plugins, link })
+        Some(watched)
     }
 }
 
-/// A link that somebody takes part in.
+/// A link that somebody takes part in. If it goes without a word, because of a panic too, it has failed.
 pub(crate) struct Watched {
     passes: Passes,
+    /// Those that have not been told of its end.
     plugins: PluginList,
+    /// How many of them know of it.
+    configured: usize,
     link: Link,
 }
 
@@ -210,21 +214,36 @@ impl Watched {
         self.plugins.iter().for_each(|plugin| plugin.loaded(&self.link, graph));
     }
 
-    pub(crate) fn failed(self, cause: &Cause) {
-        self.plugins.iter().for_each(|plugin| plugin.failed(&self.link, cause));
+    pub(crate) fn failed(mut self, cause: &Cause) {
+        self.tell_failed(cause);
+    }
+
+    fn tell_failed(&mut self, cause: &Cause) {
+        let plugins = std::mem::take(&mut self.plugins);
+        let know = plugins.iter().take(self.configured);
+        know.for_each(|plugin| contain(|| plugin.failed(&self.link, cause)));
     }
 
     /// Tells of the end of a link. What is given has to live as long as the code: dropped, it
     /// tells of its removal.
-    pub(crate) fn emitted(self) -> Result<Box<Emitted>, Arc<Cause>> {
+    pub(crate) fn emitted(mut self) -> Result<Box<Emitted>, Arc<Cause>> {
         let refused = self.plugins.iter().find_map(|plugin| plugin.emitted(&self.link).err());
         match refused {
-            None => Ok(Box::new(Emitted { plugins: self.plugins, link: self.link })),
+            None => Ok(Box::new(Emitted { plugins: std::mem::take(&mut self.plugins), link: self.link.clone() })),
             Some(error) => {
                 let cause = Arc::new(Cause::Other(error));
                 self.failed(&cause);
                 Err(cause)
             }
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.plugins.is_empty() {
+            let unit = self.link.graph().to_owned();
+            self.tell_failed(&Cause::Abandoned { unit });
         }
     }
 }
@@ -237,6 +256,6 @@ pub(crate) struct Emitted {
 
 impl Drop for Emitted {
     fn drop(&mut self) {
-        self.plugins.iter().for_each(|plugin| plugin.removed(&self.link));
+        self.plugins.iter().for_each(|plugin| contain(|| plugin.removed(&self.link)));
     }
 }

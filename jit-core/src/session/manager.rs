@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::arena::Id;
 use super::state::{Dylib, State, Tracker};
+use super::unit::catching_panics;
 use super::{ExecutionSession, JitDylib, MaterializationResponsibility, ResourceTracker};
 use crate::error::Error;
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
@@ -114,7 +115,7 @@ impl ExecutionSession {
         queue.busy = true;
         while let Some(notification) = queue.notifications.pop_front() {
             drop(queue);
-            super::unit::catching_panics(|| self.tell_managers(notification));
+            self.tell_managers(notification);
             queue = lock(&managers.queue);
         }
         queue.busy = false;
@@ -124,12 +125,12 @@ impl ExecutionSession {
         let managers = lock(&self.shared.managers.managers).clone();
         let dylib = |id| JitDylib { session: self.clone(), id };
         for manager in managers.iter().rev() {
-            match notification {
+            catching_panics(|| match notification {
                 Notification::Removed { dylib: id, key } => manager.remove(&dylib(id), ResourceKey(key)),
                 Notification::Transferred { dylib: id, to, from } => {
                     manager.transfer(&dylib(id), ResourceKey(to), ResourceKey(from));
                 }
-            }
+            });
         }
     }
 }

@@ -53,7 +53,7 @@ use scope::ExecutionScopes;
 use slots::KeepSlots;
 use state::{Discard, Effects, Garbage, State};
 pub(crate) use symbol::SymbolId;
-pub(crate) use unit::name_of;
+pub(crate) use unit::{contain, name_of};
 #[cfg(feature = "cranelift")]
 pub(crate) use watch::Watch;
 

@@ -245,6 +245,24 @@ fn managers_are_told_newest_first() {
 }
 
 #[test]
+fn a_manager_that_panics_keeps_no_other_from_being_told() {
+    struct Panicking;
+    impl ResourceManager for Panicking {
+        fn remove(&self, _: &JitDylib, _: ResourceKey) {
+            panic!("made on purpose");
+        }
+
+        fn transfer(&self, _: &JitDylib, _: ResourceKey, _: ResourceKey) {}
+    }
+    let stage = Stage::new();
+    let manager = Arc::new(Manager::default());
+    let managers: [Arc<dyn ResourceManager>; 3] = [manager.clone(), Arc::new(Panicking), manager.clone()];
+    managers.into_iter().for_each(|manager| stage.session.register_resource_manager(manager));
+    stage.dylib.clear().unwrap();
+    assert_eq!(manager.log(), ["removed None"; 2]);
+}
+
+#[test]
 fn core_46_a_dylib_is_removed_with_a_lookup_in_flight() {
     let stage = Stage::new();
     let other = stage.session.create_dylib("other").unwrap();
