@@ -73,7 +73,8 @@ fn compile_and_link(session: &ExecutionSession, module: &Arc<ModuleUnits>, items
     let counters = &module.layer.counters;
     counters.compile_nanoseconds.fetch_add((compiled - start).as_nanos() as u64, Ordering::Relaxed);
     batch.count();
-    batch.into_compiled().link();
+    let Batch { session, graph, externals, own, frames, .. } = batch;
+    Compiled { session, module: Arc::clone(module), graph, externals, own, frames }.link();
     counters.link_nanoseconds.fetch_add(compiled.elapsed().as_nanos() as u64, Ordering::Relaxed);
 }
 
@@ -551,10 +552,5 @@ impl<'a> Batch<'a> {
             self.graph.define_external(address, block, 0, tag);
         }
         symbol
-    }
-
-    fn into_compiled(self) -> Compiled {
-        let Self { session, module, graph, externals, own, frames, .. } = self;
-        Compiled { session, module: Arc::clone(module), graph, externals, own, frames }
     }
 }

@@ -147,9 +147,9 @@ impl State {
         if ids.is_empty() {
             effects.garbage.extend(self.take_unit(id));
             if lost.is_empty() {
-                effects.dropped.push(materializer);
+                effects.rare().dropped.push(materializer);
             } else {
-                effects.discards.push(Discard { unit: id, materializer, names: lost });
+                effects.rare().discards.push(Discard { unit: id, materializer, names: lost });
             }
             return;
         }
@@ -308,7 +308,7 @@ impl State {
         }
         let Some(materializer) = self.units.get_mut(id).and_then(Unit::take_materializer) else { return };
         self.telling.insert(id, Telling::default());
-        effects.discards.push(Discard { unit: id, materializer, names });
+        effects.rare().discards.push(Discard { unit: id, materializer, names });
     }
 
     /// Takes a unit back that has been told. Gives it again if there is more to tell.
@@ -332,7 +332,8 @@ impl State {
                     effects.dispatch.push((id, priority));
                 }
             }
-            (_, materializer) => effects.dropped.extend(materializer),
+            (_, Some(materializer)) => effects.rare().dropped.push(materializer),
+            (_, None) => {}
         }
         None
     }
@@ -441,7 +442,7 @@ impl State {
         let id = match self.split(from, &names, definition.name) {
             Ok(id) => id,
             Err(error) => {
-                effects.dropped.push(Materializer::Unit(definition.unit));
+                effects.rare().dropped.push(Materializer::Unit(definition.unit));
                 return Err(error);
             }
         };

@@ -51,7 +51,7 @@ use published::Published;
 pub(crate) use ready::{ReadyUnit, ReadyUnits};
 use scope::ExecutionScopes;
 use slots::KeepSlots;
-use state::{Discard, Effects, Garbage, State};
+use state::{Discard, Effects, Garbage, RareEffects, State};
 pub(crate) use symbol::SymbolId;
 pub(crate) use unit::{contain, name_of};
 #[cfg(feature = "cranelift")]
@@ -299,9 +299,9 @@ impl ExecutionSession {
         if effects.is_empty() && !self.shared.managers.are_there() {
             return;
         }
-        let Effects { dispatch, answers, discards, dropped, garbage, resources, unusable, generators } = effects;
-        for watch in unusable {
-            watch.unusable();
+        let Effects { dispatch, answers, garbage, resources, mut rare } = effects;
+        if let Some(rare) = &mut rare {
+            rare.unusable.drain(..).for_each(|watch| watch.unusable());
         }
         if garbage.len() + resources.0.len() > 0 {
             // Code before what it uses: tuples drop in order.
@@ -310,10 +310,11 @@ impl ExecutionSession {
         if self.shared.managers.are_there() {
             self.notify_managers();
         }
-        discards.into_iter().for_each(|discard| self.tell_discarded(discard));
-        dropped.into_iter().for_each(|unit| unit::contain(|| drop(unit)));
-        for slot in generators {
-            self.close_generator(&slot, || Cause::GeneratorRemoved);
+        if let Some(rare) = rare {
+            let RareEffects { discards, dropped, generators, unusable: _ } = *rare;
+            discards.into_iter().for_each(|discard| self.tell_discarded(discard));
+            dropped.into_iter().for_each(|unit| unit::contain(|| drop(unit)));
+            generators.iter().for_each(|slot| self.close_generator(slot, || Cause::GeneratorRemoved));
         }
         let mut tasks = Vec::with_capacity(dispatch.len());
         for (id, priority) in dispatch {

@@ -224,7 +224,7 @@ impl State {
                 self.trackers.get(from).into_iter().flat_map(|source| source.counted.iter().copied()).collect();
             counted.into_iter().for_each(|id| self.count(id, Some(to)));
         }
-        let Some(mut source) = self.trackers.remove(from) else { return Err(Error::DefunctTracker) };
+        let Some(mut source) = self.replace_tracker(from, to) else { return Err(Error::DefunctTracker) };
         if let Some(target) = self.trackers.get_mut(to) {
             target.units.reserve(source.units.len());
             for id in source.units {
@@ -237,6 +237,13 @@ impl State {
             target.resources.append(&mut source.resources);
         }
         self.hold_more(to, source.memory_used);
+        Ok(())
+    }
+
+    /// Takes a tracker away, in whose place comes another of the same dylib.
+    fn replace_tracker(&mut self, from: Id<Tracker>, to: Id<Tracker>) -> Option<Tracker> {
+        let tracker = self.trackers.remove(from)?;
+        let dylib = tracker.dylib;
         if let Some(entry) = self.dylibs.get_mut(dylib) {
             entry.trackers.remove(&from);
             if entry.default_tracker == from {
@@ -246,17 +253,22 @@ impl State {
         if self.managed {
             self.notifications.push(Notification::Transferred { dylib, to, from });
         }
-        Ok(())
+        Some(tracker)
     }
 
     /// The last handle of a tracker is gone: what it has belongs to the dylib's default one.
     pub(crate) fn release_tracker(&mut self, id: Id<Tracker>) {
         let Some(tracker) = self.trackers.get(id) else { return };
         let Some(default) = self.dylibs.get(tracker.dylib).map(|dylib| dylib.default_tracker) else { return };
-        if default != id {
-            // Both are there, and of one dylib.
-            _ = self.transfer(id, default);
+        if default == id {
+            return;
         }
+        if tracker.has_nothing() {
+            self.replace_tracker(id, default);
+            return;
+        }
+        // Both are there, and of one dylib.
+        _ = self.transfer(id, default);
     }
 
     /// Removes what all trackers of a dylib have.
@@ -298,7 +310,9 @@ impl State {
         for tracker in dylib.trackers {
             self.trackers.remove(tracker);
         }
-        effects.generators.extend(dylib.generators);
+        if !dylib.generators.is_empty() {
+            effects.rare().generators.extend(dylib.generators);
+        }
         Ok(())
     }
 

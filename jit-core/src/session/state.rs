@@ -52,6 +52,15 @@ pub(crate) struct Tracker {
     pub(crate) resources: Resources,
 }
 
+impl Tracker {
+    /// Whether nothing would be lost with it.
+    pub(crate) fn has_nothing(&self) -> bool {
+        let Self { dylib: _, units, memory_limit: _, memory_used, counted_by, counted, resources } = self;
+        let counts = counted_by.is_some() || !counted.is_empty();
+        units.is_empty() && *memory_used == 0 && !counts && resources.0.is_empty()
+    }
+}
+
 /// A unit: waiting, being materialized, or done and holding what it made.
 pub(crate) struct Unit {
     pub(crate) name: Arc<str>,
@@ -241,11 +250,18 @@ pub(crate) struct Telling {
 pub(crate) struct Effects {
     pub(crate) dispatch: SmallVec<[(Id<Unit>, Priority); 1]>,
     pub(crate) answers: SmallVec<[Query; 1]>,
-    pub(crate) discards: Vec<Discard>,
-    pub(crate) dropped: Vec<Materializer>,
     pub(crate) garbage: SmallVec<[Unit; 1]>,
     /// What was held, and the errors of removed symbols, which are the user's too.
     pub(crate) resources: Resources,
+    /// Apart, because the effects of every transition are moved, looked at and dropped.
+    pub(crate) rare: Option<Box<RareEffects>>,
+}
+
+/// What few transitions ask for.
+#[derive(Default)]
+pub(crate) struct RareEffects {
+    pub(crate) discards: Vec<Discard>,
+    pub(crate) dropped: Vec<Materializer>,
     /// Watches of code that must not be called any more.
     pub(crate) unusable: Watches,
     pub(crate) generators: Vec<Arc<GeneratorSlot>>,
@@ -254,9 +270,12 @@ pub(crate) struct Effects {
 impl Effects {
     /// Whether there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { dispatch, answers, discards, dropped, garbage, resources, unusable, generators } = self;
-        let for_users = discards.len() + dropped.len() + resources.0.len() + unusable.len() + generators.len();
-        dispatch.len() + answers.len() + garbage.len() + for_users == 0
+        let Self { dispatch, answers, garbage, resources, rare } = self;
+        dispatch.len() + answers.len() + garbage.len() + resources.0.len() == 0 && rare.is_none()
+    }
+
+    pub(crate) fn rare(&mut self) -> &mut RareEffects {
+        self.rare.get_or_insert_default()
     }
 }
 
@@ -669,7 +688,9 @@ impl State {
                 );
             }
             self.aliases.remove(&id);
-            effects.unusable.extend(self.watches.remove(&id).into_iter().flatten());
+            if let Some(watches) = self.watches.remove(&id) {
+                effects.rare().unusable.extend(watches);
+            }
             self.notify(id, effects);
         }
     }
