@@ -146,7 +146,7 @@ impl Prepared {
     pub fn allocate(self, memory: &Arc<dyn MemoryManager>) -> Result<Allocated, LinkError> {
         let Self { graph, indirection, request, mut passes } = self;
         let allocation = Allocation::new(memory, &request)?;
-        let mut placement = Box::new(Placement::new(graph, indirection, allocation));
+        let mut placement = Placement::new(graph, indirection, allocation);
         if !passes.after_allocation.is_empty() {
             plugin::run(Stage::AfterAllocation, &mut passes.after_allocation, &mut placement.graph)?;
             placement.graph.check()?;

@@ -129,18 +129,14 @@ fn describe_failure(error: &CodegenError) -> String {
 impl<'a> Batch<'a> {
     fn new(session: &ExecutionSession, module: &'a Arc<ModuleUnits>, items: usize) -> Self {
         let architecture = session.executor().architecture();
-        let mut graph = LinkGraph::new(Arc::clone(&module.name), architecture);
         let is_alone = items == 1;
-        if !is_alone {
-            graph.reserve(items);
-        }
         let frames = module.layer.services.want_frames().then(|| Frames::of_functions(architecture, items));
-        Self {
+        let mut batch = Self {
             session: session.clone(),
             module,
             is_elsewhere: thread::current().id() != module.added_by,
             architecture,
-            graph,
+            graph: LinkGraph::new(Arc::clone(&module.name), architecture),
             references: FxHashMap::with_capacity_and_hasher(if is_alone { 0 } else { 2 * items }, FxBuildHasher),
             items,
             order: SearchOrder::new(),
@@ -151,7 +147,11 @@ impl<'a> Batch<'a> {
             functions: 0,
             code_bytes: 0,
             data_bytes: 0,
+        };
+        if !is_alone {
+            batch.graph.reserve(items);
         }
+        batch
     }
 
     /// Tells the layer what was compiled.

@@ -258,16 +258,15 @@ impl Linking {
         }
     }
 
-    /// The unwind information, with the addresses of what has not failed.
-    fn placed_frames(&mut self, graph: &LinkGraph, stubs: &[Range<u64>]) -> Option<Frames> {
-        let mut frames = self.frames.take()?;
+    /// Gives the unwind information the addresses of what has not failed.
+    fn place_frames(&mut self, graph: &LinkGraph, stubs: &[Range<u64>]) {
+        let Some(frames) = &mut self.frames else { return };
         for own in self.own.iter().filter(|own| own.responsibility.is_some()) {
             if let Some(index) = own.told.frame {
                 frames.place(index, graph.symbol(own.graph_symbol).address());
             }
         }
         frames.add_stubs(graph.architecture(), stubs);
-        Some(frames)
     }
 
     /// What is told of the functions, if anyone wants to know.
@@ -284,7 +283,7 @@ impl Linking {
     }
 
     /// Tells the process of the code, until its memory goes back.
-    fn register(&self, code: &mut FinalizedAllocation, frames: Option<Frames>, functions: Vec<LinkedFunction>) {
+    fn register(&mut self, code: &mut FinalizedAllocation, functions: Vec<LinkedFunction>) {
         let services = &self.module.layer.services;
         if !functions.is_empty() {
             code.attach(services.register(LinkedCode {
@@ -293,12 +292,12 @@ impl Linking {
                 range: code.range(SegmentKind::Code),
                 functions,
                 source: self.module.source.clone(),
-                frames: frames.clone(),
+                frames: self.frames.clone(),
                 notes: Vec::new(),
             }));
         }
-        if let Some(frames) = frames.filter(|_| services.unwinding) {
-            code.attach(Box::new(unwind::register(frames)));
+        if let Some(frames) = self.frames.as_mut().filter(|_| services.unwinding) {
+            code.attach(Box::new(unwind::register_placed(frames)));
         }
     }
 
@@ -355,7 +354,7 @@ impl Linking {
                 return self.fail_all_with(&cause);
             }
         }
-        let frames = self.placed_frames(fixed.graph(), &stubs);
+        self.place_frames(fixed.graph(), &stubs);
         let functions = self.linked_functions(fixed.graph());
         let mut code = match fixed.finalize() {
             Ok(code) => code,
@@ -368,7 +367,7 @@ impl Linking {
             }
             Some(Err(cause)) => return self.fail_all_with(&cause),
         }
-        self.register(&mut code, frames, functions);
+        self.register(&mut code, functions);
         used.into_iter().chain(slots).for_each(|used| code.attach(used));
         let code = Arc::new(code);
         let responsibilities = self.own.into_iter().filter_map(|own| own.responsibility);

@@ -504,8 +504,15 @@ pub(crate) fn catching_panics(work: impl FnOnce()) {
 /// Fails the responsibilities that a panic on this thread has dropped: with what it said, if it got as far as here; else
 /// somebody has caught it.
 pub(crate) fn fail_abandoned(message: Option<&str>) {
-    let units = ABANDONED.with(|abandoned| abandoned.borrow_mut().as_mut().map(std::mem::take));
-    for (session, unit, name) in units.into_iter().flatten() {
+    let units = ABANDONED.with(|abandoned| match &mut *abandoned.borrow_mut() {
+        Some(units) if !units.is_empty() => std::mem::take(units),
+        _ => Vec::new(),
+    });
+    // Nearly always.
+    if units.is_empty() {
+        return;
+    }
+    for (session, unit, name) in units {
         let name = name.to_string();
         let cause = match message {
             Some(message) => Cause::Panicked { unit: name, message: message.to_owned() },

@@ -86,12 +86,21 @@ pub(crate) struct Placement {
 }
 
 impl Placement {
-    pub(crate) fn new(graph: LinkGraph, indirection: Indirection, allocation: Allocation) -> Self {
+    pub(crate) fn new(graph: LinkGraph, indirection: Indirection, allocation: Allocation) -> Box<Self> {
         let bases = SegmentKind::ALL.map(|kind| allocation.address(kind));
         let (slots, elsewhere, tls_externals) = Default::default();
         let (tls_storage, shared_tls) = (None, None);
-        let mut this =
-            Self { graph, indirection, allocation, bases, tls_storage, slots, elsewhere, shared_tls, tls_externals };
+        let mut this = Box::new(Self {
+            graph,
+            indirection,
+            allocation,
+            bases,
+            tls_storage,
+            slots,
+            elsewhere,
+            shared_tls,
+            tls_externals,
+        });
         this.place_symbols();
         this
     }

@@ -401,11 +401,16 @@ impl ObjectFrames {
 }
 
 /// Registers call frame information. No other code lies between the functions of `frames`.
-pub fn register(frames: Frames) -> Registration {
+pub fn register(mut frames: Frames) -> Registration {
+    register_placed(&mut frames)
+}
+
+/// As [`register`], of frames that are not used any more.
+pub(crate) fn register_placed(frames: &mut Frames) -> Registration {
     register_with(frames, runtime::tables())
 }
 
-fn register_with(mut frames: Frames, tables: Tables) -> Registration {
+fn register_with(frames: &mut Frames, tables: Tables) -> Registration {
     let handlers = std::mem::take(&mut frames.tables).into_boxed_slice();
     for (frame, table) in &frames.handled {
         frames.frames[*frame as usize].lsda = handlers[*table as usize..].as_ptr().expose_provenance() as u64;
@@ -419,7 +424,7 @@ fn register_with(mut frames: Frames, tables: Tables) -> Registration {
             let bytes = frames.encode(&frames.frames);
             Kind::Table(Table::register(bytes, Unwinder::host()))
         }
-        Tables::Listed => Kind::Parts(region::register(&mut frames)),
+        Tables::Listed => Kind::Parts(region::register(frames)),
     };
     Registration { kind: Some(kind), _tables: handlers }
 }

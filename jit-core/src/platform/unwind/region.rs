@@ -126,7 +126,7 @@ mod tests {
         for index in indices {
             frames.add(cie, start + index * SIZE, SIZE, 0, &[]);
         }
-        register_with(frames, tables)
+        register_with(&mut frames, tables)
     }
 
     /// Numbers without a pattern (xorshift).
