@@ -17,6 +17,7 @@ use jit_linker::memory::SegmentKind;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use smallvec::{SmallVec, smallvec};
 
+use super::layer::LentContext;
 use super::libcall;
 use super::linking::{Compiled, External, Extra, Own, Told};
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, module_reloc};
@@ -172,7 +173,7 @@ impl<'a> Batch<'a> {
         if !is_compiled && let Some((_, first)) = items.first() {
             self.order = first.link_order();
         }
-        let mut context = layer.contexts.take();
+        let mut context = layer.contexts.lend();
         for ((item, responsibility), symbol) in items.into_iter().zip(symbols).rev() {
             // Gone already: its tracker was removed.
             let Some(symbol) = symbol else { continue };
@@ -183,8 +184,7 @@ impl<'a> Batch<'a> {
                 Item::Data(index) => self.add_data(index),
             });
             let added = added.unwrap_or_else(|message| {
-                // It may be in any state.
-                *context = Context::new();
+                context.discard();
                 Err(Arc::new(Cause::Panicked { unit: self.module.name.to_string(), message }))
             });
             match added {
@@ -195,8 +195,9 @@ impl<'a> Batch<'a> {
                 Err(cause) => responsibility.fail_with(&cause),
             }
         }
-        layer.contexts.give_back(context);
-        layer.spent.keep(std::mem::take(&mut self.spent));
+        if !self.spent.is_empty() {
+            layer.spent.keep(std::mem::take(&mut self.spent));
+        }
         if !self.is_elsewhere {
             layer.spent.free();
         }
@@ -204,7 +205,7 @@ impl<'a> Batch<'a> {
 
     fn add_function(
         &mut self,
-        context: &mut Context,
+        context: &mut LentContext<'_>,
         index: u32,
         responsibility: &MaterializationResponsibility,
     ) -> Result<Added, Refused> {
@@ -222,7 +223,7 @@ impl<'a> Batch<'a> {
 
     fn add_first_tier(
         &mut self,
-        context: &mut Context,
+        context: &mut LentContext<'_>,
         index: u32,
         mut func: BoxedFunction,
         first_tier: &dyn FirstTier,
@@ -234,6 +235,7 @@ impl<'a> Batch<'a> {
         let isa = &**first_tier.isa();
         let mut to_compile = Cow::Borrowed(&*func);
         let body = first_tier.transform(function, &body.name, &mut to_compile).map_err(refused)?;
+        let context = context.get();
         context.clear();
         let is_copy = match to_compile {
             Cow::Owned(changed) => {
@@ -263,14 +265,14 @@ impl<'a> Batch<'a> {
     /// The function as it was defined, after `first` if that is given.
     fn add_final(
         &mut self,
-        context: &mut Context,
+        context: &mut LentContext<'_>,
         index: u32,
         first: Option<&dyn FunctionTransform>,
     ) -> Result<Added, Refused> {
         let body = lock(&self.module.bodies).take_function(index);
         let module = self.module;
         let (block, told) = match body {
-            Some(TakenBody::Clif(func)) => self.add_clif(context, index, func, &*module.layer.isa, first)?,
+            Some(TakenBody::Clif(func)) => self.add_clif(context.get(), index, func, &*module.layer.isa, first)?,
             Some(TakenBody::Compiled(mut code)) => {
                 let details = code.details.take().map(|details| *details).unwrap_or_default();
                 let handlers = details.handlers.clone();

@@ -58,8 +58,37 @@ const MAX_CONTEXTS: usize = 16;
 #[derive(Default)]
 pub(crate) struct Contexts(Mutex<Vec<(ThreadId, Box<Context>)>>);
 
+/// A context for as long as a batch, taken when it is first asked for: what was compiled before needs none.
+pub(crate) struct LentContext<'a> {
+    from: &'a Contexts,
+    context: Option<Box<Context>>,
+}
+
+impl LentContext<'_> {
+    pub(crate) fn get(&mut self) -> &mut Context {
+        self.context.get_or_insert_with(|| self.from.take())
+    }
+
+    /// Lets nobody have it after this: it may be in any state.
+    pub(crate) fn discard(&mut self) {
+        self.context = None;
+    }
+}
+
+impl Drop for LentContext<'_> {
+    fn drop(&mut self) {
+        if let Some(context) = self.context.take() {
+            lock(&self.from.0).push((thread::current().id(), context));
+        }
+    }
+}
+
 impl Contexts {
-    pub(crate) fn take(&self) -> Box<Context> {
+    pub(crate) fn lend(&self) -> LentContext<'_> {
+        LentContext { from: self, context: None }
+    }
+
+    fn take(&self) -> Box<Context> {
         let here = thread::current().id();
         let mut contexts = lock(&self.0);
         let own = contexts.iter().position(|(thread, _)| *thread == here);
@@ -67,10 +96,6 @@ impl Contexts {
             Some(place) => contexts.remove(place).1,
             None => Box::new(Context::new()),
         }
-    }
-
-    pub(crate) fn give_back(&self, context: Box<Context>) {
-        lock(&self.0).push((thread::current().id(), context));
     }
 }
 
@@ -88,28 +113,31 @@ pub(crate) struct ClifOptions {
 #[derive(Default)]
 pub(crate) struct Spent {
     functions: Mutex<Vec<BoxedFunction>>,
+    /// Whether there are any. Changed under the lock.
+    are_there: AtomicBool,
     freeing: AtomicBool,
 }
 
 impl Spent {
     /// Keeps `functions` to be freed later.
     pub(crate) fn keep(&self, functions: Vec<BoxedFunction>) {
-        lock(&self.functions).extend(functions);
+        let mut kept = lock(&self.functions);
+        kept.extend(functions);
+        self.are_there.store(!kept.is_empty(), Ordering::SeqCst);
     }
 
     /// Frees what was kept, or leaves it to the thread that is about it.
     pub(crate) fn free(&self) {
-        if self.freeing.swap(true, Ordering::Acquire) {
-            return;
-        }
-        loop {
-            let functions = std::mem::take(&mut *lock(&self.functions));
-            if functions.is_empty() {
-                break;
-            }
+        // That thread looks again after it has said that it is done: then what was left to it is there.
+        while self.are_there.load(Ordering::SeqCst) && !self.freeing.swap(true, Ordering::SeqCst) {
+            let functions = {
+                let mut kept = lock(&self.functions);
+                self.are_there.store(false, Ordering::SeqCst);
+                std::mem::take(&mut *kept)
+            };
             drop(functions);
+            self.freeing.store(false, Ordering::SeqCst);
         }
-        self.freeing.store(false, Ordering::Release);
     }
 }
 
