@@ -73,13 +73,13 @@ pub(super) struct External {
 impl Compiled {
     /// Links it, as soon as what it refers to has its addresses.
     pub(super) fn link(self) {
-        let Self { session, module, graph, mut externals, own, frames } = self;
-        if own.is_empty() {
+        if self.own.is_empty() {
             return;
         }
-        let dylib = || own.iter().find_map(|own| own.responsibility.as_ref()?.dylib().ok());
-        let mut watched = module.layer.hooks.begin(dylib, &graph);
+        let dylib = || self.own.iter().find_map(|own| own.responsibility.as_ref()?.dylib().ok());
+        let mut watched = self.module.layer.hooks.begin(dylib, &self.graph);
         let passes = watched.as_mut().map(Watched::take_passes);
+        let Self { session, module, graph, mut externals, own, frames } = self;
         let mut linking = Linking { session, module, own, frames, watched };
         let module = Arc::clone(&linking.module);
         let _span = tracing::debug_span!("link", module = &*module.name, symbols = linking.own.len()).entered();
