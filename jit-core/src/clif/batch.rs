@@ -1,6 +1,5 @@
 //! Compiles a few items of a module into one graph, which is then linked.
 
-use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -22,9 +21,10 @@ use super::libcall;
 use super::linking::{Compiled, External, Extra, Own, Told};
 use super::module::{ADDRESS_OF, DATA, FUNCTION, alignment, details, handlers, module_reloc};
 use super::optimize::optimize;
+use super::packed::BoxedFunction;
 use super::reloc::{edge_kind, field_size};
 use super::transform::FunctionTransform;
-use super::units::{BoxedFunction, Item, ModuleUnits, OwnedItem, TakenBody};
+use super::units::{Item, ModuleUnits, OwnedItem, TakenBody};
 use super::{cache, cfi, panic};
 use crate::dump::Form;
 use crate::error::Cause;
@@ -212,20 +212,22 @@ impl<'a> Batch<'a> {
         if let Some(first_tier) = self.module.first_tier.clone()
             && self.module.is_redirectable(FUNCTION, index)
         {
-            // It comes back, for another tier.
-            let lent = lock(&self.module.bodies).lend_clif(index);
-            if let Some(func) = lent {
-                return self.add_first_tier(context, index, func, &*first_tier, responsibility);
+            let context = context.get();
+            context.clear();
+            // A copy: it is compiled again for another tier.
+            let copied = lock(&self.module.bodies).clif(index).map(|func| func.copy_to(&mut context.func));
+            if copied.is_some() {
+                return self.add_first_tier(context, index, &*first_tier, responsibility);
             }
         }
         self.add_final(context, index, None)
     }
 
+    /// The function that the context holds, as it was defined, at the first tier.
     fn add_first_tier(
         &mut self,
-        context: &mut LentContext<'_>,
+        context: &mut Context,
         index: u32,
-        mut func: BoxedFunction,
         first_tier: &dyn FirstTier,
         responsibility: &MaterializationResponsibility,
     ) -> Result<Added, Refused> {
@@ -233,31 +235,8 @@ impl<'a> Batch<'a> {
         let body = symbols.first().ok_or_else(|| refused("the function was removed"))?;
         let function = &self.module.functions[index as usize].name;
         let isa = &**first_tier.isa();
-        let mut to_compile = Cow::Borrowed(&*func);
-        let body = first_tier.transform(function, &body.name, &mut to_compile).map_err(refused)?;
-        let context = context.get();
-        context.clear();
-        let is_copy = match to_compile {
-            Cow::Owned(changed) => {
-                context.func = changed;
-                true
-            }
-            Cow::Borrowed(_) if self.is_elsewhere || self.changes_meaning(isa) => {
-                context.func = (*func).clone();
-                true
-            }
-            // What Cranelift makes of it on the way is the same function.
-            Cow::Borrowed(_) => {
-                std::mem::swap(&mut context.func, &mut func);
-                false
-            }
-        };
-        let added = self.add_loaded(context, index, isa, None);
-        if !is_copy {
-            std::mem::swap(&mut context.func, &mut func);
-        }
-        lock(&self.module.bodies).give_back(index, func);
-        let (block, told) = added?;
+        let body = first_tier.transform(function, &body.name, &mut context.func).map_err(refused)?;
+        let (block, told) = self.add_loaded(context, index, isa, None)?;
         self.functions += 1;
         Ok(Added { symbol: self.define(FUNCTION, index, block), told, extra: Extra::FirstTier(body) })
     }
@@ -315,24 +294,17 @@ impl<'a> Batch<'a> {
         // for the others.
         let is_copy = self.is_elsewhere && isa.flags().opt_level() != OptLevel::None;
         if is_copy {
-            context.func = (*func).clone();
+            func.copy_to(&mut context.func);
         } else {
-            std::mem::swap(&mut context.func, &mut func);
+            func.lend_to(&mut context.func);
         }
         let added = self.add_loaded(context, index, isa, first);
         if !is_copy {
             // What the next function clears is this thread's own.
-            std::mem::swap(&mut context.func, &mut func);
+            func.take_back(&mut context.func);
         }
         self.spent.push(func);
         added
-    }
-
-    /// Whether a function that was compiled can't be compiled again as if it had not been.
-    fn changes_meaning(&self, isa: &dyn TargetIsa) -> bool {
-        let flags = isa.flags();
-        let optimizes = flags.opt_level() != OptLevel::None;
-        optimizes || flags.enable_nan_canonicalization() || !self.module.transforms.is_empty()
     }
 
     /// Adds the function that the context holds.

@@ -35,24 +35,23 @@ impl ClifTransform for InlineSmallFunctions {
     fn begin(&self, module: &ClifModule) -> Box<dyn FunctionTransform> {
         let candidates = (0..module.function_count as u32).map(FuncId::from_u32);
         let small = candidates.filter_map(|id| {
-            let body = module.body(id)?;
-            (module.is_final(id) && self.takes(id, body)).then(|| (id.as_u32(), body.clone()))
+            let body = module.clif(id).filter(|_| module.is_final(id))?;
+            let is_small = body.insts().nth(self.instructions).is_none();
+            let body = is_small.then(|| body.to_function())?;
+            can_be_inlined(id, &body).then(|| (id.as_u32(), body))
         });
         Box::new(SmallFunctions(Arc::new(small.collect())))
     }
 }
 
-impl InlineSmallFunctions {
-    fn takes(&self, id: FuncId, body: &ir::Function) -> bool {
-        let instructions = || body.layout.blocks().flat_map(|block| body.layout.block_insts(block));
-        instructions().nth(self.instructions).is_none()
-            && instructions().all(|inst| match body.dfg.insts[inst] {
-                ir::InstructionData::Call { func_ref, .. } | ir::InstructionData::TryCall { func_ref, .. } => {
-                    function_of(body, func_ref) != Some(id.as_u32())
-                }
-                data => !is_about_the_frame(data.opcode()),
-            })
-    }
+fn can_be_inlined(id: FuncId, body: &ir::Function) -> bool {
+    let mut instructions = body.layout.blocks().flat_map(|block| body.layout.block_insts(block));
+    instructions.all(|inst| match body.dfg.insts[inst] {
+        ir::InstructionData::Call { func_ref, .. } | ir::InstructionData::TryCall { func_ref, .. } => {
+            function_of(body, func_ref) != Some(id.as_u32())
+        }
+        data => !is_about_the_frame(data.opcode()),
+    })
 }
 
 /// Whether an instruction means another thing in another function's frame.

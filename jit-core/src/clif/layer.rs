@@ -8,8 +8,9 @@ use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
 
 use super::cache::{CacheCounters, ObjectCache};
 use super::module::ClifModule;
+use super::packed::BoxedFunction;
 use super::transform::ClifTransform;
-use super::units::{Bodies, BoxedFunction, Entry, Item, ModuleDefinitions, ModuleUnits, Names, OwnedItem};
+use super::units::{Bodies, Entry, Item, ModuleDefinitions, ModuleUnits, Names, OwnedItem};
 use crate::error::Error;
 use crate::object::{Hooks, ObjectLayer, ObjectLinkingLayer};
 use crate::platform::Services;

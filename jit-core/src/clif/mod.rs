@@ -10,6 +10,7 @@ mod linking;
 mod machine_code;
 mod module;
 mod optimize;
+mod packed;
 mod panic;
 mod recursion;
 mod references;

@@ -21,6 +21,7 @@ use super::cache::{self, CacheCounters, ObjectCache};
 use super::cfi;
 use super::machine_code::{CompiledBody, MachineCode};
 use super::optimize::optimize;
+use super::packed::{BoxedFunction, PackedFunction};
 use super::panic;
 use super::references::References;
 use super::transform::{ClifTransform, FunctionTransform};
@@ -92,6 +93,8 @@ pub struct ClifModule {
     pub(crate) function_count: usize,
     data_count: usize,
     pub(crate) functions: Vec<Option<Body>>,
+    /// Of the last of them that is kept as CLIF.
+    signature: Option<Arc<ir::Signature>>,
     pub(crate) references: References,
     pub(crate) data: Vec<Option<DataDescription>>,
     /// What is linked alone: there may be no memory for it.
@@ -119,10 +122,8 @@ pub(crate) struct VariableNames {
 
 /// What a function was defined with.
 pub(crate) enum Body {
-    Clif(Box<ir::Function>),
+    Clif(BoxedFunction),
     Compiled(CompiledBody),
-    /// CLIF that is being compiled, and comes back to be compiled again.
-    Lent,
 }
 
 impl ClifModule {
@@ -137,6 +138,7 @@ impl ClifModule {
             function_count: 0,
             data_count: 0,
             functions: Vec::new(),
+            signature: None,
             references: References::default(),
             data: Vec::new(),
             large: FxHashSet::default(),
@@ -174,9 +176,13 @@ impl ClifModule {
         self
     }
 
-    /// A function's CLIF, if it was defined and is compiled when it is looked up.
+    /// A copy of a function's CLIF, if it was defined and is compiled when it is looked up.
     #[must_use]
-    pub fn body(&self, function: FuncId) -> Option<&ir::Function> {
+    pub fn body(&self, function: FuncId) -> Option<ir::Function> {
+        self.clif(function).map(PackedFunction::to_function)
+    }
+
+    pub(super) fn clif(&self, function: FuncId) -> Option<&PackedFunction> {
         match self.functions.get(function.index())? {
             Some(Body::Clif(func)) => Some(func),
             _ => None,
@@ -193,7 +199,7 @@ impl ClifModule {
         let Some(body) = self.body(function) else {
             return Err(Error::Module(format!("{function} is not defined in {}, or compiled already", self.name)));
         };
-        let mut context = Context::for_function(body.clone());
+        let mut context = Context::for_function(body);
         context.set_disasm(true);
         let text = panic::caught(|| {
             optimize(&mut context, &*self.isa, function, self.is_final(function))?;
@@ -376,11 +382,12 @@ impl Module for ClifModule {
         })?;
         let body = match self.compile_at {
             CompileAt::Lookup => {
+                let func = Box::new(PackedFunction::of(&ctx.func, &mut self.signature));
                 // Of functions that are compiled when they are called, few are ever asked.
                 if !self.redirectable {
-                    self.references.note(id.as_u32(), &ctx.func);
+                    self.references.note(id.as_u32(), &func);
                 }
-                Body::Clif(Box::new(ctx.func.clone()))
+                Body::Clif(func)
             }
             CompileAt::Definition => match panic::caught(|| self.compile(id, ctx, ctrl_plane)) {
                 Ok(compiled) => compiled?,

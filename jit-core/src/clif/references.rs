@@ -2,6 +2,8 @@
 
 use cranelift_codegen::ir::{self, GlobalValueData, InstructionData};
 
+use super::packed::PackedFunction;
+
 /// A function or data object of the module, by namespace and index.
 type Reference = (u32, u32);
 
@@ -15,7 +17,7 @@ pub(crate) struct References {
 
 impl References {
     /// Notes what a function refers to.
-    pub(crate) fn note(&mut self, function: u32, func: &ir::Function) {
+    pub(crate) fn note(&mut self, function: u32, func: &PackedFunction) {
         let Ok(start) = u32::try_from(self.all.len()) else { return };
         of(func, &mut |namespace, index| self.all.push((namespace, index)));
         let Ok(end) = u32::try_from(self.all.len()) else { return };
@@ -33,29 +35,26 @@ impl References {
 }
 
 /// Visits every function that `func` calls or takes the address of, and the data it declares: by namespace and index.
-pub(crate) fn of(func: &ir::Function, see: &mut impl FnMut(u32, u32)) {
-    let names = func.params.user_named_funcs();
+pub(crate) fn of(func: &PackedFunction, see: &mut impl FnMut(u32, u32)) {
     let mut see_name = |name: &ir::ExternalName| {
         if let ir::ExternalName::User(name) = name
-            && let Some(name) = names.get(*name)
+            && let Some(name) = func.user_name(*name)
         {
             see(name.namespace, name.index);
         }
     };
-    for block in func.layout.blocks() {
-        for inst in func.layout.block_insts(block) {
-            if let InstructionData::Call { func_ref, .. }
-            | InstructionData::TryCall { func_ref, .. }
-            | InstructionData::FuncAddr { func_ref, .. } = func.dfg.insts[inst]
-            {
-                // What is not declared is found by whoever compiles it.
-                if let Some(data) = func.dfg.ext_funcs.get(func_ref) {
-                    see_name(&data.name);
-                }
+    for inst in func.insts() {
+        if let InstructionData::Call { func_ref, .. }
+        | InstructionData::TryCall { func_ref, .. }
+        | InstructionData::FuncAddr { func_ref, .. } = func.dfg.insts[inst]
+        {
+            // What is not declared is found by whoever compiles it.
+            if let Some(data) = func.dfg.ext_funcs.get(func_ref) {
+                see_name(&data.name);
             }
         }
     }
-    for value in func.global_values.values() {
+    for value in func.global_values() {
         if let GlobalValueData::Symbol { name, .. } = value {
             see_name(name);
         }
@@ -81,7 +80,7 @@ mod tests {
         }";
         let func = cranelift_reader::parse_functions(text).expect("the text is CLIF").remove(0);
         let mut references = References::default();
-        references.note(2, &func);
+        references.note(2, &PackedFunction::of(&func, &mut None));
         let noted = |function| references.noted(function).map(Iterator::collect::<Vec<_>>);
         assert_eq!(noted(2), Some(vec![(0, 0), (0, 1), (1, 3)]));
         assert_eq!(noted(0), None);

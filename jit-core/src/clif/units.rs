@@ -12,6 +12,7 @@ use smallvec::{SmallVec, smallvec};
 use super::layer::LayerShared;
 use super::machine_code::{MachineCode, TakenCode};
 use super::module::{ADDRESS_OF, Body, ClifModule, DATA, FUNCTION, Variables};
+use super::packed::{BoxedFunction, PackedFunction};
 use super::references::{self, References};
 use super::signature::{DATA_OBJECT, describe};
 use super::transform::FunctionTransform;
@@ -29,9 +30,6 @@ use crate::sync::{Arc, Mutex, lock};
 /// How many functions are compiled and linked together, at most: what a link costs once is shared
 /// by that many.
 const BATCH: usize = 32;
-
-/// A function as its module holds it: large, and moved from hand to hand.
-pub(crate) type BoxedFunction = Box<ir::Function>;
 
 /// A declared function or data object, as the module refers to it.
 pub(crate) struct Entry {
@@ -330,7 +328,7 @@ impl ModuleUnits {
     pub(crate) fn callees(&self, function: u32) -> Vec<SymbolName> {
         let bodies = lock(&self.bodies);
         let mut callees = Vec::new();
-        if let Some(Some(Body::Clif(func))) = bodies.functions.get(function as usize) {
+        if let Some(func) = bodies.clif(function) {
             references::of(func, &mut |namespace, index| {
                 if matches!(namespace, FUNCTION | ADDRESS_OF)
                     && let Some(entry) = self.functions.get(index as usize)
@@ -398,7 +396,7 @@ impl ModuleUnits {
                         }
                     }
                 }
-                Some(Body::Lent) | None => {}
+                None => {}
             }
         }
     }
@@ -411,22 +409,11 @@ pub(crate) enum TakenBody {
 }
 
 impl Bodies {
-    /// A function's CLIF, which is to be given back.
-    pub(crate) fn lend_clif(&mut self, index: u32) -> Option<BoxedFunction> {
-        let body = self.functions.get_mut(index as usize)?.as_mut()?;
-        match std::mem::replace(body, Body::Lent) {
+    /// A function's CLIF, unless it is machine code already.
+    pub(crate) fn clif(&self, index: u32) -> Option<&PackedFunction> {
+        match self.functions.get(index as usize)?.as_ref()? {
             Body::Clif(func) => Some(func),
-            other => {
-                *body = other;
-                None
-            }
-        }
-    }
-
-    /// Gives back what was lent, unless it is not wanted any more.
-    pub(crate) fn give_back(&mut self, index: u32, func: BoxedFunction) {
-        if let Some(Some(body @ Body::Lent)) = self.functions.get_mut(index as usize) {
-            *body = Body::Clif(func);
+            Body::Compiled(_) => None,
         }
     }
 
@@ -435,7 +422,6 @@ impl Bodies {
         match self.functions.get_mut(index as usize)?.take()? {
             Body::Clif(func) => Some(TakenBody::Clif(func)),
             Body::Compiled(compiled) => self.machine_code.take(index, compiled).map(TakenBody::Compiled),
-            Body::Lent => None,
         }
     }
 

@@ -1,7 +1,5 @@
 //! The hook for tiers: what a body is at first, and how it becomes what it was defined as.
 
-use std::borrow::Cow;
-
 use cranelift_codegen::ir;
 use cranelift_codegen::isa::OwnedTargetIsa;
 use jit_linker::SymbolName;
@@ -31,7 +29,7 @@ pub trait FirstTier: Send + Sync {
         &self,
         function: &SymbolName,
         body: &SymbolName,
-        func: &mut Cow<'_, ir::Function>,
+        func: &mut ir::Function,
     ) -> Result<Box<dyn FirstTierBody>, String>;
 
     /// What is done to a function before it is compiled again, in addition to what its module asks for: to be asked once a

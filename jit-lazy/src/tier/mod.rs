@@ -9,7 +9,6 @@ mod count;
 mod entry;
 mod inbox;
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -231,7 +230,7 @@ impl FirstTier for Tiers {
         &self,
         function: &SymbolName,
         body: &SymbolName,
-        func: &mut Cow<'_, ir::Function>,
+        func: &mut ir::Function,
     ) -> Result<Box<dyn FirstTierBody>, String> {
         self.replace_lost();
         let threshold = self.tiering.threshold;
@@ -244,8 +243,8 @@ impl FirstTier for Tiers {
             convention: CallConv::triple_default(self.isa.triple()),
         };
         match &self.tiering.transform {
-            Some(transform) => transform(func.to_mut(), counting)?,
-            None if may_loop(func) => count_loops(func.to_mut(), counting)?,
+            Some(transform) => transform(func, counting)?,
+            None if may_loop(func) => count_loops(func, counting)?,
             None => {}
         }
         self.shared.first_tier.fetch_add(1, Ordering::Relaxed);
